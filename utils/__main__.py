@@ -1,0 +1,86 @@
+"""The one door from the command line: `python -m utils train experiment_5`, `publish`, `report`."""
+
+import argparse
+import sys
+
+from utils.errors import ProjectError
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m utils", description="Train, publish and report the experiments.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train an experiment, or go on where its last run stopped")
+    train.add_argument("--epochs", type=positive, help="other than the recipe's; kept in a folder of its own")
+    train.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="default: measured")
+
+    publish = commands.add_parser("publish", help="copy a finished run on CIFAR-10 from runs/ into results/ and images/")
+    for command in (train, publish):
+        command.add_argument("experiment", help="experiment_1 ... experiment_5")
+        command.add_argument("--seed", type=int, default=1, help="default: 1")
+        command.add_argument(
+            "--validation", action="store_true", help="train on 45,000 images, evaluate on the other 5,000 training images"
+        )
+    commands.add_parser("report", help="results/ -> the README's tables and images/")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    from torchsummary import summary
+
+    from utils import architecture, experiments, plotting
+    from utils.data import load_cifar10
+    from utils.models import build_model
+
+    name = arguments.experiment
+    network = experiments.experiment(name).network
+    data = load_cifar10()
+    model = build_model(network)
+    summary(model, (3, 32, 32), device="cpu")
+    print(architecture.main_layers(architecture.layer_table(model)).to_string(), "\n")
+    architecture.check_rules(model)
+    print(f"\nTraining {name} on {len(data.train_images):,} images ({data.source}).")
+    options = dict(epochs=arguments.epochs, seed=arguments.seed, validation=arguments.validation)
+    run = experiments.train(name, data, precision=arguments.precision, **options)
+    folder = experiments.run_folder(name, data.source, **options)
+    plotting.save(plotting.curves(run.history, run.metrics), folder / "curves.png")
+    print(f"\n{experiments.comparison(name, run).to_string()}\n\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
+
+
+def publish(arguments: argparse.Namespace) -> None:
+    from utils import experiments, plotting
+
+    target = experiments.publish(arguments.experiment, arguments.seed, arguments.validation)
+    if (target / "weights.pt").exists():
+        run = experiments.load(target)
+        plotting.save(plotting.curves(run.history, run.metrics), experiments.ROOT / "images" / f"{arguments.experiment}.png")
+    print(f"Published into {target.relative_to(experiments.ROOT)}; `make report` brings it into the README.")
+
+
+def report(_: argparse.Namespace) -> None:
+    from utils import report
+
+    report.write()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parsed = parse(arguments)
+    try:
+        {"train": train, "publish": publish, "report": report}[parsed.command](parsed)
+    except ProjectError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

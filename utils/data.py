@@ -1,0 +1,185 @@
+"""CIFAR-10 as arrays: loading, statistics, train/validation split and loaders."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+import utils
+from utils import sources
+from utils.errors import DataError
+from utils.sources import ImageData
+from utils.transforms import augmentations, compose, normalise_batch
+
+FAST_TRAIN, FAST_TEST = 512, 256  # images of each split under FAST_RUN
+
+BANNER = """\
+{line}
+  STAND-IN DATA: handwritten digits, NOT CIFAR-10. {why}
+  Everything runs, but no figure below says anything about CIFAR-10.
+  For the real images set CIFAR10_PATH to a CIFAR-10 folder or tar archive.
+{line}"""
+
+
+def load_cifar10(path: str | Path | None = None) -> ImageData:
+    """The images from `path` or CIFAR10_PATH, else the cache, else a download, else the stand-in.
+
+    Under FAST_RUN nothing is downloaded and only a few hundred images are kept.
+
+    Returns:
+        An object with `train_images` uint8 (N, 32, 32, 3), `train_labels` int64 (N,), `test_images`,
+        `test_labels`, `classes` (ten names) and `source` ("original", "folder" or "stand-in").
+
+    Raises:
+        DataError: if the given path does not hold a complete, readable CIFAR-10.
+    """
+    cache = sources.cache_folder()
+    path = path or os.environ.get("CIFAR10_PATH")
+    if path:
+        data = sources.read_path(Path(path).expanduser(), cache)
+    else:
+        data = _cached_or_downloaded(cache)
+    if utils.FAST_RUN:
+        data = replace(
+            data,
+            train_images=data.train_images[:FAST_TRAIN],
+            train_labels=data.train_labels[:FAST_TRAIN],
+            test_images=data.test_images[:FAST_TEST],
+            test_labels=data.test_labels[:FAST_TEST],
+        )
+    return data
+
+
+def _cached_or_downloaded(cache: Path) -> ImageData:
+    folder = cache / sources.OFFICIAL
+    why = "Nothing is downloaded in fast mode." if utils.FAST_RUN else "CIFAR-10 could not be reached."
+    try:
+        if not folder.exists() and not utils.FAST_RUN:
+            sources.download(cache)
+        if folder.exists():
+            return sources.read_official(folder)
+    except DataError as error:
+        if folder.exists():  # a damaged cache: out of the way, so that the next run fetches it again
+            aside = folder.with_suffix(".bad")
+            sources.shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            raise DataError(f"{error} The cache was set aside as {aside}; start again to fetch a new copy.") from None
+        why = str(error)
+    print(BANNER.format(line="!" * 100, why=why), flush=True)
+    return sources.stand_in()
+
+
+def channel_histograms(images: np.ndarray) -> np.ndarray:
+    """How often each pixel value occurs: uint8 (N, 32, 32, 3) in, int64 (3, 256) out."""
+    rows = images.reshape(-1, *images.shape[2:])  # OpenCV counts a single tall image ten times faster than NumPy
+    return np.stack([cv2.calcHist([rows], [c], None, [256], [0, 256]).ravel() for c in range(3)]).astype(np.int64)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation over all pixels, per channel, in units of the full range (0 to 1)."""
+    share = channel_histograms(images) / images[..., 0].size
+    values = np.arange(256) / 255
+    mean = share @ values
+    std = np.sqrt(share @ values**2 - mean**2)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def train_validation_split(labels: np.ndarray, validation: int = 5000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of a stratified split of the training images: (training, validation), each int64 and sorted."""
+    from sklearn.model_selection import train_test_split
+
+    train, held_out = train_test_split(np.arange(len(labels)), test_size=validation, stratify=labels, random_state=seed)
+    return np.sort(train), np.sort(held_out)
+
+
+# ---------------------------------------------------------------- loaders
+
+
+class Batches(Dataset):
+    """Whole batches, augmented and normalised: `batches[(epoch, number, indices)]` -> (images, labels).
+
+    The augmentations are seeded from (seed, epoch, number), so they differ between epochs and
+    batches and are the same again for any number of workers. images float32 (B, 3, 32, 32),
+    labels int64 (B,).
+    """
+
+    def __init__(self, images, labels, mean, std, augment: A.Compose | None = None, seed: int = 0) -> None:
+        self.images, self.labels = images, torch.from_numpy(labels)
+        self.mean, self.std, self.augment, self.seed = mean, std, augment, seed
+
+    def __getitem__(self, batch: tuple[int, int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, number, indices = batch
+        images = self.images[indices]
+        if self.augment is not None:
+            self.augment.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0]))
+            images = np.stack([self.augment(image=image)["image"] for image in images])
+        return normalise_batch(images, self.mean, self.std), self.labels[indices]
+
+
+class BatchSampler(Sampler):
+    """Names the batches of an epoch; shuffled anew for each epoch where `shuffle_seed` is given."""
+
+    def __init__(self, size: int, batch_size: int, shuffle_seed: int | None = None) -> None:
+        self.size, self.batch_size, self.shuffle_seed, self.epoch = size, batch_size, shuffle_seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Call before each epoch, as with PyTorch's DistributedSampler."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        order = np.arange(self.size)
+        if self.shuffle_seed is not None:
+            np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
+        for number in range(len(self)):
+            yield self.epoch, number, order[number * self.batch_size : (number + 1) * self.batch_size]
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+
+
+def train_loader(
+    images: np.ndarray,
+    labels: np.ndarray,
+    mean,
+    std,
+    batch_size: int = 128,
+    seed: int = 1,
+    workers: int = 2,
+    **probabilities: float,
+) -> DataLoader:
+    """Shuffled, augmented batches (probabilities as in `transforms.augmentations`).
+
+    Call `loader.sampler.set_epoch(epoch)` before each epoch.
+    """
+    augment = compose(list(augmentations(mean, **probabilities).values()))
+    return _loader(Batches(images, labels, mean, std, augment, seed), BatchSampler(len(images), batch_size, seed), workers)
+
+
+def eval_loader(images: np.ndarray, labels: np.ndarray, mean, std, batch_size: int = 500) -> DataLoader:
+    """All images in order, normalised only."""
+    return _loader(Batches(images, labels, mean, std), BatchSampler(len(images), batch_size), workers=0)
+
+
+def _loader(batches: Batches, sampler: BatchSampler, workers: int) -> DataLoader:
+    return DataLoader(
+        batches,
+        sampler=sampler,
+        batch_size=None,  # an item is a batch already
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=8 if workers else None,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,265 @@
+"""One table: experiment -> network, recipe and the reference's figures; and a run of it from start to end.
+
+To change how a network is trained, change its row in EXPERIMENTS. A run of experiment_5 lives in
+`runs/experiment_5` and, once published, in `results/experiment_5`; below either, `epochs_N`, `seed_K`,
+`validation` and `stand-in` hold the runs that differ in just that.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+import utils
+from utils import architecture, data as datasets, training
+from utils.errors import RunError
+from utils.models import build_model
+from utils.training import TARGET, Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 1  # of the main run; others get a folder of their own
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network (a name for `build_model`), its recipe, and what the reference reports for its own run of it:
+    parameters, receptive field, the epoch that first reached 85 % on the test set and the accuracy there."""
+
+    network: str
+    recipe: Recipe
+    reference: dict
+
+
+# Found on the validation split (results/*/validation), then used for all five unchanged.
+RECIPE = Recipe(epochs=24)
+
+
+def _reference(parameters: int, receptive_field: int, epochs: int, accuracy: float) -> dict:
+    return dict(parameters=parameters, receptive_field=receptive_field, epochs_to_85=epochs, test_accuracy=accuracy)
+
+
+EXPERIMENTS = {
+    "experiment_1": Experiment("experiment_1", RECIPE, _reference(183_882, 77, 55, 85.16)),
+    "experiment_2": Experiment("experiment_2", RECIPE, _reference(156_714, 77, 49, 85.29)),
+    "experiment_3": Experiment("experiment_3", RECIPE, _reference(129_002, 53, 42, 85.10)),
+    "experiment_4": Experiment("experiment_4", RECIPE, _reference(138_282, 61, 43, 85.11)),
+    "experiment_5": Experiment("experiment_5", RECIPE, _reference(92_394, 61, 69, 85.13)),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the trained network (in eval mode, on the CPU), its history and its metrics."""
+
+    model: nn.Module
+    history: pd.DataFrame
+    metrics: dict
+
+
+def experiment(name: str) -> Experiment:
+    """The row `name` of the table; RunError if there is none."""
+    if name not in EXPERIMENTS:
+        raise RunError(f"There is no experiment {name!r}; choose one of {', '.join(EXPERIMENTS)}.")
+    return EXPERIMENTS[name]
+
+
+def variant(name: str, epochs: int | None = None, seed: int = SEED, validation: bool = False) -> Path:
+    """Where a run lies below runs/ and results/."""
+    path = Path(name)
+    if epochs not in (None, experiment(name).recipe.epochs):
+        path /= f"epochs_{epochs}"
+    if seed != SEED:
+        path /= f"seed_{seed}"
+    return path / "validation" if validation else path
+
+
+def run_folder(
+    name: str, data_source: str, epochs: int | None = None, seed: int = SEED, validation: bool = False
+) -> Path:
+    """The folder of a run in runs/; the stand-in's runs lie apart, so that no real run is mixed up with them."""
+    folder = ROOT / "runs" / variant(name, epochs, seed, validation)
+    return folder / "stand-in" if data_source == "stand-in" else folder
+
+
+def train(
+    name: str,
+    data: datasets.ImageData,
+    *,
+    epochs: int | None = None,
+    seed: int = SEED,
+    validation: bool = False,
+    precision: str | None = None,
+    progress: bool = True,
+    keep: bool = True,
+) -> Run:
+    """Train `name`, or go on where its last run stopped, or load it if it is finished.
+
+    Args:
+        epochs: other than the recipe's.
+        validation: train on 45,000 of the training images and evaluate on the other 5,000, never on
+            the test images; this is how recipes are compared.
+        keep: write the run into runs/; without it nothing is written.
+    """
+    recipe = experiment(name).recipe
+    recipe = replace(recipe, epochs=epochs or recipe.epochs)
+    folder = run_folder(name, data.source, epochs, seed, validation) if keep else None
+
+    train_images, train_labels = data.train_images, data.train_labels
+    test_images, test_labels = data.test_images, data.test_labels
+    if validation:
+        rest, held_out = datasets.train_validation_split(train_labels, validation=len(train_labels) // 10)
+        test_images, test_labels = train_images[held_out], train_labels[held_out]
+        train_images, train_labels = train_images[rest], train_labels[rest]
+    mean, std = datasets.channel_statistics(train_images)
+    loader = datasets.train_loader(
+        train_images,
+        train_labels,
+        mean,
+        std,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        flip=recipe.flip,
+        affine=recipe.affine,
+        hole=recipe.hole,
+    )
+    torch.manual_seed(seed)
+    model = build_model(experiment(name).network, dropout=recipe.dropout)
+    identity = dict(network=experiment(name).network, seed=seed, data_source=data.source, images=len(train_images))
+    history = training.fit(
+        model,
+        recipe,
+        loader,
+        datasets.eval_loader(test_images, test_labels, mean, std),
+        folder=folder,
+        identity=identity,
+        precision=precision,
+        progress=progress,
+    )
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()
+    table = architecture.layer_table(model)
+    metrics = dict(
+        name=name,
+        parameters=int(table.parameters.sum()),
+        macs=int(table.macs.sum()),
+        receptive_field=architecture.receptive_field(table),
+        epochs=recipe.epochs,
+        epochs_to_85=epochs_to_target(history),
+        test_accuracy_last=float(history.test_accuracy.iloc[-1]),
+        test_accuracy_best=float(history.test_accuracy.max()),
+        train_accuracy_last=float(history.train_accuracy.iloc[-1]),
+        seed=seed,
+        data_source=data.source,
+        evaluated_on="validation" if validation else "test",
+        recipe=asdict(recipe),
+        seconds_per_epoch=round(float(history.seconds.median()), 1),
+        device=training.default_device().type,
+        cpu_threads=torch.get_num_threads(),
+        torch_version=torch.__version__.split("+")[0],
+        mean=mean,
+        std=std,
+    )
+    run = Run(model, history, metrics)
+    if folder:
+        save(run, folder)
+    return run
+
+
+def epochs_to_target(history: pd.DataFrame) -> int | None:
+    """The first epoch with at least 85 % test accuracy, or None."""
+    reached = history.epoch[history.test_accuracy >= TARGET]
+    return int(reached.iloc[0]) if len(reached) else None
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write weights.pt, history.csv and metrics.json; metrics.json comes last and marks the run as finished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    training.save_atomically(run.model.state_dict(), folder / "weights.pt")
+    run.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
+    (folder / "metrics.json").write_text(json.dumps(run.metrics, indent=2) + "\n")
+
+
+def load(folder: Path) -> Run:
+    """A run that `save` wrote; RunError if the folder holds none."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        model = build_model(experiment(metrics["name"]).network)
+        model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+        return Run(model.eval(), pd.read_csv(folder / "history.csv"), metrics)
+    except FileNotFoundError as error:
+        raise RunError(f"{folder} holds no finished run ({Path(error.filename).name} is missing); train it first.") from None
+
+
+def run(name: str, data: datasets.ImageData, retrain: bool = False) -> Run:
+    """What a notebook shows: the published run if there is one, else a run of its own, with the log of either.
+
+    Args:
+        retrain: train here (into runs/, going on where an earlier attempt stopped) instead of
+            loading the published run. Under FAST_RUN an epoch is always trained, and nothing written.
+    """
+    if utils.FAST_RUN:
+        return train(name, data, epochs=1, progress=False, keep=False)
+    published = ROOT / "results" / name
+    if retrain or not (published / "metrics.json").exists():
+        return train(name, data)
+    loaded = load(published)
+    print(f"The published run of {name} (seed {loaded.metrics['seed']}, {loaded.metrics['data_source']} CIFAR-10):")
+    rows = loaded.history.to_dict("records")
+    for last in range(1, len(rows) + 1):
+        print(training.log_line(rows[:last], len(data.test_images)))
+    return loaded
+
+
+def comparison(name: str, run: Run) -> pd.DataFrame:
+    """This run beside the published one and the reference, one column each."""
+
+    def column(metrics: dict) -> dict:
+        return {
+            "data": metrics["data_source"],
+            "parameters": f"{metrics['parameters']:,}",
+            "receptive field": metrics["receptive_field"],
+            "epochs": metrics["epochs"],
+            "first epoch at 85 %": metrics["epochs_to_85"] or "not reached",
+            f"{metrics['evaluated_on']} accuracy, last epoch": f"{metrics['test_accuracy_last']:.2f} %",
+            "seconds an epoch": metrics["seconds_per_epoch"],
+        }
+
+    reference = experiment(name).reference
+    columns = {"this run": column(run.metrics)}
+    published = ROOT / "results" / name / "metrics.json"
+    if published.exists():
+        columns["published"] = column(json.loads(published.read_text()))
+    columns["reference"] = {
+        "data": "original",
+        "parameters": f"{reference['parameters']:,}",
+        "receptive field": reference["receptive_field"],
+        "epochs": reference["epochs_to_85"],
+        "first epoch at 85 %": reference["epochs_to_85"],
+        "test accuracy, last epoch": f"{reference['test_accuracy']:.2f} %",
+    }
+    return pd.DataFrame(columns).fillna("-")
+
+
+def publish(name: str, seed: int = SEED, validation: bool = False) -> Path:
+    """Copy a finished run on real data from runs/ into results/; returns the folder in results/.
+
+    Raises:
+        RunError: if the run is unfinished, was trained on the stand-in, or with another recipe than the table's.
+    """
+    path = variant(name, seed=seed, validation=validation)
+    source, target = ROOT / "runs" / path, ROOT / "results" / path
+    if not (source / "metrics.json").exists():
+        on_stand_in = (source / "stand-in" / "metrics.json").exists()
+        what = "only a run on the stand-in data" if on_stand_in else "no finished run"
+        raise RunError(f"runs/{path} holds {what}; train {name} to its end on CIFAR-10 before publishing it.")
+    metrics = json.loads((source / "metrics.json").read_text())
+    if metrics["recipe"] != asdict(experiment(name).recipe):
+        raise RunError(f"runs/{path} was trained with another recipe than the table's; delete it and train {name} anew.")
+    target.mkdir(parents=True, exist_ok=True)
+    files = ["history.csv", "metrics.json"] + (["weights.pt"] if path == Path(name) else [])
+    for file in files:
+        shutil.copyfile(source / file, target / file)
+    return target

@@ -1,0 +1,300 @@
+"""One epoch, evaluation, and `fit` with progress, history, checkpoint and resume.
+
+What makes it fast on a CPU: channels-last memory, no dropout layer that draws random numbers,
+freed memory that is kept for the next step, whole batches from the workers, and the precision
+that a short measurement finds faster.
+"""
+
+import ctypes
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from utils.errors import RunError
+
+TARGET = 85.0  # test accuracy in percent that the assignment asks for
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a network is trained; two runs with equal recipe and seed are equal.
+
+    SGD with Nesterov momentum under one cycle of the learning rate (Smith & Topin, "Super-Convergence",
+    2018): up to `lr` during the share `warmup` of all steps, then down along a cosine. Weight decay
+    acts on weights only, not on biases and norms. flip, affine, hole: probabilities of the augmentations.
+    """
+
+    epochs: int
+    lr: float = 0.1
+    warmup: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    flip: float = 0.5
+    affine: float = 0.25
+    hole: float = 0.25
+
+
+def default_device() -> torch.device:
+    """CUDA, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def fit(
+    model: nn.Module,
+    recipe: Recipe,
+    train: DataLoader,
+    test: DataLoader,
+    *,
+    folder: Path | None = None,
+    identity: dict | None = None,
+    device: torch.device | None = None,
+    precision: str | None = None,
+    progress: bool = True,
+    after_epoch: Callable[[pd.DataFrame], None] = lambda history: None,
+) -> pd.DataFrame:
+    """Train `model` in place; with `folder`, keep a checkpoint there after every epoch and resume from it.
+
+    A finished run is loaded and not trained again. On the CPU a resumed run ends bit-identical to one
+    that was never stopped.
+
+    Args:
+        train: yields (images, labels) batches; its sampler has `set_epoch`.
+        test: yields the images that are evaluated after each epoch.
+        folder: holds `checkpoint.pt`; None keeps nothing.
+        identity: what makes this run itself beside the recipe (name, seed, data source, ...); a
+            checkpoint with another identity is refused.
+        precision: "float32", "bfloat16" or "float16"; None measures which is fastest here.
+        progress: show a bar for each epoch (on stderr).
+        after_epoch: called with the history so far, after the checkpoint is written.
+
+    Returns:
+        History with one row an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
+        seconds. Losses are means per image, accuracies percent.
+
+    Raises:
+        RunError: if the checkpoint belongs to another run or cannot be read, or the loss is not finite.
+    """
+    device = device or default_device()
+    keep_freed_memory()
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=True,
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, recipe.epochs * len(train), pct_start=recipe.warmup, cycle_momentum=False
+    )
+    state = {"identity": {**(identity or {}), **asdict(recipe)}, "precision": precision, "history": []}
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    checkpoint = folder / "checkpoint.pt" if folder else None
+    if checkpoint and checkpoint.exists():
+        state = resume(checkpoint, state, parts)
+        if len(state["history"]) < recipe.epochs:
+            print(f"Resuming {folder} after epoch {len(state['history'])}.", flush=True)
+    if state["precision"] is None:
+        state["precision"] = fastest_precision(model, next(iter(test))[0][: recipe.batch_size], device)
+    precision = state["precision"]
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    if "scaler" in state:
+        scaler.load_state_dict(state["scaler"])
+    history = state["history"]
+
+    for epoch in range(len(history) + 1, recipe.epochs + 1):
+        start = time.perf_counter()
+        lr = scheduler.get_last_lr()[0]
+        train.sampler.set_epoch(epoch)
+        bar = tqdm(train, disable=not progress, leave=False, file=sys.stderr, dynamic_ncols=True)
+        train_loss, train_accuracy = train_epoch(
+            model, bar, optimizer, scheduler, scaler, device, precision, recipe.label_smoothing, epoch
+        )
+        test_loss, correct, images = evaluate(model, test, device)
+        history.append(
+            dict(
+                epoch=epoch,
+                lr=lr,
+                train_loss=train_loss,
+                train_accuracy=train_accuracy,
+                test_loss=test_loss,
+                test_accuracy=100 * correct / images,
+                seconds=time.perf_counter() - start,
+            )
+        )
+        print(log_line(history, images), flush=True)
+        if checkpoint:
+            save_atomically(
+                {
+                    **state,
+                    **{name: part.state_dict() for name, part in parts.items()},
+                    "scaler": scaler.state_dict(),
+                    "rng": torch.get_rng_state(),
+                    "cuda_rng": torch.cuda.get_rng_state_all(),
+                },
+                checkpoint,
+            )
+        after_epoch(pd.DataFrame(history))
+    return pd.DataFrame(history)
+
+
+def train_epoch(model, batches, optimizer, scheduler, scaler, device, precision, label_smoothing, epoch):
+    """One pass over `batches` with a step for each; returns mean loss per image and accuracy in percent."""
+    model.train()
+    loss_sum = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device, dtype=torch.long)
+    seen = 0
+    for number, (images, labels) in enumerate(batches):
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        labels = labels.to(device, non_blocking=True)
+        with autocast(device, precision):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.argmax(1) == labels).sum()
+        seen += len(labels)
+        if number % 20 == 0 or number + 1 == len(batches):
+            mean = loss_sum.item() / seen
+            if not math.isfinite(mean):
+                raise RunError(f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew.")
+            batches.set_description(f"Epoch={epoch} Loss={mean:.4f} Accuracy={100 * correct.item() / seen:.2f}", False)
+    return loss_sum.item() / seen, 100 * correct.item() / seen
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: DataLoader, device: torch.device) -> tuple[float, int, int]:
+    """Mean cross-entropy per image, number of correct predictions, number of images; always in float32."""
+    model.eval()
+    loss, correct, images = 0.0, 0, 0
+    for x, labels in batches:
+        x, labels = x.to(device, memory_format=torch.channels_last), labels.to(device)
+        logits = model(x)
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct += (logits.argmax(1) == labels).sum().item()
+        images += len(labels)
+    return loss / images, correct, images
+
+
+def log_line(history: list[dict], images: int) -> str:
+    """The line of the last epoch in `history`; the first at or above TARGET is marked."""
+    row = history[-1]
+    first = row["test_accuracy"] >= TARGET and all(r["test_accuracy"] < TARGET for r in history[:-1])
+    return (
+        f"Epoch {row['epoch']:>3}  train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2f}%"
+        f"  |  test loss {row['test_loss']:.4f}, accuracy "
+        f"{round(row['test_accuracy'] * images / 100)}/{images} ({row['test_accuracy']:.2f}%)"
+        + (f"  <-- first epoch at {TARGET:g} %" if first else "")
+    )
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    """torch.save that leaves either the old file or the new one, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    with open(unfinished, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The state that `fit` saved; RunError if the file is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways inside torch
+        raise RunError(f"{path} cannot be read ({type(error).__name__}); delete its folder to train anew.") from None
+
+
+def resume(path: Path, wanted: dict, parts: dict) -> dict:
+    """Load a checkpoint into model, optimizer and scheduler; RunError if it is not of the run that is wanted."""
+    state = read_checkpoint(path)
+    for key, value in wanted["identity"].items():
+        if state["identity"].get(key) != value:
+            raise RunError(
+                f"{path.parent} holds a run with {key}={state['identity'].get(key)}, now {key}={value}; "
+                "put the value back to go on, or delete the folder to train anew."
+            )
+    if wanted["precision"] not in (None, state["precision"]):
+        raise RunError(f"{path.parent} was begun in {state['precision']}; go on in it, or delete the folder to train anew.")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    torch.set_rng_state(state["rng"])
+    if len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return {key: state[key] for key in ("identity", "precision", "history", "scaler")}
+
+
+# ---------------------------------------------------------------- speed
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision for the forward pass, or nothing for "float32"."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+def fastest_precision(model: nn.Module, images: torch.Tensor, device: torch.device) -> str:
+    """The precision in which a training step of `model` is fastest here, said in one line.
+
+    On CUDA bfloat16 where the hardware has it, else float16. On a CPU it depends on processor and
+    network (bfloat16 can be twice as fast or ten times as slow), so a few steps of each are timed.
+    """
+    if device.type != "cpu":
+        precision = "float32" if device.type == "mps" else "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+        print(f"Precision: {precision} on {device.type}.")
+        return precision
+    images, before = images.to(memory_format=torch.channels_last), {k: v.clone() for k, v in model.state_dict().items()}
+    seconds = {"float32": [], "bfloat16": []}
+    model.train()
+    for _ in range(3):
+        for precision, taken in seconds.items():
+            start = time.perf_counter()
+            with autocast(device, precision):
+                model(images).float().sum().backward()
+            taken.append(time.perf_counter() - start)
+    model.load_state_dict(before)  # the norms' running statistics have moved
+    model.zero_grad(set_to_none=True)
+    best = min(seconds, key=lambda p: min(seconds[p]))
+    times = ", ".join(f"{p} {1000 * min(s):.0f} ms" for p, s in seconds.items())
+    print(f"Precision: {best} (a step of {len(images)} images: {times}).", flush=True)
+    return best
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep large freed blocks instead of handing each back to the kernel.
+
+    Every activation of a step is a block of megabytes; by default each is returned when freed and
+    faulted in again page by page, which took up to half of a training step on two cores.
+    See mallopt(3). Elsewhere than on Linux with glibc nothing happens.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,84 @@
+"""The albumentations pipelines for training and evaluation.
+
+Images are uint8 arrays (32, 32, 3) in RGB; `mean` and `std` are three numbers each in units of
+the full range (0 to 1), as `utils.data.channel_statistics` computes them.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+
+# Otherwise albumentations asks the package index for its newest version at every import.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from albumentations.pytorch import ToTensorV2  # noqa: E402
+
+HOLE = 16  # side of the square that coarse dropout cuts, in pixels
+
+Channels = Sequence[float]
+
+
+def compose(transforms: Sequence[A.BasicTransform]) -> A.Compose:
+    """A.Compose without its shape check, which only matters for images with masks."""
+    return A.Compose(list(transforms), is_check_shapes=False)
+
+
+def augmentations(
+    mean: Channels, flip: float = 0.5, affine: float = 0.5, hole: float = 0.5
+) -> dict[str, A.BasicTransform]:
+    """The three augmentations of the assignment by name, in the order in which they are applied.
+
+    Args:
+        mean: the data set's mean colour; the hole is filled with it.
+        flip, affine, hole: probability of each.
+
+    Raises:
+        Warning: albumentations only warns about an argument it does not know and then ignores it
+            (a hole would silently be missing); here any of its warnings is an error.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return {
+            "horizontal flip": A.HorizontalFlip(p=flip),
+            # shift by up to 2 px each way, new for every image; what comes into view is black
+            "shift-scale-rotate": A.Affine(
+                translate_percent=(-0.0625, 0.0625), scale=(0.9, 1.1), rotate=(-15, 15), fill=0, p=affine
+            ),
+            "coarse dropout": A.CoarseDropout(
+                num_holes_range=(1, 1),
+                hole_height_range=(HOLE, HOLE),
+                hole_width_range=(HOLE, HOLE),
+                fill=tuple(round(255 * m) for m in mean),
+                fill_mask=None,
+                p=hole,
+            ),
+        }
+
+
+def train_transform(mean: Channels, std: Channels, **probabilities: float) -> A.Compose:
+    """Augment, normalise, convert: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32).
+
+    `probabilities` are those of `augmentations`. `pipeline.set_random_seed(k)` makes it repeatable.
+    """
+    return compose([*augmentations(mean, **probabilities).values(), A.Normalize(mean, std), ToTensorV2()])
+
+
+def eval_transform(mean: Channels, std: Channels) -> A.Compose:
+    """Normalise and convert only: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32)."""
+    return compose([A.Normalize(mean, std), ToTensorV2()])
+
+
+def normalise_batch(images: np.ndarray, mean: Channels, std: Channels) -> torch.Tensor:
+    """What `eval_transform` does, for a whole batch at once and without its cost for each image.
+
+    Args:
+        images: uint8 (N, 32, 32, 3).
+
+    Returns:
+        float32 (N, 3, 32, 32) in channels-last memory order.
+    """
+    scaled = (images.astype(np.float32) - np.float32(mean) * 255) / (np.float32(std) * 255)
+    return torch.from_numpy(scaled).permute(0, 3, 1, 2)
