@@ -1,4 +1,4 @@
-"""The one door from the command line: `python -m utils train experiment_5`, `publish`, `report`."""
+"""The one door from the command line: `python -m utils train experiment_5`, `publish`, `report`, `links`."""
 
 import argparse
 import sys
@@ -14,14 +14,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     train.add_argument("--epochs", type=positive, help="other than the recipe's; kept in a folder of its own")
     train.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="default: measured")
 
-    publish = commands.add_parser("publish", help="copy a finished run on CIFAR-10 from runs/ into results/ and images/")
+    publish = commands.add_parser(
+        "publish", help="copy a finished run on CIFAR-10 from runs/ into results/ and images/"
+    )
     for command in (train, publish):
         command.add_argument("experiment", help="experiment_1 ... experiment_5")
         command.add_argument("--seed", type=int, default=1, help="default: 1")
         command.add_argument(
-            "--validation", action="store_true", help="train on 45,000 images, evaluate on the other 5,000 training images"
+            "--validation",
+            action="store_true",
+            help="train on 45,000 images, evaluate on the other 5,000 training images",
         )
-    commands.add_parser("report", help="results/ -> the README's tables and images/")
+    commands.add_parser("report", help="results/ -> the README's tables")
+    links = commands.add_parser("links", help="point every badge and bootstrap cell at your copy on GitHub")
+    links.add_argument("repository", nargs="?", default="", help="owner/name")
     return parser.parse_args(arguments)
 
 
@@ -49,8 +55,11 @@ def train(arguments: argparse.Namespace) -> None:
     options = dict(epochs=arguments.epochs, seed=arguments.seed, validation=arguments.validation)
     run = experiments.train(name, data, precision=arguments.precision, **options)
     folder = experiments.run_folder(name, data.source, **options)
-    plotting.save(plotting.curves(run.history, run.metrics), folder / "curves.png")
-    print(f"\n{experiments.comparison(name, run).to_string()}\n\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
+    plotting.save(
+        plotting.curves(run.history, run.metrics, experiments.experiment(name).reference), folder / "curves.png"
+    )
+    print(f"\n{experiments.comparison(name, run).to_string()}")
+    print(f"\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
 
 
 def publish(arguments: argparse.Namespace) -> None:
@@ -59,7 +68,10 @@ def publish(arguments: argparse.Namespace) -> None:
     target = experiments.publish(arguments.experiment, arguments.seed, arguments.validation)
     if (target / "weights.pt").exists():
         run = experiments.load(target)
-        plotting.save(plotting.curves(run.history, run.metrics), experiments.ROOT / "images" / f"{arguments.experiment}.png")
+        plotting.save(
+            plotting.curves(run.history, run.metrics, experiments.experiment(arguments.experiment).reference),
+            experiments.ROOT / "images" / f"{arguments.experiment}.png",
+        )
     print(f"Published into {target.relative_to(experiments.ROOT)}; `make report` brings it into the README.")
 
 
@@ -69,10 +81,16 @@ def report(_: argparse.Namespace) -> None:
     report.write()
 
 
+def links(arguments: argparse.Namespace) -> None:
+    from utils import report
+
+    report.set_links(arguments.repository)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
     try:
-        {"train": train, "publish": publish, "report": report}[parsed.command](parsed)
+        {"train": train, "publish": publish, "report": report, "links": links}[parsed.command](parsed)
     except ProjectError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

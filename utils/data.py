@@ -18,6 +18,7 @@ from utils.errors import DataError
 from utils.sources import ImageData
 from utils.transforms import augmentations, compose, normalise_batch
 
+PROJECT = Path(__file__).resolve().parent.parent
 FAST_TRAIN, FAST_TEST = 512, 256  # images of each split under FAST_RUN
 
 BANNER = """\
@@ -43,16 +44,23 @@ def load_cifar10(path: str | Path | None = None) -> ImageData:
     cache = sources.cache_folder()
     path = path or os.environ.get("CIFAR10_PATH")
     if path:
-        data = sources.read_path(Path(path).expanduser(), cache)
+        path = Path(path).expanduser()
+        if not path.exists() and (PROJECT / path).exists():
+            path = PROJECT / path  # notebooks run in their own folder, where a relative path leads elsewhere
+        data = sources.read_path(path, cache)
     else:
         data = _cached_or_downloaded(cache)
     if utils.FAST_RUN:
+        few, fewer = (  # spread over all images: those of a class may lie together
+            np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)
+            for labels, count in ((data.train_labels, FAST_TRAIN), (data.test_labels, FAST_TEST))
+        )
         data = replace(
             data,
-            train_images=data.train_images[:FAST_TRAIN],
-            train_labels=data.train_labels[:FAST_TRAIN],
-            test_images=data.test_images[:FAST_TEST],
-            test_labels=data.test_labels[:FAST_TEST],
+            train_images=data.train_images[few],
+            train_labels=data.train_labels[few],
+            test_images=data.test_images[fewer],
+            test_labels=data.test_labels[fewer],
         )
     return data
 
@@ -164,7 +172,9 @@ def train_loader(
     Call `loader.sampler.set_epoch(epoch)` before each epoch.
     """
     augment = compose(list(augmentations(mean, **probabilities).values()))
-    return _loader(Batches(images, labels, mean, std, augment, seed), BatchSampler(len(images), batch_size, seed), workers)
+    return _loader(
+        Batches(images, labels, mean, std, augment, seed), BatchSampler(len(images), batch_size, seed), workers
+    )
 
 
 def eval_loader(images: np.ndarray, labels: np.ndarray, mean, std, batch_size: int = 500) -> DataLoader:

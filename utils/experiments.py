@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import utils
-from utils import architecture, data as datasets, training
+from utils import architecture, training
+from utils import data as datasets
 from utils.errors import RunError
 from utils.models import build_model
 from utils.training import TARGET, Recipe
@@ -190,7 +191,9 @@ def load(folder: Path) -> Run:
         model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
         return Run(model.eval(), pd.read_csv(folder / "history.csv"), metrics)
     except FileNotFoundError as error:
-        raise RunError(f"{folder} holds no finished run ({Path(error.filename).name} is missing); train it first.") from None
+        raise RunError(
+            f"{folder} holds no finished run ({Path(error.filename).name} is missing); train it first."
+        ) from None
 
 
 def run(name: str, data: datasets.ImageData, retrain: bool = False) -> Run:
@@ -257,7 +260,9 @@ def publish(name: str, seed: int = SEED, validation: bool = False) -> Path:
         raise RunError(f"runs/{path} holds {what}; train {name} to its end on CIFAR-10 before publishing it.")
     metrics = json.loads((source / "metrics.json").read_text())
     if metrics["recipe"] != asdict(experiment(name).recipe):
-        raise RunError(f"runs/{path} was trained with another recipe than the table's; delete it and train {name} anew.")
+        raise RunError(
+            f"runs/{path} was trained with another recipe than the table's; delete it and train {name} anew."
+        )
     target.mkdir(parents=True, exist_ok=True)
     files = ["history.csv", "metrics.json"] + (["weights.pt"] if path == Path(name) else [])
     for file in files:

@@ -102,7 +102,9 @@ def read_official(folder: Path) -> ImageData:
         except FileNotFoundError:
             raise DataError(f"{folder} lacks {name}; unpack cifar-10-python.tar.gz again.") from None
         if hashlib.md5(content).hexdigest() != md5:
-            raise DataError(f"{folder / name} is not the official file (its md5 differs); replace it, it was not opened.")
+            raise DataError(
+                f"{folder / name} is not the official file (its md5 differs); replace it, it was not opened."
+            )
         return pickle.loads(content, encoding="latin1")
 
     def split(files: list) -> tuple[np.ndarray, np.ndarray]:
@@ -173,12 +175,16 @@ def read_class_folders(folder: Path, cache: Path) -> ImageData:
                 + "."
             )
         for name in CLASSES:
-            images = sorted(p for p in (folder / part / name).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+            images = sorted(
+                p for p in (folder / part / name).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg")
+            )
             if not images:
                 raise DataError(f"{folder / part / name} holds no .png or .jpg image.")
             files[f"{part}/{name}"] = images
 
-    listing = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for ps in files.values() for p in ps]
+    listing = [
+        (str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for ps in files.values() for p in ps
+    ]
     key = hashlib.sha256(json.dumps([str(folder.resolve()), listing]).encode()).hexdigest()[:16]
     cached = cache / f"decoded-{key}"
     if not cached.exists():
@@ -240,7 +246,7 @@ def download(cache: Path) -> None:
         except TooSlow:
             queue.append((url, 0))
         except OSError as error:  # URLError, timeouts, a full disk
-            answers.append(f"{host}: {getattr(error, 'reason', error)}")
+            answers.append(f"{host}: {str(error).strip('<>')}")
         finally:
             part.unlink(missing_ok=True)
     raise DataError(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}).")

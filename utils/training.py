@@ -180,7 +180,9 @@ def train_epoch(model, batches, optimizer, scheduler, scaler, device, precision,
         if number % 20 == 0 or number + 1 == len(batches):
             mean = loss_sum.item() / seen
             if not math.isfinite(mean):
-                raise RunError(f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew.")
+                raise RunError(
+                    f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew."
+                )
             batches.set_description(f"Epoch={epoch} Loss={mean:.4f} Accuracy={100 * correct.item() / seen:.2f}", False)
     return loss_sum.item() / seen, 100 * correct.item() / seen
 
@@ -243,7 +245,9 @@ def resume(path: Path, wanted: dict, parts: dict) -> dict:
                 "put the value back to go on, or delete the folder to train anew."
             )
     if wanted["precision"] not in (None, state["precision"]):
-        raise RunError(f"{path.parent} was begun in {state['precision']}; go on in it, or delete the folder to train anew.")
+        raise RunError(
+            f"{path.parent} was begun in {state['precision']}; go on in it, or delete the folder to train anew."
+        )
     for name, part in parts.items():
         part.load_state_dict(state[name])
     torch.set_rng_state(state["rng"])
@@ -267,7 +271,9 @@ def fastest_precision(model: nn.Module, images: torch.Tensor, device: torch.devi
     network (bfloat16 can be twice as fast or ten times as slow), so a few steps of each are timed.
     """
     if device.type != "cpu":
-        precision = "float32" if device.type == "mps" else "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+        precision = (
+            "float32" if device.type == "mps" else "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
+        )
         print(f"Precision: {precision} on {device.type}.")
         return precision
     images, before = images.to(memory_format=torch.channels_last), {k: v.clone() for k, v in model.state_dict().items()}

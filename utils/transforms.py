@@ -11,10 +11,10 @@ from collections.abc import Sequence
 # Otherwise albumentations asks the package index for its newest version at every import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-import albumentations as A  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from albumentations.pytorch import ToTensorV2  # noqa: E402
+import albumentations as A
+import numpy as np
+import torch
+from albumentations.pytorch import ToTensorV2
 
 HOLE = 16  # side of the square that coarse dropout cuts, in pixels
 
@@ -43,9 +43,10 @@ def augmentations(
         warnings.simplefilter("error")
         return {
             "horizontal flip": A.HorizontalFlip(p=flip),
-            # shift by up to 2 px each way, new for every image; what comes into view is black
+            # Shift by up to 6.25 % of 32 px, new for every image; what comes into view is black. In pixels,
+            # because albumentations truncates a percentage towards zero: 0.0625 would hardly ever be 2 px.
             "shift-scale-rotate": A.Affine(
-                translate_percent=(-0.0625, 0.0625), scale=(0.9, 1.1), rotate=(-15, 15), fill=0, p=affine
+                translate_px=(-2, 2), scale=(0.9, 1.1), rotate=(-15, 15), fill=0, p=affine
             ),
             "coarse dropout": A.CoarseDropout(
                 num_holes_range=(1, 1),
@@ -69,6 +70,21 @@ def train_transform(mean: Channels, std: Channels, **probabilities: float) -> A.
 def eval_transform(mean: Channels, std: Channels) -> A.Compose:
     """Normalise and convert only: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32)."""
     return compose([A.Normalize(mean, std), ToTensorV2()])
+
+
+def augmentation_examples(image: np.ndarray, mean: Channels, columns: int = 6, seed: int = 0) -> dict[str, list]:
+    """The same image several times under each augmentation alone and under all: name -> uint8 images.
+
+    Every augmentation is applied for certain here, but for the flip in the last row: all together.
+    """
+    rows = {"original": [image]}
+    each = augmentations(mean, flip=1, affine=1, hole=1)
+    together = augmentations(mean, flip=0.5, affine=1, hole=1)
+    for name, transforms in [*((name, [t]) for name, t in each.items()), ("all together", together.values())]:
+        pipeline = compose(transforms)
+        pipeline.set_random_seed(seed)
+        rows[name] = [pipeline(image=image)["image"] for _ in range(1 if name == "horizontal flip" else columns)]
+    return rows
 
 
 def normalise_batch(images: np.ndarray, mean: Channels, std: Channels) -> torch.Tensor:
