@@ -1,0 +1,34 @@
+# make run | test | lab | notebooks | report | links
+PYTHON ?= python3
+EXPERIMENT ?= experiment_5
+NOTEBOOKS ?= notebooks/*.ipynb
+BIN := .venv/bin
+OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED))
+
+.PHONY: run test lab notebooks report links
+
+run: .venv/installed  ## train an experiment, or go on where its last run stopped
+	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
+
+test: .venv/installed  ## unit tests, then every notebook in fast mode
+	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --nbval-lax notebooks
+
+lab: .venv/installed  ## open the notebooks in Jupyter
+	$(BIN)/jupyter lab notebooks
+
+notebooks: .venv/installed  ## run notebooks to their end and keep the outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+
+report: .venv/installed  ## results/ -> the README's tables and images/
+	@$(BIN)/python -m utils report
+
+links: .venv/installed  ## REPO=owner/name: point every badge and bootstrap cell at your copy
+	@$(BIN)/python -m utils links $(REPO)
+
+.venv/installed: requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; name another one, such as: make PYTHON=python3.12")'
+	@echo "Setting up .venv once (a few minutes; torch is large) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
+	@touch $@
