@@ -18,7 +18,8 @@ lab: .venv/installed  ## open the notebooks in Jupyter
 	$(BIN)/jupyter lab notebooks
 
 notebooks: .venv/installed  ## run notebooks to their end and keep the outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 
 report: .venv/installed  ## results/ -> the README's tables and images/
 	@$(BIN)/python -m utils report

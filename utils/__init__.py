@@ -1,6 +1,7 @@
-"""The thin layer under the notebooks; DESIGN in one line: a room imports only from rooms above it.
+"""The thin layer under the notebooks. A room imports only from rooms before it in this list:
 
-errors, transforms, sources, data, models, architecture, training, experiments, plotting, report, __main__
+errors, transforms, files, sources, data, models, architecture, checkpoints, training, experiments,
+plotting, report, __main__
 """
 
 import os

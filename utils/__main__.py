@@ -40,6 +40,7 @@ def positive(text: str) -> int:
 def train(arguments: argparse.Namespace) -> None:
     from torchsummary import summary
 
+    import utils
     from utils import architecture, experiments, plotting
     from utils.data import load_cifar10
     from utils.models import build_model
@@ -49,17 +50,18 @@ def train(arguments: argparse.Namespace) -> None:
     data = load_cifar10()
     model = build_model(network)
     summary(model, (3, 32, 32), device="cpu")
-    print(architecture.main_layers(architecture.layer_table(model)).to_string(), "\n")
+    table = architecture.main_layers(architecture.layer_table(model))
+    print(table.drop(columns=["padding", "in_channels", "in_size", "jump"]).to_string(), "\n")
     architecture.check_rules(model)
-    print(f"\nTraining {name} on {len(data.train_images):,} images ({data.source}).")
+    print(f"\nTraining {name}; images: {data.source}.")
     options = dict(epochs=arguments.epochs, seed=arguments.seed, validation=arguments.validation)
     run = experiments.train(name, data, precision=arguments.precision, **options)
-    folder = experiments.run_folder(name, data.source, **options)
-    plotting.save(
-        plotting.curves(run.history, run.metrics, experiments.experiment(name).reference), folder / "curves.png"
-    )
     print(f"\n{experiments.comparison(name, run).to_string()}")
-    print(f"\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
+    if not utils.FAST_RUN:
+        folder = experiments.run_folder(name, data.source, **options)
+        reference = experiments.experiment(name).reference
+        plotting.save(plotting.curves(run.history, run.metrics, reference), folder / "curves.png")
+        print(f"\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
 
 
 def publish(arguments: argparse.Namespace) -> None:

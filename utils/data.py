@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import utils
 from utils import sources
-from utils.errors import DataError
-from utils.sources import ImageData
+from utils.files import ImageData, read_path
 from utils.transforms import augmentations, compose, normalise_batch
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -47,9 +46,13 @@ def load_cifar10(path: str | Path | None = None) -> ImageData:
         path = Path(path).expanduser()
         if not path.exists() and (PROJECT / path).exists():
             path = PROJECT / path  # notebooks run in their own folder, where a relative path leads elsewhere
-        data = sources.read_path(path, cache)
+        data = read_path(path, cache)
     else:
-        data = _cached_or_downloaded(cache)
+        try:
+            data = sources.read_cached(cache, fetch_it=not utils.FAST_RUN)
+        except sources.Unreachable as error:
+            print(BANNER.format(line="!" * 100, why=error), flush=True)
+            data = sources.stand_in()
     if utils.FAST_RUN:
         few, fewer = (  # spread over all images: those of a class may lie together
             np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)
@@ -63,25 +66,6 @@ def load_cifar10(path: str | Path | None = None) -> ImageData:
             test_labels=data.test_labels[fewer],
         )
     return data
-
-
-def _cached_or_downloaded(cache: Path) -> ImageData:
-    folder = cache / sources.OFFICIAL
-    why = "Nothing is downloaded in fast mode." if utils.FAST_RUN else "CIFAR-10 could not be reached."
-    try:
-        if not folder.exists() and not utils.FAST_RUN:
-            sources.download(cache)
-        if folder.exists():
-            return sources.read_official(folder)
-    except DataError as error:
-        if folder.exists():  # a damaged cache: out of the way, so that the next run fetches it again
-            aside = folder.with_suffix(".bad")
-            sources.shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            raise DataError(f"{error} The cache was set aside as {aside}; start again to fetch a new copy.") from None
-        why = str(error)
-    print(BANNER.format(line="!" * 100, why=why), flush=True)
-    return sources.stand_in()
 
 
 def channel_histograms(images: np.ndarray) -> np.ndarray:

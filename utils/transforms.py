@@ -45,9 +45,7 @@ def augmentations(
             "horizontal flip": A.HorizontalFlip(p=flip),
             # Shift by up to 6.25 % of 32 px, new for every image; what comes into view is black. In pixels,
             # because albumentations truncates a percentage towards zero: 0.0625 would hardly ever be 2 px.
-            "shift-scale-rotate": A.Affine(
-                translate_px=(-2, 2), scale=(0.9, 1.1), rotate=(-15, 15), fill=0, p=affine
-            ),
+            "shift-scale-rotate": A.Affine(translate_px=(-2, 2), scale=(0.9, 1.1), rotate=(-15, 15), fill=0, p=affine),
             "coarse dropout": A.CoarseDropout(
                 num_holes_range=(1, 1),
                 hole_height_range=(HOLE, HOLE),

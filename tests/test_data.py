@@ -1,0 +1,108 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from utils import data
+from utils.data import BatchSampler, channel_statistics, eval_loader, train_loader, train_validation_split
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (200, 32, 32, 3), np.uint8)
+LABELS = np.arange(200, dtype=np.int64) % 10
+
+
+def epoch(loader, number):
+    loader.sampler.set_epoch(number)
+    images, labels = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def loader(workers=0, seed=1, **probabilities):
+    return train_loader(IMAGES, LABELS, MEAN, STD, batch_size=64, seed=seed, workers=workers, **probabilities)
+
+
+def test_statistics_are_those_of_numpy():
+    mean, std = channel_statistics(IMAGES)
+    assert np.allclose(mean, IMAGES.mean((0, 1, 2)) / 255, atol=1e-9)
+    assert np.allclose(std, IMAGES.std((0, 1, 2)) / 255, atol=1e-9)
+
+
+def test_statistics_of_the_original_images(cifar10):
+    start = time.perf_counter()
+    mean, std = channel_statistics(cifar10.train_images)
+    assert time.perf_counter() - start < 2
+    if cifar10.source == "original":
+        assert [round(m, 4) for m in mean] == [0.4914, 0.4822, 0.4465]
+        assert [round(s, 4) for s in std] == [0.2470, 0.2435, 0.2616]
+        assert np.bincount(cifar10.train_labels).tolist() == [5000] * 10
+        assert np.bincount(cifar10.test_labels).tolist() == [1000] * 10
+        assert cifar10.train_images.shape == (50_000, 32, 32, 3) and cifar10.train_labels.dtype == np.int64
+        assert cifar10.classes[0] == "airplane" and cifar10.classes[9] == "truck"
+
+
+def test_split_is_stratified_disjoint_and_fixed():
+    train, held_out = train_validation_split(LABELS, validation=50)
+    assert np.bincount(LABELS[held_out]).tolist() == [5] * 10
+    assert sorted([*train, *held_out]) == list(range(200))
+    assert np.array_equal(train_validation_split(LABELS, validation=50)[1], held_out)
+
+
+def test_an_epoch_has_every_image_once_in_a_new_order():
+    sampler = BatchSampler(200, 64, shuffle_seed=1)
+    orders = []
+    for number in (1, 2):
+        sampler.set_epoch(number)
+        orders.append(np.concatenate([indices for _, _, indices in sampler]))
+        assert sorted(orders[-1]) == list(range(200))
+    assert len(sampler) == 4
+    assert not np.array_equal(*orders)
+
+
+def test_the_stream_is_the_same_for_any_number_of_workers():
+    expected = epoch(loader(0), 1)
+    for workers in (1, 2):
+        images, labels = epoch(loader(workers), 1)
+        assert torch.equal(images, expected[0])
+        assert torch.equal(labels, expected[1])
+
+
+def test_epochs_workers_and_seeds_differ_in_what_they_draw():
+    # one image many times: what differs are the augmentations alone
+    same = np.repeat(IMAGES[:1], 128, axis=0)
+    two_workers = train_loader(same, LABELS[:128], MEAN, STD, batch_size=64, workers=2, flip=0.5, affine=1, hole=1)
+    first, second = epoch(two_workers, 1)[0], epoch(two_workers, 2)[0]
+    other_seed = train_loader(
+        same, LABELS[:128], MEAN, STD, batch_size=64, workers=2, seed=2, flip=0.5, affine=1, hole=1
+    )
+    seen = torch.cat([first, second, epoch(other_seed, 1)[0]])  # the halves of an epoch come from different workers
+    assert len(torch.unique(seen.flatten(1), dim=0)) == len(seen)
+
+
+def test_labels_stay_with_their_images():
+    plain = train_loader(IMAGES, LABELS, MEAN, STD, batch_size=64, workers=0, flip=0, affine=0, hole=0)
+    images, labels = epoch(plain, 1)
+    restored = (images.permute(0, 2, 3, 1).numpy() * 0.25 + 0.5) * 255
+    for image, label in zip(restored.round().astype(np.uint8), labels, strict=True):
+        assert LABELS[(IMAGES == image).all((1, 2, 3))] == label.item()
+
+
+def test_evaluation_is_in_order_and_not_augmented():
+    images, labels = zip(*eval_loader(IMAGES, LABELS, MEAN, STD, batch_size=64), strict=True)
+    assert torch.equal(torch.cat(labels), torch.from_numpy(LABELS))
+    assert np.allclose(torch.cat(images).permute(0, 2, 3, 1), (IMAGES / 255 - 0.5) / 0.25, atol=1e-5)
+
+
+def test_fast_mode_keeps_a_few_hundred_images_of_every_class(official, cache, monkeypatch):
+    monkeypatch.setattr(data.utils, "FAST_RUN", True)
+    monkeypatch.setattr(data, "FAST_TRAIN", 10)
+    few = data.load_cifar10(official)
+    assert len(few.train_images) == 10 and len(few.test_images) == 10
+
+
+def test_fast_mode_never_downloads(cache, monkeypatch, capsys):
+    monkeypatch.setattr(data.utils, "FAST_RUN", True)
+    monkeypatch.setattr(data.sources, "download", lambda _: pytest.fail("a download in fast mode"))
+    assert data.load_cifar10().source == "stand-in"
+    assert "NOT CIFAR-10" in capsys.readouterr().out

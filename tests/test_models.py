@@ -1,0 +1,112 @@
+import contextlib
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from utils.models import NETWORKS, build_model
+
+SUMMARY = """\
+----------------------------------------------------------------
+        Layer (type)               Output Shape         Param #
+================================================================
+            Conv2d-1           [-1, 32, 32, 32]             864
+       BatchNorm2d-2           [-1, 32, 32, 32]              64
+              ReLU-3           [-1, 32, 32, 32]               0
+           Dropout-4           [-1, 32, 32, 32]               0
+            Conv2d-5           [-1, 64, 16, 16]          18,432
+       BatchNorm2d-6           [-1, 64, 16, 16]             128
+              ReLU-7           [-1, 64, 16, 16]               0
+           Dropout-8           [-1, 64, 16, 16]               0
+            Conv2d-9           [-1, 16, 16, 16]           1,024
+      BatchNorm2d-10           [-1, 16, 16, 16]              32
+             ReLU-11           [-1, 16, 16, 16]               0
+          Dropout-12           [-1, 16, 16, 16]               0
+           Conv2d-13           [-1, 32, 16, 16]           4,608
+      BatchNorm2d-14           [-1, 32, 16, 16]              64
+             ReLU-15           [-1, 32, 16, 16]               0
+          Dropout-16           [-1, 32, 16, 16]               0
+           Conv2d-17             [-1, 32, 8, 8]             288
+           Conv2d-18             [-1, 16, 8, 8]             512
+      BatchNorm2d-19             [-1, 16, 8, 8]              32
+             ReLU-20             [-1, 16, 8, 8]               0
+          Dropout-21             [-1, 16, 8, 8]               0
+           Conv2d-22             [-1, 32, 8, 8]           4,608
+      BatchNorm2d-23             [-1, 32, 8, 8]              64
+             ReLU-24             [-1, 32, 8, 8]               0
+          Dropout-25             [-1, 32, 8, 8]               0
+           Conv2d-26             [-1, 64, 8, 8]          18,432
+      BatchNorm2d-27             [-1, 64, 8, 8]             128
+             ReLU-28             [-1, 64, 8, 8]               0
+          Dropout-29             [-1, 64, 8, 8]               0
+           Conv2d-30             [-1, 16, 8, 8]           1,024
+      BatchNorm2d-31             [-1, 16, 8, 8]              32
+             ReLU-32             [-1, 16, 8, 8]               0
+          Dropout-33             [-1, 16, 8, 8]               0
+           Conv2d-34             [-1, 32, 8, 8]           4,608
+      BatchNorm2d-35             [-1, 32, 8, 8]              64
+             ReLU-36             [-1, 32, 8, 8]               0
+          Dropout-37             [-1, 32, 8, 8]               0
+           Conv2d-38             [-1, 64, 8, 8]          18,432
+      BatchNorm2d-39             [-1, 64, 8, 8]             128
+             ReLU-40             [-1, 64, 8, 8]               0
+          Dropout-41             [-1, 64, 8, 8]               0
+           Conv2d-42             [-1, 32, 6, 6]          18,432
+      BatchNorm2d-43             [-1, 32, 6, 6]              64
+             ReLU-44             [-1, 32, 6, 6]               0
+          Dropout-45             [-1, 32, 6, 6]               0
+AdaptiveAvgPool2d-46             [-1, 32, 1, 1]               0
+           Linear-47                   [-1, 10]             330
+================================================================
+Total params: 92,394
+Trainable params: 92,394
+Non-trainable params: 0
+----------------------------------------------------------------
+Input size (MB): 0.01
+Forward/backward pass size (MB): 2.36
+Params size (MB): 0.35
+Estimated Total Size (MB): 2.73
+----------------------------------------------------------------
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("experiment_1", 183_882),
+        ("experiment_2", 156_714),
+        ("experiment_3", 129_002),
+        ("experiment_4", 138_282),
+        ("experiment_5", 92_394),
+    ],
+)
+def test_parameter_counts_of_the_reference(name, parameters):
+    assert sum(p.numel() for p in build_model(name).parameters()) == parameters
+
+
+def test_torchsummary_prints_the_reference_summary_to_the_character():
+    from torchsummary import summary
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        summary(build_model("experiment_5"), (3, 32, 32), device="cpu")
+    assert printed.getvalue() == SUMMARY
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_for_any_batch_size(name):
+    model = build_model(name).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 10)
+
+
+def test_dropout_probability_reaches_every_layer():
+    layers = [m for m in build_model("experiment_5", dropout=0.05).modules() if isinstance(m, nn.Dropout)]
+    assert len(layers) == 11
+    assert {layer.p for layer in layers} == {0.05}
+
+
+def test_unknown_network_is_named():
+    with pytest.raises(KeyError, match=r"experiment_6.*experiment_5"):
+        build_model("experiment_6")

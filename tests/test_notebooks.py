@@ -1,0 +1,107 @@
+"""The notebooks as files: what a reader on the web finds. What they do when run is nbval's to test."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXPERIMENTS = [p for p in NOTEBOOKS if "experiment" in p.name]
+
+
+def cells(path, kind):
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def texts(path):
+    """Every textual output of the notebook."""
+    for cell in cells(path, "code"):
+        for output in cell["outputs"]:
+            yield "".join(output.get("text", []))
+            for kind, content in output.get("data", {}).items():
+                if not kind.startswith("image/"):
+                    yield "".join(content)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def notebook(request):
+    return request.param
+
+
+def test_it_opens_with_badge_title_and_goal(notebook):
+    first = source(cells(notebook, "markdown")[0])
+    badge = rf"\[!\[Open in Colab\]\(.+\)\]\(https://colab\.research\.google\.com/github/.+/blob/main/notebooks/{notebook.name}\)"
+    assert re.match(badge + r"\n\n# .+\n\n\*\*Goal\.\*\* .+", first)
+
+
+def test_it_closes_with_what_it_shows_and_the_next_step(notebook):
+    prose = [source(c) for c in cells(notebook, "markdown")]
+    assert any("**What this shows.**" in text for text in prose)
+    assert prose[-1].startswith("Next: [") or notebook == NOTEBOOKS[-1]
+
+
+def test_the_bootstrap_cell_is_the_same_in_all():
+    first = {source(cells(path, "code")[0]) for path in NOTEBOOKS}
+    assert len(first) == 1 and "git" in first.pop()
+
+
+def test_it_was_run_from_top_to_bottom(notebook):
+    counts = [c["execution_count"] for c in cells(notebook, "code")]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [o for c in cells(notebook, "code") for o in c["outputs"]]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert "widgets" not in json.loads(notebook.read_text())["metadata"]
+
+
+def test_its_outputs_are_clean(notebook):
+    for cell in cells(notebook, "code"):
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr", "".join(output["text"])
+    everything = "\n".join(texts(notebook))
+    assert not re.search(r"/(?:home|root|tmp|work|Users|content)/|\x1b\[|\r|it/s\]|Warning", everything)
+
+
+def test_it_shows_the_real_images(notebook):
+    assert "STAND-IN" not in "\n".join(texts(notebook))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_only_deterministic_cells_are_compared(path):
+    compared = [source(c) for c in cells(path, "code") if "# NBVAL_CHECK_OUTPUT" in source(c)]
+    assert [any(word in text for text in compared) for word in ("summary(", "layer_table(", "check_rules(")] == [
+        True
+    ] * 3
+    assert not any("run(" in text for text in compared)
+
+
+def test_the_bootstrap_cell_fetches_the_project_into_an_empty_folder(tmp_path):
+    """As on Colab, but from a local clone: git is told to find the address there."""
+    bootstrap = source(cells(NOTEBOOKS[0], "code")[0])
+    address = re.search(r'REPOSITORY = "(.+)"', bootstrap)[1]
+    environment = {
+        **os.environ,
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
+        "GIT_CONFIG_VALUE_0": address,
+        "GIT_CONFIG_KEY_1": "safe.directory",
+        "GIT_CONFIG_VALUE_1": "*",
+        "PIP_NO_INDEX": "1",  # whatever is there already must not be fetched again
+    }
+    environment.pop("PYTHONPATH", None)
+    check = "\nimport utils.models\nprint(Path(utils.models.__file__).relative_to(Path.cwd()))\n"
+    for _ in range(2):  # the second time it finds its own clone
+        result = subprocess.run(
+            [sys.executable, "-c", bootstrap + check], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip() == "cifar10-notebooks/utils/models.py"

