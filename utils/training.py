@@ -201,8 +201,8 @@ def log_line(history: list[dict], images: int) -> str:
     row = history[-1]
     first = row["test_accuracy"] >= TARGET and all(r["test_accuracy"] < TARGET for r in history[:-1])
     return (
-        f"Epoch {row['epoch']:>3}  train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2f}%"
-        f"  |  test loss {row['test_loss']:.4f}, accuracy "
+        f"Epoch {row['epoch']:>3}  train loss {row['train_loss']:.4f}, {row['train_accuracy']:.2f}%"
+        f" | test loss {row['test_loss']:.4f}, "
         f"{round(row['test_accuracy'] * images / 100)}/{images} ({row['test_accuracy']:.2f}%)"
         + (f"  <-- first epoch at {TARGET:g} %" if first else "")
     )
