@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,6 +209,7 @@ def test_ctrl_c_and_the_same_command_goes_on(tmp_path):
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True) as process:
         for line in process.stdout:
             if line.startswith("Epoch   1"):
+                time.sleep(0.5)  # into the second epoch
                 process.send_signal(signal.SIGINT)
                 break
         process.stdout.read()

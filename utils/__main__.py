@@ -103,4 +103,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.unraisablehook = lambda _: None  # Ctrl-C while tqdm builds a bar: its destructor would print a traceback
     sys.exit(main())
