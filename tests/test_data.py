@@ -6,6 +6,7 @@ import torch
 
 from utils import data
 from utils.data import BatchSampler, channel_statistics, eval_loader, train_loader, train_validation_split
+from utils.files import ImageData
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RNG = np.random.default_rng(0)
@@ -94,11 +95,15 @@ def test_evaluation_is_in_order_and_not_augmented():
     assert np.allclose(torch.cat(images).permute(0, 2, 3, 1), (IMAGES / 255 - 0.5) / 0.25, atol=1e-5)
 
 
-def test_fast_mode_keeps_a_few_hundred_images_of_every_class(official, cache, monkeypatch):
+def test_fast_mode_keeps_a_few_images_of_every_class(tmp_path, monkeypatch):
+    labels = np.sort(LABELS)  # as class folders come
+    full = ImageData(IMAGES, labels, IMAGES, labels, list("abcdefghij"), "folder")
+    monkeypatch.setattr(data, "read_path", lambda *_: full)
     monkeypatch.setattr(data.utils, "FAST_RUN", True)
-    monkeypatch.setattr(data, "FAST_TRAIN", 10)
-    few = data.load_cifar10(official)
-    assert len(few.train_images) == 10 and len(few.test_images) == 10
+    monkeypatch.setattr(data, "FAST_TRAIN", 20)
+    few = data.load_cifar10(tmp_path)
+    assert len(few.train_images) == 20 and set(few.train_labels) == set(range(10))
+    assert len(few.test_images) == 200, "fewer than asked for are all kept"
 
 
 def test_fast_mode_never_downloads(cache, monkeypatch, capsys):

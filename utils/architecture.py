@@ -76,8 +76,10 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
     elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd):
         rf += (in_size - 1) * jump  # a global average sees all positions
     elif hasattr(module, "kernel_size"):  # any other pooling
-        first = lambda value: value if isinstance(value, int) else value[0]  # noqa: E731
-        kernel, stride, padding = first(module.kernel_size), first(module.stride), first(module.padding)
+        kernel, stride, padding = (
+            value if isinstance(value, int) else value[0]
+            for value in (module.kernel_size, module.stride, module.padding)
+        )
         rf, jump = rf + (kernel - 1) * jump, jump * stride
     return dict(
         layer=name.removeprefix("layers."),

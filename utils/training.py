@@ -104,9 +104,8 @@ def fit(
         optimizer, recipe.lr, recipe.epochs * len(train), pct_start=recipe.warmup, cycle_momentum=False
     )
     state = {"identity": {**(identity or {}), **asdict(recipe)}, "precision": precision, "history": []}
-    scaler = torch.amp.GradScaler(
-        device.type, enabled=device.type == "cuda"
-    )  # float16 needs it, the others do not mind
+    # float16 needs its gradients scaled; the other precisions do not mind
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     checkpoint = folder / "checkpoint.pt" if folder else None
     if checkpoint and checkpoint.exists():
@@ -225,7 +224,7 @@ def fastest_precision(model: nn.Module, images: torch.Tensor, device: torch.devi
     """The precision in which a training step of `model` is fastest here, said in one line.
 
     On CUDA bfloat16 where the hardware has it, else float16. On a CPU it depends on processor and
-    network (bfloat16 can be twice as fast or ten times as slow), so a few steps of each are timed.
+    network: without hardware for bfloat16 it is many times slower, so a few steps of each are timed.
     """
     if device.type != "cpu":
         precision = (
@@ -256,8 +255,7 @@ def keep_freed_memory() -> None:
     """Make glibc keep large freed blocks instead of handing each back to the kernel.
 
     Every activation of a step is a block of megabytes; by default each is returned when freed and
-    faulted in again page by page, which took up to half of a training step on two cores.
-    See mallopt(3). Elsewhere than on Linux with glibc nothing happens.
+    faulted in again page by page. See mallopt(3). Elsewhere than on Linux with glibc nothing happens.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
