@@ -1,6 +1,6 @@
 """The thin layer under the notebooks. A room imports only from rooms before it in this list:
 
-errors, transforms, files, sources, data, models, architecture, checkpoints, training, experiments,
+errors, transforms, files, sources, data, models, architecture, checkpoints, speed, training, experiments,
 plotting, report, __main__
 """
 

@@ -1,15 +1,12 @@
 """One epoch, evaluation, and `fit` with progress, history, checkpoint and resume.
 
 What makes it fast on a CPU: channels-last memory, no dropout layer that draws random numbers,
-freed memory that is kept for the next step, whole batches from the workers, and the precision
-that a short measurement finds faster.
+whole batches from the workers, and what `utils/speed.py` holds.
 """
 
-import ctypes
 import math
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from tqdm import tqdm
 
 from utils.checkpoints import resume, save_atomically
 from utils.errors import RunError
+from utils.speed import autocast, depthwise_in_float32, fastest_precision, keep_freed_memory, memory_format
 
 TARGET = 85.0  # test accuracy in percent that the assignment asks for
 
@@ -89,7 +87,9 @@ def fit(
         RunError: if the checkpoint belongs to another run or cannot be read, or the loss is not finite.
     """
     device = device or default_device()
-    keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory()
+        depthwise_in_float32(model)
     model.to(device, memory_format=memory_format(device))
     optimizer = torch.optim.SGD(
         [
@@ -205,59 +205,3 @@ def log_line(history: list[dict], images: int) -> str:
         f"{round(row['test_accuracy'] * images / 100)}/{images} ({row['test_accuracy']:.2f}%)"
         + (f"  <-- first epoch at {TARGET:g} %" if first else "")
     )
-
-
-# ---------------------------------------------------------------- speed
-
-
-def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last, which convolutions prefer on a CPU and on CUDA."""
-    return torch.contiguous_format if device.type == "mps" else torch.channels_last
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Mixed precision for the forward pass, or nothing for "float32"."""
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
-
-
-def fastest_precision(model: nn.Module, images: torch.Tensor, device: torch.device) -> str:
-    """The precision in which a training step of `model` is fastest here, said in one line.
-
-    On CUDA bfloat16 where the hardware has it, else float16. On a CPU it depends on processor and
-    network: without hardware for bfloat16 it is many times slower, so a few steps of each are timed.
-    """
-    if device.type != "cpu":
-        precision = (
-            "float32" if device.type == "mps" else "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
-        )
-        print(f"Precision: {precision} on {device.type}.")
-        return precision
-    images, before = images.to(memory_format=torch.channels_last), {k: v.clone() for k, v in model.state_dict().items()}
-    seconds = {"float32": [], "bfloat16": []}
-    model.train()
-    for _ in range(3):
-        for precision, taken in seconds.items():
-            start = time.perf_counter()
-            with autocast(device, precision):
-                model(images).float().sum().backward()
-            taken.append(time.perf_counter() - start)
-        if max(map(min, seconds.values())) > 3 * min(map(min, seconds.values())):
-            break  # no doubt left
-    model.load_state_dict(before)  # the norms' running statistics have moved
-    model.zero_grad(set_to_none=True)
-    best = min(seconds, key=lambda p: min(seconds[p]))
-    times = ", ".join(f"{p} {1000 * min(s):.0f} ms" for p, s in seconds.items())
-    print(f"Precision: {best} (a step of {len(images)} images: {times}).", flush=True)
-    return best
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep large freed blocks instead of handing each back to the kernel.
-
-    Every activation of a step is a block of megabytes; by default each is returned when freed and
-    faulted in again page by page. See mallopt(3). Elsewhere than on Linux with glibc nothing happens.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
