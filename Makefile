@@ -1,11 +1,11 @@
-# make run | test | lab | notebooks | report | links
+# make run | test | lab | notebooks | bench | report | links
 PYTHON ?= python3
 EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
 OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: run test lab notebooks report links
+.PHONY: run test lab notebooks bench report links
 
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
 	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
@@ -20,6 +20,9 @@ lab: .venv/installed  ## open the notebooks in Jupyter
 notebooks: .venv/installed  ## run notebooks to their end and keep the outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+
+bench: .venv/installed  ## the plain training loop and ours in turn: speed, where the time goes, memory
+	@$(BIN)/python -m utils bench
 
 report: .venv/installed  ## results/ -> the README's tables and images/
 	@$(BIN)/python -m utils report

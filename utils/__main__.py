@@ -1,4 +1,4 @@
-"""The one door from the command line: `python -m utils train experiment_5`, `publish`, `report`, `links`."""
+"""The one door from the command line: `python -m utils train experiment_5`, `publish`, `report`, `bench`, `links`."""
 
 import argparse
 import sys
@@ -18,14 +18,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "publish", help="copy a finished run on CIFAR-10 from runs/ into results/ and images/"
     )
     for command in (train, publish):
-        command.add_argument("experiment", help="experiment_1 ... experiment_5")
+        command.add_argument("experiment", help="experiment_1 ... experiment_5; publish also takes benchmark")
         command.add_argument("--seed", type=int, default=1, help="default: 1")
         command.add_argument(
             "--validation",
             action="store_true",
             help="train on 45,000 images, evaluate on the other 5,000 training images",
         )
-    commands.add_parser("report", help="results/ -> the README's tables")
+    commands.add_parser("report", help="results/ -> the README's tables and figures")
+    bench = commands.add_parser("bench", help="the plain training loop and ours in turn on the same images")
+    bench.add_argument("--rounds", type=positive, default=5, help="default: 5")
+    other = bench.add_mutually_exclusive_group()
+    other.add_argument("--accuracy", action="store_true", help="instead, what they reach on the validation split")
+    other.add_argument("--growth", action="store_true", help="instead, time and memory against size")
     links = commands.add_parser("links", help="point every badge and bootstrap cell at your copy on GitHub")
     links.add_argument("repository", nargs="?", default="", help="owner/name")
     return parser.parse_args(arguments)
@@ -38,16 +43,24 @@ def positive(text: str) -> int:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    from utils import distributed
+
+    with distributed.process_group():
+        _train(arguments)
+
+
+def _train(arguments: argparse.Namespace) -> None:
     from torchsummary import summary
 
     import utils
-    from utils import architecture, experiments, plotting
+    from utils import architecture, distributed, experiments, plotting
     from utils.data import load_cifar10
     from utils.models import build_model
 
     name = arguments.experiment
     network = experiments.experiment(name).network
-    data = load_cifar10()
+    with distributed.first_process_first():
+        data = load_cifar10()
     model = build_model(network)
     summary(model, (3, 32, 32), device="cpu")
     table = architecture.main_layers(architecture.layer_table(model))
@@ -57,7 +70,7 @@ def train(arguments: argparse.Namespace) -> None:
     options = dict(epochs=arguments.epochs, seed=arguments.seed, validation=arguments.validation)
     run = experiments.train(name, data, precision=arguments.precision, **options)
     print(f"\n{experiments.comparison(name, run).to_string()}")
-    if not utils.FAST_RUN:
+    if not utils.FAST_RUN and distributed.rank() == 0:
         folder = experiments.run_folder(name, data.source, **options)
         reference = experiments.experiment(name).reference
         plotting.save(plotting.curves(run.history, run.metrics, reference), folder / "curves.png")
@@ -65,9 +78,12 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def publish(arguments: argparse.Namespace) -> None:
-    from utils import experiments, plotting
+    from utils import benchmark, experiments, plotting
 
-    target = experiments.publish(arguments.experiment, arguments.seed, arguments.validation)
+    if arguments.experiment == "benchmark":
+        target = benchmark.publish()
+    else:
+        target = experiments.publish(arguments.experiment, arguments.seed, arguments.validation)
     if (target / "weights.pt").exists():
         run = experiments.load(target)
         plotting.save(
@@ -83,6 +99,17 @@ def report(_: argparse.Namespace) -> None:
     report.write()
 
 
+def bench(arguments: argparse.Namespace) -> None:
+    from utils import benchmark
+
+    if arguments.accuracy:
+        benchmark.compare_accuracy()
+    elif arguments.growth:
+        benchmark.grow()
+    else:
+        benchmark.compare(arguments.rounds)
+
+
 def links(arguments: argparse.Namespace) -> None:
     from utils import report
 
@@ -91,8 +118,9 @@ def links(arguments: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
+    commands = {"train": train, "publish": publish, "report": report, "bench": bench, "links": links}
     try:
-        {"train": train, "publish": publish, "report": report, "links": links}[parsed.command](parsed)
+        commands[parsed.command](parsed)
     except ProjectError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

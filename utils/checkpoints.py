@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from utils import distributed
 from utils.errors import RunError
 
 
@@ -28,8 +29,14 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def resume(path: Path, wanted: dict, parts: dict) -> dict:
-    """Load a checkpoint into the `parts` (model, optimizer, ...); RunError if it is not of the run that is wanted."""
-    state = read_checkpoint(path)
+    """The state of the run at `path`, whose `parts` (model, optimizer, ...) are loaded; `wanted` if there is none yet.
+
+    Raises:
+        RunError: if the checkpoint is not of the run that is wanted.
+    """
+    state = distributed.from_first(lambda: read_checkpoint(path) if path.exists() else None)
+    if state is None:
+        return wanted
     for key, value in wanted["identity"].items():
         if state["identity"].get(key) != value:
             raise RunError(

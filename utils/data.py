@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import utils
-from utils import sources
+from utils import distributed, sources
 from utils.files import ImageData, read_path
 from utils.transforms import augmentations, compose, normalise_batch
 
@@ -116,7 +116,10 @@ class Batches(Dataset):
 
 
 class BatchSampler(Sampler):
-    """Names the batches of an epoch; shuffled anew for each epoch where `shuffle_seed` is given."""
+    """Names the batches of an epoch; shuffled anew for each epoch where `shuffle_seed` is given.
+
+    Under torchrun each process gets every so-manieth image of each batch, so the batch stays the same in all.
+    """
 
     def __init__(self, size: int, batch_size: int, shuffle_seed: int | None = None) -> None:
         self.size, self.batch_size, self.shuffle_seed, self.epoch = size, batch_size, shuffle_seed, 0
@@ -132,8 +135,10 @@ class BatchSampler(Sampler):
         order = np.arange(self.size)
         if self.shuffle_seed is not None:
             np.random.default_rng([self.shuffle_seed, self.epoch]).shuffle(order)
+        rank, world = distributed.rank(), distributed.world_size()
         for number in range(len(self)):
-            yield self.epoch, number, order[number * self.batch_size : (number + 1) * self.batch_size]
+            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield self.epoch, number * world + rank, batch[rank::world]
 
 
 def _start_worker(_: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import utils
-from utils import architecture, training
+from utils import architecture, distributed, training
 from utils import data as datasets
 from utils.checkpoints import save_atomically
 from utils.errors import RunError
@@ -160,13 +160,14 @@ def train(
         recipe=asdict(recipe),
         seconds_per_epoch=round(float(history.seconds.median()), 1),
         device=training.default_device().type,
+        processes=distributed.world_size(),
         cpu_threads=torch.get_num_threads(),
         torch_version=torch.__version__.split("+")[0],
         mean=mean,
         std=std,
     )
     run = Run(model, history, metrics)
-    if folder:
+    if folder and distributed.rank() == 0:
         save(run, folder)
     return run
 

@@ -165,3 +165,28 @@ def curves(history: pd.DataFrame, metrics: Mapping, reference: Mapping, target: 
         fontsize=11.5,
     )
     return figure
+
+
+def cost_growth(table: pd.DataFrame) -> Figure:
+    """Seconds an epoch and peak memory against batch size, images and parameters, from results/benchmark/growth.csv."""
+    usual = table.mode().iloc[0]  # what stays the same while one thing varies
+    figure, axes = subplots(2, 3, size=(8, 5), sharex="col", sharey="row")
+    varied = {"batch_size": "batch size", "images": "images in an epoch", "parameters": "parameters"}
+    for column, (name, label) in zip(axes.T, varied.items(), strict=True):
+        fixed = [other for other in varied if other != name]
+        part = table[(table[fixed] == usual[fixed]).all(axis=1)].sort_values(name)
+        for axis, (value, colour) in zip(column, (("seconds", BLUE), ("peak_mib", ORANGE)), strict=True):
+            axis.plot(part[name], part[value], color=colour, marker="o", ms=4, ls="-" if name != "parameters" else "")
+            axis.set_ylim(0, 1.1 * table[value].max())
+        column[1].set_xlabel(label)
+        column[1].set_xlim(0)
+        column[1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        column[1].tick_params(axis="x", labelsize=8.5)
+    axes[0, 0].set_ylabel("seconds an epoch")
+    axes[1, 0].set_ylabel("peak memory (MiB)")
+    figure.suptitle(
+        f"{usual.network}, {usual.cpu_threads} CPU threads; where not varied: batch {usual.batch_size}, "
+        f"{usual.images:,} images",
+        fontsize=11,
+    )
+    return figure

@@ -1,8 +1,11 @@
-"""results/ -> the README's tables; and the one setting for the repository's address."""
+"""results/ -> the README's tables and figures; and the one setting for the repository's address."""
 
 import json
 import re
 
+import pandas as pd
+
+from utils import plotting
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, ROOT
 
@@ -41,7 +44,10 @@ def fill(text: str, marker: str, content: str) -> str:
 
 
 def write() -> None:
-    """Bring the README's tables up to date with results/."""
+    """Bring the README's tables and the figures that several runs share up to date with results/."""
+    growth = ROOT / "results" / "benchmark" / "growth.csv"
+    if growth.exists():
+        plotting.save(plotting.cost_growth(pd.read_csv(growth)), ROOT / "images" / "benchmark.png")
     README.write_text(fill(README.read_text(), "results", results_table()))
     print("README.md agrees with results/.")
 

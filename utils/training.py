@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from utils import distributed
 from utils.checkpoints import resume, save_atomically
 from utils.errors import RunError
 from utils.speed import autocast, depthwise_in_float32, fastest_precision, keep_freed_memory, memory_format
@@ -107,24 +108,25 @@ def fit(
     # float16 needs its gradients scaled; the other precisions do not mind
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-    checkpoint = folder / "checkpoint.pt" if folder else None
-    if checkpoint and checkpoint.exists():
-        state = resume(checkpoint, state, parts)
-        if len(state["history"]) < recipe.epochs:
+    if folder:
+        state = resume(folder / "checkpoint.pt", state, parts)
+        if 0 < len(state["history"]) < recipe.epochs:
             print(f"Resuming {folder} after epoch {len(state['history'])}.", flush=True)
     if state["precision"] is None:
-        state["precision"] = fastest_precision(model, next(iter(test))[0][: recipe.batch_size], device)
+        images = next(iter(test))[0][: recipe.batch_size]
+        state["precision"] = distributed.from_first(lambda: fastest_precision(model, images, device))
     precision, history = state["precision"], state["history"]
+    parallel, first = distributed.parallel(model), distributed.rank() == 0
 
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         start = time.perf_counter()
         lr = scheduler.get_last_lr()[0]
         train.sampler.set_epoch(epoch)
-        bar = tqdm(train, disable=not progress, leave=False, file=sys.stderr, dynamic_ncols=True)
+        bar = tqdm(train, disable=not (progress and first), leave=False, file=sys.stderr, dynamic_ncols=True)
         train_loss, train_accuracy = train_epoch(
-            model, bar, optimizer, scheduler, scaler, device, precision, recipe.label_smoothing, epoch
+            parallel, bar, optimizer, scheduler, scaler, device, precision, recipe.label_smoothing, epoch
         )
-        test_loss, correct, images = evaluate(model, test, device)
+        test_loss, correct, images = evaluate(parallel, test, device)
         history.append(
             dict(
                 epoch=epoch,
@@ -136,7 +138,7 @@ def fit(
                 seconds=time.perf_counter() - start,
             )
         )
-        if checkpoint:
+        if folder and first:
             save_atomically(
                 {
                     **state,
@@ -144,7 +146,7 @@ def fit(
                     "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state_all(),
                 },
-                checkpoint,
+                folder / "checkpoint.pt",
             )
         print(log_line(history, images), flush=True)  # after the checkpoint: what is printed is kept
     return pd.DataFrame(history)
@@ -178,7 +180,8 @@ def train_epoch(model, batches, optimizer, scheduler, scaler, device, precision,
                     f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew."
                 )
             batches.set_description(f"Epoch={epoch} Loss={mean:.4f} Accuracy={100 * correct.item() / seen:.2f}")
-    return loss_sum.item() / seen, 100 * correct.item() / seen
+    loss_sum, correct, seen = distributed.totals(loss_sum, correct, seen, device=device)
+    return loss_sum / seen, 100 * correct / seen
 
 
 @torch.no_grad()
@@ -192,7 +195,8 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device) -> tup
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += (logits.argmax(1) == labels).sum().item()
         images += len(labels)
-    return loss / images, correct, images
+    loss, correct, images = distributed.totals(loss, correct, images, device=device)
+    return loss / images, int(correct), int(images)
 
 
 def log_line(history: list[dict], images: int) -> str:
