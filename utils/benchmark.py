@@ -228,7 +228,7 @@ def grow() -> None:
     _write(rows, "growth")
 
 
-def compare_accuracy(epochs: int = 5, seeds: tuple[int, ...] = (1, 2, 3)) -> None:
+def compare_accuracy(epochs: int = 3, seeds: tuple[int, ...] = (1, 2, 3)) -> None:
     """Plain loop, ours in float32 and in bfloat16 after a short run -> runs/benchmark/accuracy.csv."""
     rows = []
     for seed in seeds:
