@@ -1,0 +1,67 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import utils
+from utils import benchmark
+from utils.__main__ import main
+from utils.benchmark import plain, shares
+from utils.errors import RunError
+from utils.models import build_model
+from utils.training import Recipe
+
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
+
+
+def test_both_loops_run_and_are_compared(monkeypatch, capsys):
+    """In processes of their own, as `make bench` runs them, on a few images."""
+    monkeypatch.setenv("FAST_RUN", "1")
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    table = benchmark.compare(rounds=1, count=256)
+    assert table.loop.tolist() == ["plain", "our"] and (table.images_per_second > 0).all()
+    parts = table[["data", "forward", "random_numbers", "backward", "optimiser"]]
+    assert np.allclose(parts.sum(axis=1), 100, atol=1)
+    assert table.random_numbers[0] > 0 and table.random_numbers[1] == 0, "only the plain loop draws dropout"
+    out = capsys.readouterr().out
+    assert "ratio: median" in out and "peak memory" in out and "Kept" not in out
+
+
+def test_the_plain_loop_learns():
+    torch.manual_seed(1)
+    labels = np.arange(40) % 10
+    images = np.broadcast_to((25 * labels).astype(np.uint8)[:, None, None, None], (40, 32, 32, 3))
+    model = build_model("experiment_5")
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    assert len(plain(model, Recipe(epochs=2, batch_size=20), images, labels, MEAN, STD)) == 2
+    assert any(not torch.equal(before[k], v) for k, v in model.named_parameters())
+
+
+def test_shares_tell_the_parts_of_a_step_apart():
+    net = torch.nn.Linear(500, 500)
+    with torch.profiler.profile() as profiler:
+        for _ in range(3):
+            torch.nn.functional.dropout(net(torch.randn(64, 500)), 0.5).sum().backward()
+    found = shares(profiler)
+    assert found["backward"] > 0 and found["random_numbers"] > 0 and found["data"] == found["optimiser"] == 0
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+def test_only_what_was_measured_on_cifar10_is_published(folders, capsys):
+    with pytest.raises(RunError, match="holds nothing yet"):
+        benchmark.publish()
+    (folders / "runs").mkdir()
+    table = pd.DataFrame(dict(seconds=[1.0], data_source=["stand-in"]))
+    table.to_csv(folders / "runs" / "growth.csv", index=False)
+    assert main(["publish", "benchmark"]) == 2
+    assert "growth.csv was measured on the stand-in" in capsys.readouterr().err
+    assert not (folders / "results").exists()
+    table.assign(data_source="original").to_csv(folders / "runs" / "growth.csv", index=False)
+    assert benchmark.publish() == folders / "results"
+    assert pd.read_csv(folders / "results" / "growth.csv").seconds.tolist() == [1.0]
