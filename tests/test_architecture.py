@@ -36,7 +36,7 @@ def true_receptive_field(model, size=161):
     return int(rows.max() - rows.min() + 1)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FIELDS)
 def test_receptive_field_is_the_true_one(name):
     table = layer_table(build_model(name))
     assert receptive_field(table) == FIELDS[name]

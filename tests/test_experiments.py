@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from utils import experiments
+from utils import experiments, tables
 from utils.__main__ import main
 from utils.architecture import layer_table, receptive_field
 from utils.data import channel_statistics, eval_loader
@@ -23,6 +23,7 @@ PUBLISHED = sorted(p.parent for p in (ROOT / "results").glob("*/**/metrics.json"
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -56,7 +57,7 @@ def finished_run(name="experiment_5", **metrics):
 
 def test_the_table_holds_the_reference_figures():
     for name, row in EXPERIMENTS.items():
-        table = layer_table(build_model(row.network))
+        table = layer_table(build_model(name))
         assert row.reference["parameters"] == table.parameters.sum(), name
         assert row.reference["receptive_field"] == receptive_field(table), name
 
@@ -132,7 +133,7 @@ def test_a_published_run_is_shown_at_once_and_retrained_on_request(root, monkeyp
 
 def test_the_comparison_has_this_run_the_published_one_and_the_reference(root):
     save(finished_run(), root / "results" / "experiment_5")
-    table = experiments.comparison("experiment_5", finished_run(test_accuracy_last=80.0))
+    table = tables.comparison("experiment_5", finished_run(test_accuracy_last=80.0))
     assert list(table.columns) == ["this run", "published", "reference"]
     assert table.loc["test accuracy, last epoch"].tolist() == ["80.00 %", "84.00 %", "85.13 %"]
 
@@ -165,7 +166,7 @@ def test_published_metrics_agree_with_their_history(folder):
     assert metrics["test_accuracy_best"] == pytest.approx(history.test_accuracy.max(), abs=1e-3)
     assert metrics["epochs_to_85"] == epochs_to_target(history)
     assert metrics["seconds_per_epoch"] == pytest.approx(history.seconds.median(), abs=0.1)
-    table = layer_table(build_model(EXPERIMENTS[metrics["name"]].network))
+    table = layer_table(build_model(metrics["name"]))
     assert (metrics["parameters"], metrics["macs"]) == (table.parameters.sum(), table.macs.sum())
     assert metrics["receptive_field"] == receptive_field(table)
     assert {"name", "seed", "recipe", "device", "torch_version"} <= metrics.keys()

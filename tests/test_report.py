@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from utils import experiments, report
+from utils import experiments, report, tables
 from utils.__main__ import main
 from utils.errors import RunError
 
@@ -15,33 +17,68 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """README, results and notebooks in a folder of their own."""
-    for folder in ("results", "notebooks"):
+    """README, results, images and notebooks in a folder of their own."""
+    for folder in ("results", "images", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "README.md", tmp_path)
     monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "README", tmp_path / "README.md")
     return tmp_path
 
 
-def test_readme_agrees_with_results(copy):
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), dtype=int)
+
+
+def test_readme_and_images_agree_with_results(copy):
     before = (copy / "README.md").read_text()
+    shutil.rmtree(copy / "images")
     assert main(["report"]) == 0
     assert (copy / "README.md").read_text() == before, "run make report"
+    for path in (ROOT / "images").glob("*.png"):
+        new, old = pixels(copy / "images" / path.name), pixels(path)
+        assert new.shape == old.shape and np.abs(new - old).mean() < 0.5, f"{path.name}: run make report"
 
 
-def test_another_number_in_results_changes_the_readme(copy):
-    path = copy / "results" / "experiment_5" / "metrics.json"
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results").glob("experiment_*/metrics.json")), ids=lambda p: p.parts[-2]
+)
+def test_another_number_in_results_changes_the_readme(copy, path):
+    path = copy / path.relative_to(ROOT)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy_last": 12.34}))
-    before = (copy / "README.md").read_text()
-    report.write()
-    assert (copy / "README.md").read_text() != before
+    text = (copy / "README.md").read_text()
+    assert report.fill(text, "results", tables.results_table()) != text
+
+
+SECTIONS = """Quick start | Objective | The data | The experiments | Analysis | The final network | How it was trained
+    | Speed | Against the rules | Repeating it | Licence and credits"""
+
+
+def test_every_section_is_there_in_its_order():
+    found = re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(), re.M)
+    assert found == [name.strip() for name in SECTIONS.split("|")]
+
+
+def test_every_table_and_picture_is_shown():
+    text = (ROOT / "README.md").read_text()
+    for marker in tables.TABLES:
+        inside = text.split(f"<!-- {marker} -->")[1].split(f"<!-- /{marker} -->")[0]
+        assert len(inside.strip()) > 80, marker
+    shown = set(re.findall(r"\]\(images/([\w.]+)\)", text))
+    always = {"classes.png", "normalisation.png", "augmentation.png", "cost.png", "epochs.png", "architecture.png"}
+    assert shown >= always | {"experiment_5.png", "benchmark.png"}
+
+
+def test_pictures_are_small_enough_for_a_web_page():
+    for path in (ROOT / "images").glob("*.png"):
+        assert path.stat().st_size < 160_000 and Image.open(path).width <= 820, path.name
 
 
 def test_a_missing_marker_is_named(copy):
     (copy / "README.md").write_text("no markers")
-    with pytest.raises(RunError, match="<!-- results -->"):
+    with pytest.raises(RunError, match="<!-- headline -->"):
         report.write()
     assert (copy / "README.md").read_text() == "no markers"
 

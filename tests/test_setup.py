@@ -75,7 +75,7 @@ def test_rooms_pull_in_only_what_they_need():
 
 
 ROOMS = """errors distributed transforms files sources data models architecture checkpoints speed training
-    experiments plotting report benchmark __main__""".split()
+    experiments plotting charts tables report benchmark __main__""".split()
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -18,7 +18,7 @@ from utils.checkpoints import read_checkpoint, save_atomically
 from utils.data import eval_loader, train_loader
 from utils.errors import RunError
 from utils.models import ConvNet, conv, separable
-from utils.speed import depthwise_in_float32, fastest_precision
+from utils.speed import fastest_precision
 from utils.training import Recipe, evaluate, fit, log_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,17 +193,17 @@ def test_measuring_the_precision_changes_nothing(capsys):
 
 
 def test_strided_depthwise_convolutions_stay_in_float32():
-    model, images, dtypes = small_network().eval(), torch.randn(4, 3, 32, 32), {}
-    expected = model(images)
-    depthwise_in_float32(model)
-    assert torch.equal(model(images), expected), "without autocast nothing changes"
+    trained, untouched, images, dtypes = small_network(), small_network().eval(), torch.randn(4, 3, 32, 32), {}
+    train(trained, replace(RECIPE, epochs=1))
+    untouched.load_state_dict(trained.eval().state_dict())
+    assert torch.allclose(trained(images), untouched(images), atol=1e-6), "without autocast nothing changes"
     for name in ("c1.conv", "c2.depthwise", "c2.pointwise"):
-        module = model.layers.get_submodule(name)
+        module = trained.layers.get_submodule(name)
         module.register_forward_hook(lambda _, __, out, name=name: dtypes.__setitem__(name, out.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = model(images)
+        mixed = trained(images)
     assert dtypes == {"c1.conv": torch.bfloat16, "c2.depthwise": torch.float32, "c2.pointwise": torch.bfloat16}
-    assert torch.allclose(mixed.float(), expected, atol=0.05)
+    assert torch.allclose(mixed.float(), untouched(images), atol=0.1)
 
 
 def test_log_line_marks_the_first_crossing():

@@ -1,7 +1,7 @@
 """The thin layer under the notebooks. A room imports only from rooms before it in this list:
 
 errors, distributed, transforms, files, sources, data, models, architecture, checkpoints, speed, training,
-experiments, plotting, report, benchmark, __main__
+experiments, plotting, charts, tables, report, benchmark, __main__
 """
 
 import os

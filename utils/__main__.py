@@ -14,9 +14,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     train.add_argument("--epochs", type=positive, help="other than the recipe's; kept in a folder of its own")
     train.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="default: measured")
 
-    publish = commands.add_parser(
-        "publish", help="copy a finished run on CIFAR-10 from runs/ into results/ and images/"
-    )
+    publish = commands.add_parser("publish", help="copy a finished run on CIFAR-10 from runs/ into results/")
     for command in (train, publish):
         command.add_argument("experiment", help="experiment_1 ... experiment_5; publish also takes benchmark")
         command.add_argument("--seed", type=int, default=1, help="default: 1")
@@ -53,15 +51,15 @@ def _train(arguments: argparse.Namespace) -> None:
     from torchsummary import summary
 
     import utils
-    from utils import architecture, distributed, experiments, plotting
+    from utils import architecture, charts, distributed, experiments, plotting, tables
     from utils.data import load_cifar10
     from utils.models import build_model
 
     name = arguments.experiment
-    network = experiments.experiment(name).network
+    reference = experiments.experiment(name).reference
     with distributed.first_process_first():
         data = load_cifar10()
-    model = build_model(network)
+    model = build_model(name)
     summary(model, (3, 32, 32), device="cpu")
     table = architecture.main_layers(architecture.layer_table(model))
     print(table.drop(columns=["padding", "in_channels", "in_size", "jump"]).to_string(), "\n")
@@ -69,28 +67,23 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"\nTraining {name}; images: {data.source}.")
     options = dict(epochs=arguments.epochs, seed=arguments.seed, validation=arguments.validation)
     run = experiments.train(name, data, precision=arguments.precision, **options)
-    print(f"\n{experiments.comparison(name, run).to_string()}")
+    print(f"\n{tables.comparison(name, run).to_string()}")
     if not utils.FAST_RUN and distributed.rank() == 0:
         folder = experiments.run_folder(name, data.source, **options)
-        reference = experiments.experiment(name).reference
-        plotting.save(plotting.curves(run.history, run.metrics, reference), folder / "curves.png")
+        plotting.save(charts.curves(run.history, run.metrics, reference), folder / "curves.png")
         print(f"\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
 
 
 def publish(arguments: argparse.Namespace) -> None:
-    from utils import benchmark, experiments, plotting
+    from utils import benchmark, experiments
 
     if arguments.experiment == "benchmark":
         target = benchmark.publish()
     else:
         target = experiments.publish(arguments.experiment, arguments.seed, arguments.validation)
-    if (target / "weights.pt").exists():
-        run = experiments.load(target)
-        plotting.save(
-            plotting.curves(run.history, run.metrics, experiments.experiment(arguments.experiment).reference),
-            experiments.ROOT / "images" / f"{arguments.experiment}.png",
-        )
-    print(f"Published into {target.relative_to(experiments.ROOT)}; `make report` brings it into the README.")
+    print(
+        f"Published into {target.relative_to(experiments.ROOT)}; `make report` brings it into the README and images/."
+    )
 
 
 def report(_: argparse.Namespace) -> None:
@@ -125,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr)
+        goes_on = " The same command goes on after the last finished epoch." if parsed.command == "train" else ""
+        print(f"\nStopped.{goes_on}", file=sys.stderr)
         return 130
     return 0
 

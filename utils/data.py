@@ -118,7 +118,7 @@ class Batches(Dataset):
 class BatchSampler(Sampler):
     """Names the batches of an epoch; shuffled anew for each epoch where `shuffle_seed` is given.
 
-    Under torchrun each process gets every so-manieth image of each batch, so the batch stays the same in all.
+    Under torchrun, process k of n gets the images k, k + n, k + 2n, ... of each batch.
     """
 
     def __init__(self, size: int, batch_size: int, shuffle_seed: int | None = None) -> None:

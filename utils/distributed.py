@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -26,7 +27,7 @@ def process_group() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))  # a download
     if rank() > 0:
         sys.stdout = open(os.devnull, "w")
     try:
@@ -69,9 +70,10 @@ def totals(*numbers: float | torch.Tensor, device: torch.device) -> list[float]:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """The first process runs the block, then the others: what it downloads and unpacks they find in the cache."""
-    if dist.is_initialized() and rank() > 0:
+    """On each machine one process runs the block, then the others: what it downloads they find in the cache."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if dist.is_initialized() and not first:
         dist.barrier()
     yield
-    if dist.is_initialized() and rank() == 0:
+    if dist.is_initialized() and first:
         dist.barrier()

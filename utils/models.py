@@ -150,6 +150,7 @@ def experiment_5() -> ConvNet:
 
 
 NETWORKS = {f.__name__: f for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5)}
+NETWORKS["experiment_5_long"] = experiment_5  # the same network, trained for longer
 
 
 def build_model(name: str, dropout: float = 0.0) -> nn.Module:

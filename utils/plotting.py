@@ -1,11 +1,11 @@
-"""Every figure; takes plain data, returns a matplotlib Figure."""
+"""The one style, and the figures that show images; each takes plain data and returns a matplotlib Figure."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -38,12 +38,18 @@ def subplots(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG of at most 800 px width, in few colours where that is enough to keep it small."""
+    """Write a PNG, small enough for a web page."""
+    with io.BytesIO() as png:
+        figure.savefig(png, dpi=100)
+        shrink(png.getvalue(), path)
+
+
+def shrink(png: bytes, path: Path) -> None:
+    """Write a PNG with at most 255 colours, which a chart does not miss."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    image = Image.open(path).convert("RGB")
+    image = Image.open(io.BytesIO(png)).convert("RGB")
     image.quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
@@ -116,77 +122,4 @@ def augmentation_sheet(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
         axis_row[0].text(
             -0.15, 0.5, name.replace(" ", "\n", 1), transform=axis_row[0].transAxes, ha="right", va="center"
         )
-    return figure
-
-
-def curves(history: pd.DataFrame, metrics: Mapping, reference: Mapping, target: float = 85.0) -> Figure:
-    """Four graphs against the epoch: loss and accuracy, training and test, with the target and the reference."""
-    split = metrics["evaluated_on"]
-    figure, axes = subplots(2, 2, size=(8, 6), sharex=True)
-    panels = [("train_loss", BLUE, "Training loss"), ("test_loss", ORANGE, f"{split.capitalize()} loss")]
-    panels += [
-        ("train_accuracy", BLUE, "Training accuracy"),
-        ("test_accuracy", ORANGE, f"{split.capitalize()} accuracy"),
-    ]
-    for axis, (column, colour, title) in zip(axes.flat, panels, strict=True):
-        axis.plot(history.epoch, history[column], color=colour, marker="o", ms=3)
-        axis.set(title=title, ylabel="accuracy (%)" if "accuracy" in column else "cross-entropy per image")
-        axis.annotate(
-            f"{history[column].iloc[-1]:.2f}",
-            (history.epoch.iloc[-1], history[column].iloc[-1]),
-            xytext=(0, -14 if "accuracy" in column else 8),
-            textcoords="offset points",
-            ha="right",
-        )
-    for axis in axes[1]:
-        axis.set_xlabel("epoch")
-        low = history[["train_accuracy", "test_accuracy"]].min().min()
-        axis.set_ylim(10 * np.floor(low / 10), 100)
-    axes[0, 1].sharey(axes[0, 0])
-    accuracy = axes[1, 1]
-    accuracy.axhline(target, color=GREY, ls="--", lw=1)
-    accuracy.text(history.epoch.iloc[0], target + 0.8, f"{target:g} %", color=GREY, fontsize=9)
-    first = metrics["epochs_to_85"]
-    if first:
-        value = history.test_accuracy[history.epoch == first].iloc[0]
-        accuracy.plot(first, value, "*", color=RED, ms=13, zorder=3)
-    accuracy.text(
-        0.98,
-        0.06,
-        (f"★ first at {target:g} %: epoch {first}\n" if first else f"{target:g} % not reached\n")
-        + f"reference: {reference['test_accuracy']:.2f} %, epoch {reference['epochs_to_85']}",
-        transform=accuracy.transAxes,
-        ha="right",
-        fontsize=9,
-    )
-    figure.suptitle(
-        f"{metrics['name']}: {metrics['parameters']:,} parameters, {metrics['data_source']} "
-        + ("data, NOT CIFAR-10" if metrics["data_source"] == "stand-in" else "CIFAR-10"),
-        fontsize=11.5,
-    )
-    return figure
-
-
-def cost_growth(table: pd.DataFrame) -> Figure:
-    """Seconds an epoch and peak memory against batch size, images and parameters, from results/benchmark/growth.csv."""
-    usual = table.mode().iloc[0]  # what stays the same while one thing varies
-    figure, axes = subplots(2, 3, size=(8, 5), sharex="col", sharey="row")
-    varied = {"batch_size": "batch size", "images": "images in an epoch", "parameters": "parameters"}
-    for column, (name, label) in zip(axes.T, varied.items(), strict=True):
-        fixed = [other for other in varied if other != name]
-        part = table[(table[fixed] == usual[fixed]).all(axis=1)].sort_values(name)
-        for axis, (value, colour) in zip(column, (("seconds", BLUE), ("peak_mib", ORANGE)), strict=True):
-            axis.plot(part[name], part[value], color=colour, marker="o", ms=4, ls="-" if name != "parameters" else "")
-            axis.set_ylim(0, 1.1 * table[value].max())
-        column[1].set_xlabel(label)
-        column[1].set_xlim(0)
-        column[1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        column[1].tick_params(axis="x", labelsize=8.5)
-    axes[0, 0].set_ylabel("seconds an epoch")
-    axes[1, 0].set_ylabel("peak memory (MiB)")
-    figure.suptitle(
-        f"{usual.network}, {usual.cpu_threads} CPU threads; where not varied: batch {usual.batch_size}, "
-        f"{usual.images:,} images",
-        fontsize=11,
-    )
     return figure

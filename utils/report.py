@@ -1,37 +1,29 @@
-"""results/ -> the README's tables and figures; and the one setting for the repository's address."""
+"""results/ -> the README's tables and figures; and the one setting for the repository's address.
 
+The README holds pairs of lines such as <!-- steps --> and <!-- /steps -->; what stands between them is written here.
+"""
+
+import base64
 import json
 import re
 
 import pandas as pd
 
-from utils import plotting
+from utils import architecture, charts, experiments, plotting
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, ROOT
+from utils.models import build_model
+from utils.tables import FINAL, FIVE, TABLES
 
 README = ROOT / "README.md"
 BADGE = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 
-
-def results_table() -> str:
-    """One row an experiment that has been published, beside the reference's figures."""
-    lines = [
-        "| experiment | parameters | receptive field | first epoch at 85 % | test accuracy, last epoch "
-        "| reference: first epoch at 85 % | reference: accuracy there |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, experiment in EXPERIMENTS.items():
-        path = ROOT / "results" / name / "metrics.json"
-        if not path.exists():
-            continue
-        m, reference = json.loads(path.read_text()), experiment.reference
-        number = list(EXPERIMENTS).index(name) + 3
-        lines.append(
-            f"| [{name}](notebooks/{number:02}_{name}.ipynb) | {m['parameters']:,} | {m['receptive_field']} "
-            f"| {m['epochs_to_85']} of {m['epochs']} | {m['test_accuracy_last']:.2f} % "
-            f"| {reference['epochs_to_85']} | {reference['test_accuracy']:.2f} % |"
-        )
-    return "\n".join(lines)
+# Figures that need the images themselves are those of the executed notebooks: file, notebook, the call that drew it.
+FROM_NOTEBOOKS = {
+    "classes.png": ("01_data_exploration", "plotting.class_grid("),
+    "normalisation.png": ("01_data_exploration", "plotting.channel_histograms("),
+    "augmentation.png": ("02_augmentation", "plotting.augmentation_sheet("),
+}
 
 
 def fill(text: str, marker: str, content: str) -> str:
@@ -43,13 +35,36 @@ def fill(text: str, marker: str, content: str) -> str:
     return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
+def notebook_figure(notebook: str, call: str) -> bytes:
+    """The PNG that the cell with `call` shows in an executed notebook."""
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    cell = next(c for c in cells if c["cell_type"] == "code" and call in "".join(c["source"]))
+    return base64.b64decode(next(o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})))
+
+
 def write() -> None:
-    """Bring the README's tables and the figures that several runs share up to date with results/."""
-    growth = ROOT / "results" / "benchmark" / "growth.csv"
-    if growth.exists():
-        plotting.save(plotting.cost_growth(pd.read_csv(growth)), ROOT / "images" / "benchmark.png")
-    README.write_text(fill(README.read_text(), "results", results_table()))
-    print("README.md agrees with results/.")
+    """Bring the README's tables and every figure in images/ up to date with results/ and the notebooks."""
+    text = README.read_text()
+    for marker, table in TABLES.items():
+        text = fill(text, marker, table())
+    README.write_text(text)
+
+    images, published = ROOT / "images", experiments.published()
+    for file, (notebook, call) in FROM_NOTEBOOKS.items():
+        plotting.shrink(notebook_figure(notebook, call), images / file)
+    shown = [name for name in FIVE if name in published.index]
+    histories = {name: pd.read_csv(ROOT / "results" / name / "history.csv") for name in shown}
+    references = {name: EXPERIMENTS[name].reference for name in shown}
+    figures = {
+        f"{FINAL}.png": charts.curves(histories[FINAL], published.loc[FINAL], references[FINAL]),
+        "epochs.png": charts.accuracy_against_epoch(histories),
+        "cost.png": charts.accuracy_against_cost(published.loc[shown], references),
+        "architecture.png": charts.architecture(architecture.layer_table(build_model(FINAL))),
+        "benchmark.png": charts.cost_growth(pd.read_csv(ROOT / "results" / "benchmark" / "growth.csv")),
+    }
+    for file, figure in figures.items():
+        plotting.save(figure, images / file)
+    print("README.md and images/ agree with results/.")
 
 
 def set_links(repository: str) -> None:

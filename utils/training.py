@@ -20,14 +20,16 @@ from tqdm import tqdm
 from utils import distributed
 from utils.checkpoints import resume, save_atomically
 from utils.errors import RunError
-from utils.speed import autocast, depthwise_in_float32, fastest_precision, keep_freed_memory, memory_format
+from utils.speed import autocast, fastest_precision, memory_format, prepare
 
 TARGET = 85.0  # test accuracy in percent that the assignment asks for
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides how a network is trained; two runs with equal recipe and seed are equal.
+    """Everything that decides how a network is trained.
+
+    Two runs on a CPU with equal recipe, seed, precision and numbers of threads and processes are equal.
 
     SGD with Nesterov momentum under one cycle of the learning rate (Smith & Topin, "Super-Convergence",
     2018): up to `lr` during the share `warmup` of all steps, then down along a cosine. Weight decay
@@ -48,10 +50,10 @@ class Recipe:
 
 
 def default_device() -> torch.device:
-    """CUDA, else MPS, else the CPU."""
+    """CUDA, else MPS, else the CPU; of several processes on a Mac, all take the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("mps" if torch.backends.mps.is_available() and distributed.world_size() == 1 else "cpu")
 
 
 def fit(
@@ -82,16 +84,13 @@ def fit(
 
     Returns:
         History with one row an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
-        seconds. Losses are means per image, accuracies percent.
+        seconds. Losses are means per image, accuracies percent. `attrs["precision"]` says what was used.
 
     Raises:
         RunError: if the checkpoint belongs to another run or cannot be read, or the loss is not finite.
     """
     device = device or default_device()
-    if device.type == "cpu":
-        keep_freed_memory()
-        depthwise_in_float32(model)
-    model.to(device, memory_format=memory_format(device))
+    prepare(model, device)
     optimizer = torch.optim.SGD(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -149,7 +148,9 @@ def fit(
                 folder / "checkpoint.pt",
             )
         print(log_line(history, images), flush=True)  # after the checkpoint: what is printed is kept
-    return pd.DataFrame(history)
+    table = pd.DataFrame(history)
+    table.attrs["precision"] = precision
+    return table
 
 
 def train_epoch(model, batches, optimizer, scheduler, scaler, device, precision, label_smoothing, epoch):
