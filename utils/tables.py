@@ -79,8 +79,9 @@ def results_table() -> str:
                 "first epoch at 85 %": f"{m.epochs_to_85:.0f} of {m.epochs}" if m.epochs_to_85 > 0 else "-",
                 "test accuracy, last epoch": f"{m.test_accuracy_last:.2f} %",
                 "seconds an epoch": f"{m.seconds_per_epoch:.0f}",
-                "reference: first epoch at 85 %": EXPERIMENTS[name].reference["epochs_to_85"],
-                "reference: accuracy there": f"{EXPERIMENTS[name].reference['test_accuracy']:.2f} %",
+                "reference at its first 85 %": "{test_accuracy:.2f} % in epoch {epochs_to_85}".format(
+                    **EXPERIMENTS[name].reference
+                ),
             }
             for name, m in experiments.published().iterrows()
         ]
@@ -145,7 +146,7 @@ def layers_table() -> str:
         [
             {
                 "layer": name,
-                "kernel": f"{row.kernel}x{row.kernel}" if row.kernel == row.kernel else "-",
+                "kernel": "-" if row.kernel is None else f"{row.kernel}x{row.kernel}",
                 "stride": "-" if row.stride is None else row.stride,
                 "dilation": "-" if row.dilation is None else row.dilation,
                 "channels": f"{row.in_channels} to {row.out_channels}",
