@@ -56,6 +56,12 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(tmp_path):
     (tmp_path / "two.py").write_text(
         script
         + textwrap.dedent("""
+        from utils import training
+        save = training.save_atomically
+        def save_and_tell(state, path):
+            save(state, path)
+            Path(f"written_by_{distributed.rank()}").touch()
+        training.save_atomically = save_and_tell
         with distributed.process_group():
             model, history = train(Path("run"))
             history.to_csv(f"history_{distributed.rank()}.csv", index=False)
@@ -65,6 +71,7 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(tmp_path):
     done = torchrun("two.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Epoch   1") == 1, "one process prints"
+    assert [p.name for p in tmp_path.glob("written_by_*")] == ["written_by_0"], "one process writes"
 
     scope = {}
     exec(script, scope)

@@ -74,8 +74,7 @@ def keep_freed_memory() -> None:
 def depthwise_in_float32(model: nn.Module) -> None:
     """Let the depthwise convolutions of `model` that have a stride or dilation stay in float32 under autocast.
 
-    PyTorch has no fast bfloat16 gradient for them on a CPU: the only one of experiment 5 would take a
-    quarter of its whole step.
+    PyTorch has no fast bfloat16 gradient for them on a CPU.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and (module.stride, module.dilation) != ((1, 1), (1, 1)):

@@ -136,7 +136,7 @@ def steps_table() -> str:
                 "test accuracy (points)": f"{b.test_accuracy_last - a.test_accuracy_last:+.2f}",
             }
         )
-    return markdown(rows) if rows else "(at least two experiments have to be published)"
+    return markdown(rows)
 
 
 def layers_table() -> str:
