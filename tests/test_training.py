@@ -228,7 +228,9 @@ def test_ctrl_c_and_the_same_command_goes_on(tmp_path):
     environment.pop("CIFAR10_PATH", None)
     environment["no_proxy"] = "*"
     command = [sys.executable, "-m", "utils", "train", "experiment_5", "--epochs", "3", "--precision", "float32"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True) as process:
+    # `make test &` ignores Ctrl-C, and what it starts inherits that
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True, **heed) as process:
         for line in process.stdout:
             if line.startswith("Epoch   1"):
                 time.sleep(0.5)  # into the second epoch
