@@ -1,13 +1,9 @@
 import numpy as np
-import pandas as pd
-import pytest
 import torch
 
 import utils
 from utils import benchmark
-from utils.__main__ import main
 from utils.benchmark import plain, shares
-from utils.errors import RunError
 from utils.models import build_model
 from utils.training import Recipe
 from utils.transforms import normalise_batch
@@ -49,24 +45,3 @@ def test_shares_tell_the_parts_of_a_step_apart():
             torch.nn.functional.dropout(net(torch.randn(64, 500)), 0.5).sum().backward()
     found = shares(profiler)
     assert found["backward"] > 0 and found["random_numbers"] > 0 and found["data"] == found["optimiser"] == 0
-
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
-    return tmp_path
-
-
-def test_only_what_was_measured_on_cifar10_is_published(folders, capsys):
-    with pytest.raises(RunError, match="holds nothing yet"):
-        benchmark.publish()
-    (folders / "runs").mkdir()
-    table = pd.DataFrame(dict(seconds=[1.0], data_source=["stand-in"]))
-    table.to_csv(folders / "runs" / "growth.csv", index=False)
-    assert main(["publish", "benchmark"]) == 2
-    assert "growth.csv was measured on the stand-in" in capsys.readouterr().err
-    assert not (folders / "results").exists()
-    table.assign(data_source="original").to_csv(folders / "runs" / "growth.csv", index=False)
-    assert benchmark.publish() == folders / "results"
-    assert pd.read_csv(folders / "results" / "growth.csv").seconds.tolist() == [1.0]

@@ -74,8 +74,8 @@ def test_rooms_pull_in_only_what_they_need():
     assert loaded("import utils.data", *heavy[3:]) == "[]"
 
 
-ROOMS = """errors distributed transforms files sources data models architecture checkpoints speed training
-    experiments plotting charts tables report benchmark __main__""".split()
+ROOMS = """errors distributed transforms files sources data blocks models architecture checkpoints speed training
+    experiments search publish plotting charts tables report benchmark __main__""".split()
 
 
 @pytest.mark.parametrize("room", ROOMS)

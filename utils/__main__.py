@@ -1,4 +1,4 @@
-"""The one door from the command line: `python -m utils train experiment_5`, `publish`, `report`, `bench`, `links`."""
+"""The one door from the command line: `python -m utils train experiment_5`, `search`, `publish`, `report`, ..."""
 
 import argparse
 import sys
@@ -16,13 +16,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     publish = commands.add_parser("publish", help="copy a finished run on CIFAR-10 from runs/ into results/")
     for command in (train, publish):
-        command.add_argument("experiment", help="experiment_1 ... experiment_5; publish also takes benchmark")
+        command.add_argument("experiment", help="such as experiment_5; publish also takes benchmark and search")
         command.add_argument("--seed", type=int, default=1, help="default: 1")
         command.add_argument(
             "--validation",
             action="store_true",
             help="train on 45,000 images, evaluate on the other 5,000 training images",
         )
+    search = commands.add_parser("search", help="train with something changed and judge it on held-out images")
+    search.add_argument("experiment", help="such as experiment_5")
+    search.add_argument("changes", nargs="*", help="NAME=VALUE: a field of the recipe or an argument of the network")
+    search.add_argument("--seed", type=int, default=1, help="default: 1")
     commands.add_parser("report", help="results/ -> the README's tables and figures")
     bench = commands.add_parser("bench", help="the plain training loop and ours in turn on the same images")
     bench.add_argument("--rounds", type=positive, default=5, help="default: 5")
@@ -74,13 +78,24 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
 
 
-def publish(arguments: argparse.Namespace) -> None:
-    from utils import benchmark, experiments
+def search(arguments: argparse.Namespace) -> None:
+    from utils import search
+    from utils.data import load_cifar10
 
-    if arguments.experiment == "benchmark":
-        target = benchmark.publish()
+    changes = search.parse(arguments.experiment, arguments.changes)
+    table = search.attempt(arguments.experiment, changes, load_cifar10(), arguments.seed)
+    differ = [column for column in table if table[column].nunique() > 1]
+    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[differ].to_string()}")
+
+
+def publish(arguments: argparse.Namespace) -> None:
+    from utils import experiments
+    from utils.publish import publish_run, publish_tables
+
+    if arguments.experiment in ("benchmark", "search"):
+        target = publish_tables(arguments.experiment)
     else:
-        target = experiments.publish(arguments.experiment, arguments.seed, arguments.validation)
+        target = publish_run(arguments.experiment, arguments.seed, arguments.validation)
     print(
         f"Published into {target.relative_to(experiments.ROOT)}; `make report` brings it into the README and images/."
     )
@@ -111,7 +126,7 @@ def links(arguments: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
-    commands = {"train": train, "publish": publish, "report": report, "bench": bench, "links": links}
+    commands = {f.__name__: f for f in (train, search, publish, report, bench, links)}
     try:
         commands[parsed.command](parsed)
     except ProjectError as error:

@@ -8,7 +8,6 @@ import contextlib
 import multiprocessing
 import os
 import resource
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,14 +22,13 @@ from tqdm import tqdm
 
 import utils
 from utils import data as datasets
-from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, ROOT
 from utils.models import build_model
 from utils.speed import fastest_precision, prepare
 from utils.training import Recipe, evaluate, fit
 from utils.transforms import train_transform
 
-RUNS, RESULTS = (ROOT / place / "benchmark" for place in ("runs", "results"))
+RUNS = ROOT / "runs" / "benchmark"
 NETWORK = "experiment_5"
 CPU = torch.device("cpu")  # both loops, also where there is something faster
 DROPOUT = 0.05  # of the plain loop, as in the reference
@@ -260,21 +258,3 @@ def _write(rows: list[dict], name: str) -> None:
         RUNS.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_csv(RUNS / f"{name}.csv", index=False)
         print(f"\nKept in runs/benchmark/{name}.csv.")
-
-
-def publish() -> Path:
-    """Copy what was measured on CIFAR-10 from runs/ into results/; returns the folder in results/.
-
-    Raises:
-        RunError: if nothing was measured yet, or any of it on the stand-in.
-    """
-    files = sorted(RUNS.glob("*.csv"))
-    if not files:
-        raise RunError("runs/benchmark holds nothing yet; call make bench first.")
-    for file in files:
-        if "stand-in" in set(pd.read_csv(file).data_source):
-            raise RunError(f"runs/benchmark/{file.name} was measured on the stand-in; measure it on CIFAR-10.")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, RESULTS / file.name)
-    return RESULTS

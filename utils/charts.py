@@ -87,19 +87,21 @@ def cost_growth(table: pd.DataFrame) -> Figure:
 
 
 def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame], target: float = 85.0) -> Figure:
-    """Test accuracy of several runs against the epoch; on the right the last third, enlarged."""
+    """Test accuracy of several runs against the epoch; on the right the part near the target, enlarged."""
     figure, ((whole, end),) = subplots(1, 2, size=(8, 4))
-    last = max(history.epoch.max() for history in histories.values())
-    start = last - last // 3
+    bottom = target - 5
+    near = [history.epoch[history.test_accuracy >= bottom].min() for history in histories.values()]
     for (name, history), (colour, marker) in zip(histories.items(), LINES, strict=False):
-        for axis, part in ((whole, history), (end, history[history.epoch >= start])):
-            axis.plot(part.epoch, part.test_accuracy, color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+        for axis in (whole, end):
+            axis.plot(history.epoch, history.test_accuracy, color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
     for axis in (whole, end):
         axis.axhline(target, color=GREY, ls="--", lw=1)
         axis.set_xlabel("epoch")
     whole.set(ylabel="test accuracy (%)", title="whole run")
-    end.set(title=f"from epoch {start}")
     whole.text(1, target + 0.6, f"{target:g} %", color=GREY, fontsize=9)
+    end.set(title=f"above {bottom:g} %", ylim=(bottom, None))
+    if not np.isnan(near).all():
+        end.set_xlim(np.nanmin(near) - 0.5)
     end.legend(fontsize=9, loc="lower right")
     return figure
 

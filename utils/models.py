@@ -1,69 +1,13 @@
-"""The building blocks and the networks; `build_model("experiment_5")` returns one of them.
+"""The networks; `build_model("experiment_5")` returns one of them.
 
 Every network is C1-C2-C3-C4-O: four convolution blocks and an output block, no pooling but the
 global average at the end. To try a network of your own, write one more function beside
 `experiment_5` and enter it in NETWORKS.
 """
 
-from collections import OrderedDict
-
-import torch
 from torch import nn
 
-
-def conv(
-    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, padding: int = 1, dilation: int = 1
-) -> nn.Sequential:
-    """Conv2d without bias (the norm has one), BatchNorm2d, ReLU, Dropout."""
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
-            norm=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(inplace=True),
-            dropout=nn.Dropout(0.0),
-        )
-    )
-
-
-def conv1x1(in_channels: int, out_channels: int) -> nn.Sequential:
-    """A bottleneck: mixes channels, sees no neighbours."""
-    return conv(in_channels, out_channels, kernel=1, padding=0)
-
-
-def separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """Depthwise 3x3 then pointwise 1x1 convolution, both without bias; BatchNorm2d, ReLU, Dropout.
-
-    Source: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2017.
-    """
-    return nn.Sequential(
-        OrderedDict(
-            depthwise=nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
-            pointwise=nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            norm=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(inplace=True),
-            dropout=nn.Dropout(0.0),
-        )
-    )
-
-
-class ConvNet(nn.Module):
-    """Named layers one after the other, global average pooling, a linear layer to the ten classes.
-
-    Args:
-        channels: channels of the last layer, which the linear layer reads.
-        **layers: modules in forward order; their names appear in the layer table.
-
-    Shapes: float (N, 3, H, W) in, logits (N, 10) out.
-    """
-
-    def __init__(self, channels: int, **layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(OrderedDict(layers))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(channels, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.pool(self.layers(images)).flatten(1))
+from utils.blocks import ConvNet, Residual, conv, conv1x1, separable
 
 
 def experiment_1() -> ConvNet:
@@ -149,23 +93,52 @@ def experiment_5() -> ConvNet:
     )
 
 
-NETWORKS = {f.__name__: f for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5)}
+def fast(c1: int = 32, c2: int = 48, c3: int = 64, pairs: int = 1) -> ConvNet:
+    """Ordinary convolutions, two and two in residual pairs: much arithmetic for each parameter."""
+    return ConvNet(
+        c3,
+        c1_1=conv(3, c1),
+        c1_2=conv(c1, c2, stride=2),
+        **{f"c2_{i}": Residual(conv(c2, c2), conv(c2, c2)) for i in range(1, pairs + 1)},
+        c2_down=separable(c2, c3, stride=2),
+        c3_1=Residual(conv(c3, c3), conv(c3, c3)),
+        c4_1=Residual(separable(c3, c3)),
+        c5=conv(c3, c3, dilation=2),
+    )
+
+
+def small(c1: int = 16, c2: int = 32, c3: int = 48, n1: int = 1, n2: int = 3, n3: int = 3) -> ConvNet:
+    """Depthwise separable convolutions only, each with a residual connection."""
+    return ConvNet(
+        c3,
+        c1_1=conv(3, c1),
+        **{f"c1_{i + 1}": Residual(separable(c1, c1)) for i in range(1, n1 + 1)},
+        c2_1=separable(c1, c2, stride=2),
+        **{f"c2_{i + 1}": Residual(separable(c2, c2)) for i in range(1, n2 + 1)},
+        c3_1=separable(c2, c3, stride=2),
+        **{f"c3_{i + 1}": Residual(separable(c3, c3)) for i in range(1, n3 + 1)},
+        c4_1=Residual(separable(c3, c3, dilation=2)),
+    )
+
+
+NETWORKS = {f.__name__: f for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5, fast, small)}
 NETWORKS["experiment_5_long"] = experiment_5  # the same network, trained for longer
 
 
-def build_model(name: str, dropout: float = 0.0) -> nn.Module:
+def build_model(name: str, dropout: float = 0.0, **arguments: int) -> nn.Module:
     """The network `name` with freshly initialised weights, on the CPU.
 
     Args:
         name: a key of NETWORKS, such as "experiment_5".
         dropout: probability of every Dropout layer; 0 costs nothing, the layer then passes its input on.
+        **arguments: of the network's function, other than its defaults.
 
     Raises:
         KeyError: if there is no such network.
     """
     if name not in NETWORKS:
         raise KeyError(f"no network named {name!r}; there are {', '.join(NETWORKS)}")
-    model = NETWORKS[name]()
+    model = NETWORKS[name](**arguments)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout

@@ -15,25 +15,27 @@ FINAL = "experiment_5"
 FIVE = [f"experiment_{k}" for k in range(1, 6)]
 
 
+def _column(metrics: dict) -> dict:
+    return {
+        "data": metrics["data_source"],
+        "parameters": f"{metrics['parameters']:,}",
+        "multiply-adds": f"{metrics['macs']:,}",
+        "receptive field": metrics["receptive_field"],
+        "epochs": metrics["epochs"],
+        "first epoch at 85 %": metrics["epochs_to_85"] or "not reached",
+        "training accuracy, last epoch": f"{metrics['train_accuracy_last']:.2f} %",
+        f"{metrics['evaluated_on']} accuracy, last epoch": f"{metrics['test_accuracy_last']:.2f} %",
+        "seconds an epoch": metrics["seconds_per_epoch"],
+    }
+
+
 def comparison(name: str, run: experiments.Run) -> pd.DataFrame:
     """This run beside the published one and the reference, one column each."""
-
-    def column(metrics: dict) -> dict:
-        return {
-            "data": metrics["data_source"],
-            "parameters": f"{metrics['parameters']:,}",
-            "receptive field": metrics["receptive_field"],
-            "epochs": metrics["epochs"],
-            "first epoch at 85 %": metrics["epochs_to_85"] or "not reached",
-            f"{metrics['evaluated_on']} accuracy, last epoch": f"{metrics['test_accuracy_last']:.2f} %",
-            "seconds an epoch": metrics["seconds_per_epoch"],
-        }
-
     reference = EXPERIMENTS[name].reference
-    columns = {"this run": column(run.metrics)}
+    columns = {"this run": _column(run.metrics)}
     published = ROOT / "results" / name / "metrics.json"
     if published.exists():
-        columns["published"] = column(json.loads(published.read_text()))
+        columns["published"] = _column(json.loads(published.read_text()))
     columns["reference"] = {
         "data": "original",
         "parameters": f"{reference['parameters']:,}",
@@ -43,6 +45,14 @@ def comparison(name: str, run: experiments.Run) -> pd.DataFrame:
         "test accuracy, last epoch": f"{reference['test_accuracy']:.2f} %",
     }
     return pd.DataFrame(columns).fillna("-")
+
+
+def side_by_side(*folders: str) -> pd.DataFrame:
+    """Published runs, one column each, such as side_by_side("experiment_4", "experiment_5/seed_2")."""
+    columns = {
+        folder: _column(json.loads((ROOT / "results" / folder / "metrics.json").read_text())) for folder in folders
+    }
+    return pd.DataFrame(columns)
 
 
 def markdown(rows: list[dict]) -> str:

@@ -1,0 +1,39 @@
+import pandas as pd
+import pytest
+
+from utils import experiments, search
+from utils.__main__ import main
+from utils.errors import RunError
+from utils.publish import publish_tables
+from utils.sources import stand_in
+
+
+def test_changes_are_read_with_the_type_of_what_they_change():
+    assert search.parse("fast", ["c2=40", "lr=0.2", "epochs=1"]) == {"c2": 40, "lr": 0.2, "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [("c9=40", "changes nothing of fast"), ("lr", "lr must be a float"), ("c2=wide", "c2 must be a int, such as")],
+)
+def test_a_wrong_change_is_named(change, sentence, capsys):
+    with pytest.raises(RunError, match=sentence):
+        search.parse("fast", [change])
+    assert main(["search", "fast", change]) == 2
+    assert change in capsys.readouterr().err
+
+
+def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    data = stand_in()
+    few = type(data)(**(vars(data) | dict(train_images=data.train_images[:200], train_labels=data.train_labels[:200])))
+    small = dict(c1=4, c2=8, c3=8, n2=1, n3=1, epochs=1)
+    search.attempt("small", small, few)
+    table = search.attempt("small", small | dict(lr=0.05), few)
+    assert table.lr.tolist() == [0.1, 0.05] and set(table.c3) == {8} and table.parameters.nunique() == 1
+    assert table.parameters[0] < 1_000 and set(table.data_source) == {"stand-in"}
+    again = search.attempt("small", small, few)
+    assert len(again) == 2, "a finished try is not repeated"
+    assert len(pd.read_csv(tmp_path / "runs" / "search" / "small.csv")) == 2
+    with pytest.raises(RunError, match="stand-in"):
+        publish_tables("search")

@@ -1,0 +1,57 @@
+"""How a recipe or a network was found: one thing changed at a time, judged on the held-out images, one row a try.
+
+`python -m utils search fast c2=48 lr=0.2` trains `fast` with those changes on the training part of the
+validation split and adds a row to runs/search/fast.csv; the notebooks read what is published of it.
+"""
+
+import inspect
+from dataclasses import asdict
+
+import pandas as pd
+
+import utils
+from utils import data as datasets
+from utils import experiments
+from utils.errors import RunError
+from utils.models import NETWORKS
+
+
+def choices(name: str) -> dict:
+    """What can be changed of `name` and its values now: the recipe's fields and its network's arguments."""
+    recipe = asdict(experiments.experiment(name).recipe)
+    return recipe | {key: p.default for key, p in inspect.signature(NETWORKS[name]).parameters.items()}
+
+
+def parse(name: str, changes: list[str]) -> dict:
+    """["c2=48", "lr=0.2"] as {"c2": 48, "lr": 0.2}; RunError says what is wrong with it."""
+    now, parsed = choices(name), {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in now:
+            raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
+        try:
+            parsed[key] = type(now[key])(value)
+        except ValueError:
+            raise RunError(f"{change!r}: {key} must be a {type(now[key]).__name__}, such as {now[key]}.") from None
+    return parsed
+
+
+def attempt(name: str, changes: dict, data: datasets.ImageData, seed: int = experiments.SEED) -> pd.DataFrame:
+    """Train `name` with `changes`; returns the table of all tries so far, also kept in runs/search/."""
+    run = experiments.train(name, data, seed=seed, validation=True, changes=changes)
+    m = run.metrics
+    row = choices(name) | changes | dict(seed=seed)
+    row |= {key: m[key] for key in ("parameters", "macs", "receptive_field", "epochs_to_85", "data_source")}
+    row |= dict(
+        train_accuracy=round(m["train_accuracy_last"], 2),
+        validation_accuracy=m["test_accuracy_last"],
+        seconds_per_epoch=m["seconds_per_epoch"],
+    )
+    path = experiments.ROOT / "runs" / "search" / f"{name}.csv"
+    table = pd.DataFrame([row])
+    if path.exists():
+        table = pd.concat([pd.read_csv(path), table], ignore_index=True).drop_duplicates()
+    if not utils.FAST_RUN:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+    return table
