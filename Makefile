@@ -1,16 +1,16 @@
-# make run | test | lab | notebooks | bench | report | links
+# make run | test | lab | notebooks | predict | app | bench | report | links
 PYTHON ?= python3
 EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
 OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: run test lab notebooks bench report links
+.PHONY: run test lab notebooks predict app bench report links
 
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
 	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
 
-test: .venv/installed  ## unit tests, then every notebook in fast mode
+test: .venv/app  ## unit tests, then every notebook in fast mode
 	$(BIN)/python -m pytest -q tests
 	$(BIN)/python -m pytest -q --nbval-lax notebooks
 
@@ -20,6 +20,12 @@ lab: .venv/installed  ## open the notebooks in Jupyter
 notebooks: .venv/installed  ## run notebooks to their end and keep the outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+
+predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it
+	@$(BIN)/python -m utils predict $(IMAGE)
+
+app: .venv/app  ## the same in the browser
+	@$(BIN)/python -m utils app
 
 bench: .venv/installed  ## the plain training loop and ours in turn: speed, where the time goes, memory
 	@$(BIN)/python -m utils bench
@@ -35,4 +41,9 @@ links: .venv/installed  ## REPO=owner/name: point every badge and bootstrap cell
 	@echo "Setting up .venv once (a few minutes; torch is large) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
+	@touch $@
+
+.venv/app: .venv/installed requirements-app.txt
+	@echo "Adding to .venv what the app, the export and their tests need ..."
+	@$(BIN)/python -m pip install --quiet --requirement requirements-app.txt --constraint constraints.txt
 	@touch $@

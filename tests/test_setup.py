@@ -20,8 +20,10 @@ def test_conda_gets_the_same_as_pip():
 
 
 def test_every_requirement_has_its_exact_version():
-    required, exact = ((ROOT / f"{f}.txt").read_text() for f in ("requirements", "constraints"))
-    assert names(required) <= names(exact)
+    required, app, exact = (
+        (ROOT / f"{f}.txt").read_text() for f in ("requirements", "requirements-app", "constraints")
+    )
+    assert names(required) | names(app) <= names(exact)
     assert all(re.match(r"#|[\w.-]+==", line) for line in exact.splitlines())
 
 
@@ -31,7 +33,7 @@ def test_albumentations_stays_at_its_last_mit_release():
 
 @pytest.fixture
 def project(tmp_path):
-    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements-app.txt", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -56,11 +58,15 @@ def test_an_old_python_is_refused_in_a_sentence(project):
 def test_a_second_call_installs_nothing(project):
     (project / ".venv").mkdir()
     (project / ".venv" / "installed").touch()
-    plan = subprocess.run(
-        ["make", "-n", "run", "EPOCHS=2", "SEED=3"], cwd=project, capture_output=True, text=True
-    ).stdout
-    assert "pip" not in plan
-    assert "train experiment_5 --epochs 2 --seed 3" in plan
+
+    def plan(*arguments):
+        return subprocess.run(["make", "-n", *arguments], cwd=project, capture_output=True, text=True).stdout
+
+    assert "pip" not in plan("run", "EPOCHS=2", "SEED=3")
+    assert "train experiment_5 --epochs 2 --seed 3" in plan("run", "EPOCHS=2", "SEED=3")
+    assert "requirements-app.txt" in plan("test") and "requirements-app.txt" in plan("app")
+    (project / ".venv" / "app").touch()
+    assert "pip" not in plan("test")
 
 
 def test_rooms_pull_in_only_what_they_need():
@@ -75,7 +81,8 @@ def test_rooms_pull_in_only_what_they_need():
 
 
 ROOMS = """errors distributed transforms files sources data blocks models architecture checkpoints speed training
-    experiments search publish plotting charts tables report benchmark __main__""".split()
+    experiments search publish analysis predict export plotting charts views app tables report benchmark
+    __main__""".split()
 
 
 @pytest.mark.parametrize("room", ROOMS)

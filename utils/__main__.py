@@ -27,6 +27,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     search.add_argument("experiment", help="such as experiment_5")
     search.add_argument("changes", nargs="*", help="NAME=VALUE: a field of the recipe or an argument of the network")
     search.add_argument("--seed", type=int, default=1, help="default: 1")
+    predict = commands.add_parser("predict", help="what a published network says of your pictures")
+    predict.add_argument("files", nargs="+", metavar="FILE", help="images of any format and size")
+    predict.add_argument("--network", default="experiment_5", help="default: experiment_5")
+    predict.add_argument("--figure", metavar="OUT.png", help="draw what the network saw and where it looked")
+    calibrate = commands.add_parser("calibrate", help="fit the temperature of a published run on the test images")
+    calibrate.add_argument("experiment", help="such as experiment_5")
+    export = commands.add_parser("export", help="write a published network as ONNX")
+    export.add_argument("experiment", help="such as experiment_5")
+    export.add_argument("--output", metavar="FILE", help="default: NAME.onnx in runs/")
+    app = commands.add_parser("app", help="the same in the browser, on this machine only")
+    app.add_argument("--port", type=positive, default=7860, help="default: 7860")
     commands.add_parser("report", help="results/ -> the README's tables and figures")
     bench = commands.add_parser("bench", help="the plain training loop and ours in turn on the same images")
     bench.add_argument("--rounds", type=positive, default=5, help="default: 5")
@@ -101,6 +112,50 @@ def publish(arguments: argparse.Namespace) -> None:
     )
 
 
+def predict(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from utils.predict import PictureError, Predictor, open_picture, sentence
+
+    predictor, answered, failed = Predictor(arguments.network), [], False
+    for file in map(Path, arguments.files):
+        try:
+            answered.append(predictor(open_picture(file)))
+            print(sentence(file, answered[-1]), flush=True)
+        except PictureError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            failed = True
+    if arguments.figure and answered:
+        from utils import plotting, views
+
+        figure = views.predictions(
+            [p.pixels for p in answered],
+            [predictor.grad_cam(p) for p in answered],
+            [dict(list(p.probabilities.items())[:3]) for p in answered],
+        )
+        plotting.save(figure, Path(arguments.figure))
+        print(f"What the network saw is in {arguments.figure}.")
+    return 2 if failed else 0
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    from utils.predict import calibrate
+
+    print(calibrate(arguments.experiment).read_text(), end="")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from utils import export
+
+    export.write(arguments.experiment, arguments.output)
+
+
+def app(arguments: argparse.Namespace) -> None:
+    from utils import app
+
+    app.serve(arguments.port)
+
+
 def report(_: argparse.Namespace) -> None:
     from utils import report
 
@@ -126,9 +181,9 @@ def links(arguments: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
-    commands = {f.__name__: f for f in (train, search, publish, report, bench, links)}
+    commands = {f.__name__: f for f in (train, search, predict, calibrate, export, app, publish, report, bench, links)}
     try:
-        commands[parsed.command](parsed)
+        return commands[parsed.command](parsed) or 0
     except ProjectError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -136,7 +191,6 @@ def main(arguments: list[str] | None = None) -> int:
         goes_on = " The same command goes on after the last finished epoch." if parsed.command == "train" else ""
         print(f"\nStopped.{goes_on}", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

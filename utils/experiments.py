@@ -51,8 +51,10 @@ EXPERIMENTS = {
     "experiment_5": Experiment(RECIPE, _reference(92_394, 61, 69, 85.13)),
     "experiment_5_long": Experiment(replace(RECIPE, epochs=60), _reference(92_394, 61, 69, 85.13)),
 }
+NO_AUGMENTATION = replace(RECIPE, flip=0, affine=0, hole=0)  # breaks the rules; shows what augmentation does
 EXPERIMENTS |= {
-    "fast": Experiment(replace(RECIPE, epochs=8), _reference(198_660, None, 16, 85.0)),
+    "experiment_5_unaugmented": Experiment(NO_AUGMENTATION, EXPERIMENTS["experiment_5"].reference),
+    "fast": Experiment(replace(RECIPE, epochs=6, affine=0.1, hole=0.1), _reference(198_660, None, 16, 85.0)),
     "small": Experiment(replace(RECIPE, epochs=60), _reference(69_706, None, 257, 85.08)),
 }
 

@@ -93,15 +93,16 @@ def experiment_5() -> ConvNet:
     )
 
 
-def fast(c1: int = 32, c2: int = 48, c3: int = 64, pairs: int = 1) -> ConvNet:
+def fast(c1: int = 32, c2: int = 48, c3: int = 64, n1: int = 0, n2: int = 1, n3: int = 1) -> ConvNet:
     """Ordinary convolutions, two and two in residual pairs: much arithmetic for each parameter."""
     return ConvNet(
         c3,
         c1_1=conv(3, c1),
-        c1_2=conv(c1, c2, stride=2),
-        **{f"c2_{i}": Residual(conv(c2, c2), conv(c2, c2)) for i in range(1, pairs + 1)},
-        c2_down=separable(c2, c3, stride=2),
-        c3_1=Residual(conv(c3, c3), conv(c3, c3)),
+        **{f"c1_{i + 1}": Residual(conv(c1, c1), conv(c1, c1)) for i in range(1, n1 + 1)},
+        c2_1=conv(c1, c2, stride=2),
+        **{f"c2_{i + 1}": Residual(conv(c2, c2), conv(c2, c2)) for i in range(1, n2 + 1)},
+        c3_1=separable(c2, c3, stride=2),
+        **{f"c3_{i + 1}": Residual(conv(c3, c3), conv(c3, c3)) for i in range(1, n3 + 1)},
         c4_1=Residual(separable(c3, c3)),
         c5=conv(c3, c3, dilation=2),
     )
@@ -122,7 +123,7 @@ def small(c1: int = 16, c2: int = 32, c3: int = 48, n1: int = 1, n2: int = 3, n3
 
 
 NETWORKS = {f.__name__: f for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5, fast, small)}
-NETWORKS["experiment_5_long"] = experiment_5  # the same network, trained for longer
+NETWORKS |= dict.fromkeys(("experiment_5_long", "experiment_5_unaugmented"), experiment_5)  # other recipes
 
 
 def build_model(name: str, dropout: float = 0.0, **arguments: int) -> nn.Module:

@@ -23,6 +23,7 @@ FROM_NOTEBOOKS = {
     "classes.png": ("01_data_exploration", "plotting.class_grid("),
     "normalisation.png": ("01_data_exploration", "plotting.channel_histograms("),
     "augmentation.png": ("02_augmentation", "plotting.augmentation_sheet("),
+    "cams.png": ("13_what_it_sees", "views.cams("),
 }
 
 

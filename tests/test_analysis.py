@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from torch import nn
+
+from utils import analysis
+from utils.models import NETWORKS, build_model
+
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """Logits (4000, 10) whose softmax is the true probability of each label."""
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(4000, 10))
+    labels = np.array([rng.choice(10, p=p) for p in softmax(logits, axis=1)])
+    return logits, labels
+
+
+def test_the_temperature_undoes_overconfidence(calibrated):
+    logits, labels = calibrated
+    assert analysis.temperature(3 * logits, labels) == pytest.approx(3, rel=0.1)
+    assert analysis.temperature(logits, labels) == pytest.approx(1, rel=0.1)
+
+
+def test_calibration_brings_the_error_down(calibrated):
+    logits, labels = calibrated
+    sure = analysis.reliability(softmax(3 * logits, axis=1), labels)
+    judged, temperatures = analysis.cross_fitted(3 * logits, labels)
+    assert analysis.calibration_error(sure) > 15
+    assert analysis.calibration_error(analysis.reliability(judged, labels)) < 4
+    assert len(temperatures) == 2 and sure.images.sum() == 4000
+
+
+def test_no_image_helps_to_choose_its_own_temperature(calibrated):
+    logits, labels = calibrated
+    before, _ = analysis.cross_fitted(logits, labels)
+    half = np.array_split(np.random.default_rng(0).permutation(len(labels)), 2)[1]
+    wrong = labels.copy()
+    wrong[half] = (labels[half] + 1) % 10
+    after, _ = analysis.cross_fitted(logits, wrong)
+    assert np.array_equal(before[half], after[half])
+    assert not np.allclose(np.delete(before, half, 0), np.delete(after, half, 0))
+
+
+def test_the_calibration_error_of_a_known_case():
+    probabilities = np.array([[0.8, 0.2]] * 10)
+    table = analysis.reliability(probabilities, np.array([0] * 6 + [1] * 4))
+    assert table.accuracy.tolist() == [60] and analysis.calibration_error(table) == pytest.approx(20)
+
+
+def test_precision_recall_and_f1_of_a_known_case():
+    table = analysis.per_class(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ["cat", "dog"])
+    assert table.loc["cat"].tolist() == [100.0, 50.0, 66.7, 2]
+    assert table.loc["dog"].tolist() == [66.7, 100.0, 80.0, 2]
+
+
+def test_the_most_frequent_mistake_comes_first():
+    pairs = analysis.confused_pairs(np.array([[5, 1, 0], [4, 9, 2], [0, 0, 7]]), ["a", "b", "c"])
+    assert pairs.iloc[0].tolist() == ["b", "a", 4] and pairs.images.sum() == 7
+
+
+class Bright(nn.Module):
+    """Class 0 is how bright the image is: its Grad-CAM must be where the light is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3)).repeat(1, 10)
+
+
+def test_grad_cam_finds_what_decides():
+    model, batch = Bright(), torch.zeros(2, 3, 32, 32)
+    batch[0, :, 4:8, 20:24] = 1
+    batch[1, :, 16:24, 0:8] = 1
+    maps = analysis.grad_cam(model, batch, [0, 0], model.conv)
+    assert maps.shape == (2, 32, 32) and maps.max() == 1
+    assert maps[0, 5, 21] > 0.9 > 0.2 > maps[0, 20, 4] and maps[1, 20, 4] > 0.9
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_grad_cam_of_every_network_has_eight_positions_or_more(name):
+    model = build_model(name)
+    layer = getattr(model.layers, analysis.cam_layer(model))
+    shapes = []
+    handle = layer.register_forward_hook(lambda *a: shapes.append(a[-1].shape))
+    assert analysis.grad_cam(model, torch.randn(1, 3, 32, 32), [3], layer).shape == (1, 32, 32)
+    handle.remove()
+    assert shapes[0][-1] >= 8
+
+
+@pytest.mark.parametrize("layer", ["c1_1", "c1_2", "c2_1", "c2_2", "c3_1", "c3_2"])
+def test_the_measured_field_fills_the_theoretical_square_and_no_more(layer):
+    torch.manual_seed(0)
+    model = build_model("experiment_5")
+    field = analysis.effective_field(model, torch.randn(16, 3, 32, 32), getattr(model.layers, layer))
+    centre, side = analysis.theoretical_field(model, layer)
+    low, high = max(0, centre - side // 2), min(31, centre + side // 2)
+    for axis in (0, 1):
+        seen = np.flatnonzero(field.sum(axis) > 0)
+        assert (seen[0], seen[-1]) == (low, high)
+    assert field.sum() == pytest.approx(1)
+
+
+IMAGES = np.random.default_rng(1).integers(1, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", analysis.CHANGES)
+def test_no_change_at_strength_zero_and_some_above(kind):
+    assert np.array_equal(analysis.changed(IMAGES, kind, 0, MEAN), IMAGES)
+    strongest = analysis.changed(IMAGES, kind, analysis.CHANGES[kind][-1], MEAN)
+    assert strongest.shape == IMAGES.shape and (strongest != IMAGES).any(axis=(1, 2, 3)).all()
+
+
+def test_a_shift_moves_by_its_pixels_and_brings_in_black():
+    for image, moved in zip(IMAGES, analysis.changed(IMAGES, "shift (px)", 3, MEAN), strict=True):
+        candidates = [np.roll(image, shift, axis) for axis in (0, 1) for shift in (3, -3)]
+        kept = moved.any(axis=2)
+        assert kept.sum() == 32 * 29
+        assert any((moved[kept] == c[kept]).all() for c in candidates)
+
+
+def test_a_hole_is_a_square_in_the_mean_colour():
+    cut = analysis.changed(IMAGES, "hole (px)", 16, (0.1, 0.2, 0.3))
+    filled = (cut == np.round(255 * np.array([0.1, 0.2, 0.3])).astype(np.uint8)).all(axis=3)
+    assert (filled.sum(axis=(1, 2)) >= 256).all() and (filled.sum(axis=(1, 2)) < 262).all()
+
+
+def test_robustness_has_a_row_for_each_model_and_change():
+    labels = np.arange(20) % 10
+    table = analysis.robustness({"a": build_model("small"), "b": build_model("small")}, IMAGES, labels, MEAN, STD)
+    assert len(table) == 2 * sum(map(len, analysis.CHANGES.values())) and table.accuracy.between(0, 100).all()
+
+
+def test_shares_add_up():
+    table = analysis.shares(build_model("experiment_5"))
+    assert table.index.tolist() == ["c1", "c2", "c3", "c4", "c5", "linear"]
+    assert table.sum().tolist() == pytest.approx([100, 100])

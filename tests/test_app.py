@@ -1,0 +1,111 @@
+"""The page in a real browser: headless Chromium uploads a picture and reads the answer."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+selenium = pytest.importorskip("selenium", reason="requirements-app.txt is not installed")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Chromium and its driver; where root may install Debian's packages, they are installed."""
+    if not shutil.which("chromedriver") and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(["apt-get", "update", "-q"], check=False, **quiet)
+        subprocess.run(["apt-get", "install", "-qy", "chromium", "chromium-driver"], check=False, **quiet)
+    if not shutil.which("chromedriver"):
+        pytest.skip("chromedriver is not installed and cannot be installed here")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for option in """headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking
+            disable-component-update disable-sync window-size=1100,1000""".split():
+        options.add_argument(f"--{option}")
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The page, served by the command that users call."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "CIFAR10_PATH"}
+    command = [sys.executable, "-m", "utils", "app", "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True) as server:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None, server.stdout.read()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/"
+        server.terminate()
+
+
+def said(driver, expected, seconds=30):
+    """What the page says once it holds one of the expected words."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def text(d):
+        found = d.find_element("css selector", "#said").text
+        return found if any(word in found for word in expected) else False
+
+    return WebDriverWait(driver, seconds).until(text)
+
+
+def upload(driver, path):
+    for button in driver.find_elements("css selector", "button[aria-label='Clear'], button[aria-label='Remove Image']"):
+        button.click()
+        time.sleep(0.5)
+    driver.find_element("css selector", "input[type=file]").send_keys(str(path))
+
+
+def test_a_picture_is_uploaded_and_answered(chromium, address, tmp_path):
+    """SCREENSHOT=images/app.png keeps what the README shows."""
+    from PIL import Image
+    from selenium.webdriver.support.ui import WebDriverWait
+    from sklearn.datasets import load_sample_image
+
+    Image.fromarray(load_sample_image("china.jpg")).save(tmp_path / "china.png")
+    chromium.get(address)
+    WebDriverWait(chromium, 30).until(lambda d: d.find_elements("css selector", "input[type=file]"))
+    upload(chromium, tmp_path / "china.png")
+    assert "%" in said(chromium, ("Most likely", "None is convincing"))
+    body = chromium.find_element("tag name", "body").text
+    assert "calibrated probabilities" in body and body.count("%") >= 4
+    time.sleep(1)  # the pictures fade in
+    path = Path(os.environ.get("SCREENSHOT", tmp_path / "app.png"))
+    chromium.save_screenshot(str(path))
+    assert len(Image.open(path).convert("RGB").resize((100, 100)).getcolors(10_000)) > 500, "an empty page"
+
+
+def test_a_broken_picture_gets_a_sentence(chromium, address, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    chromium.get(address)
+    time.sleep(1)
+    upload(chromium, tmp_path / "broken.png")
+    assert str(tmp_path) not in said(chromium, ("cannot be read as an image",))
+
+
+def test_it_listens_on_this_machine_only(address):
+    port = address.rsplit(":", 1)[1].strip("/")
+    listening = Path("/proc/net/tcp").read_text() if Path("/proc/net/tcp").exists() else ""
+    for line in listening.splitlines()[1:]:
+        local, state = line.split()[1], line.split()[3]
+        if state == "0A" and int(local.split(":")[1], 16) == int(port):
+            assert local.split(":")[0] == "0100007F"

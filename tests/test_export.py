@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+import torch
+
+from utils import experiments
+from utils.__main__ import main
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="requirements-app.txt is not installed")
+
+
+def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):
+    path = tmp_path / "network.onnx"
+    assert main(["export", "experiment_5", "--output", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "ratio" in out and "onnxruntime" in out and str(tmp_path) not in out and err == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["network.onnx"], "one file holds all"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    model = experiments.load(experiments.ROOT / "results" / "experiment_5").model
+    images = np.random.default_rng(0).normal(size=(100, 3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    for batch in (100, 1, 7):
+        (logits,) = session.run(None, {"images": images[:batch]})
+        assert np.abs(logits - expected[:batch]).max() < 1e-4

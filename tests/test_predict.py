@@ -1,0 +1,176 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import experiments, predict
+from utils.__main__ import main
+from utils.predict import Prediction, Predictor, open_picture, sentence, to_cifar
+from utils.sources import stand_in
+
+ROOT = Path(__file__).resolve().parent.parent
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def photo(width=64, height=48):
+    """Smooth random colours, as a photo has."""
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def exif_rotated(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    image = Image.new("RGB", (40, 20), RED)
+    image.paste(BLUE, (20, 0, 40, 20))
+    image.save(path, exif=exif)
+
+
+GOOD = {
+    "1x1.png": lambda p: Image.new("RGB", (1, 1), RED).save(p),
+    "20-megapixel.jpg": lambda p: photo(5000, 4000).save(p),
+    "narrow.png": lambda p: photo(2000, 3).save(p),
+    "cmyk.jpg": lambda p: photo().convert("CMYK").save(p),
+    "16-bit.png": lambda p: Image.fromarray(np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)).save(p),
+    "grey.png": lambda p: photo().convert("L").save(p),
+    "grey-alpha.png": lambda p: photo().convert("LA").save(p),
+    "black-and-white.png": lambda p: photo().convert("1").save(p),
+    "palette.gif": lambda p: photo().convert("P").save(p),
+    "alpha.webp": lambda p: photo().convert("RGBA").save(p),
+    "float.tiff": lambda p: Image.fromarray(np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64)).save(p),
+    "rotated.jpg": exif_rotated,
+}
+
+
+def truncated(path):
+    photo(200, 200).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def animated(path):
+    photo().save(path, save_all=True, append_images=[Image.new("RGB", (64, 48), RED)])
+
+
+BAD = {
+    "truncated.jpg": (truncated, "cannot be read as an image"),
+    "animated.gif": (animated, "is animated (2 frames)"),
+    "text.png": (lambda p: p.write_text("not an image"), "cannot be read as an image"),
+    "empty.jpg": (lambda p: p.touch(), "cannot be read as an image"),
+    "folder.png": (lambda p: p.mkdir(), "is a folder"),
+    "missing.png": (lambda p: None, "does not exist"),
+    "120-megapixel.png": (lambda p: Image.new("1", (12_000, 10_000)).save(p), "below 100,000,000 pixels"),
+    "400-megapixel.png": (lambda p: Image.new("1", (20_000, 20_000)).save(p), "below 100,000,000 pixels"),
+}
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor("experiment_5")
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_any_still_image_is_answered(name, predictor, tmp_path):
+    GOOD[name](tmp_path / name)
+    found = predictor(open_picture(tmp_path / name))
+    assert found.pixels.shape == (32, 32, 3) and found.pixels.dtype == np.uint8
+    assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-4)
+    assert list(found.probabilities.values()) == sorted(found.probabilities.values(), reverse=True)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_any_other_file_gets_one_sentence(name, tmp_path, capsys):
+    make, reason = BAD[name]
+    make(tmp_path / name)
+    assert main(["predict", str(tmp_path / name)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"Error: {tmp_path / name}") and reason in err and err.count("\n") == 1
+
+
+def test_of_several_files_the_good_ones_are_still_answered(tmp_path, capsys):
+    for name in ("a.png", "c.png"):
+        photo().save(tmp_path / name)
+    figure = tmp_path / "figure.png"
+    files = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    assert main(["predict", *files, "--figure", str(figure)]) == 2
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[0] for line in out.splitlines()[:2]] == [files[0], files[2]]
+    assert "%" in out and "b.png does not exist" in err
+    assert Image.open(figure).height > Image.open(figure).width / 2, "two rows"
+    assert main(["predict", files[0]]) == 0
+
+
+def test_neither_data_nor_internet_is_needed(tmp_path):
+    photo().save(tmp_path / "a.png")
+    environment = {k: v for k, v in os.environ.items() if k != "CIFAR10_PATH"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "none"), "http_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png")]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == "" and result.stdout.count("%") == 3
+    assert not list(tmp_path.glob("none/cifar10*"))
+
+
+def test_the_middle_square_is_seen():
+    image = Image.new("RGB", (300, 100), RED)
+    image.paste(BLUE, (100, 0, 200, 100))
+    assert (to_cifar(image) == BLUE).all()
+
+
+def test_a_rotated_photo_is_seen_upright(tmp_path):
+    exif_rotated(tmp_path / "a.png")
+    seen = to_cifar(open_picture(tmp_path / "a.png"))
+    assert (seen[0] == RED).all() and (seen[-1] == BLUE).all()
+
+
+def test_transparent_parts_are_white(tmp_path):
+    Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert (to_cifar(open_picture(tmp_path / "a.png")) == 255).all()
+
+
+def test_16_bits_keep_their_brightness(tmp_path):
+    Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save(tmp_path / "a.png")
+    assert (to_cifar(open_picture(tmp_path / "a.png")) == 128).all()
+
+
+def test_an_answer_that_is_not_convincing_says_so():
+    def with_best(p):
+        rest = {"dog": 0.6 * (1 - p), "deer": 0.4 * (1 - p)}
+        return Prediction(np.zeros((32, 32, 3), np.uint8), {"cat": p} | rest)
+
+    assert sentence(Path("a.png"), with_best(0.8)) == "a.png: cat 80 %, dog 12 %, deer 8 %"
+    assert sentence(Path("a.png"), with_best(0.45)).endswith("none is convincing")
+
+
+def test_a_network_that_is_not_published_is_named(tmp_path, capsys):
+    photo().save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "a.png"), "--network", "experiment_6"]) == 2
+    assert "experiment_6" in capsys.readouterr().err
+
+
+def test_the_stand_in_calibrates_nothing(tmp_path, monkeypatch, capsys):
+    before = (ROOT / "results" / "experiment_5" / "calibration.json").read_text()
+    monkeypatch.setattr(predict, "load_cifar10", stand_in)
+    assert main(["calibrate", "experiment_5"]) == 2
+    assert "CIFAR10_PATH" in capsys.readouterr().err
+    assert (ROOT / "results" / "experiment_5" / "calibration.json").read_text() == before
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/weights.pt")), ids=lambda p: p.parts[-2])
+def test_every_published_network_is_calibrated(path):
+    found = json.loads((path.parent / "calibration.json").read_text())
+    assert found["data_source"] == "original" and found["error_after"] < found["error_before"]
+
+
+def test_test_images_are_named_as_by_the_network_itself(cifar10, predictor, tmp_path):
+    right = 0
+    for k in range(100):
+        Image.fromarray(cifar10.test_images[k]).save(tmp_path / "a.png")
+        found = predictor(open_picture(tmp_path / "a.png"))
+        assert (found.pixels == cifar10.test_images[k]).all()
+        right += next(iter(found.probabilities)) == cifar10.classes[cifar10.test_labels[k]]
+    metrics = json.loads((experiments.ROOT / "results/experiment_5/metrics.json").read_text())
+    assert right == pytest.approx(metrics["test_accuracy_last"], abs=8)

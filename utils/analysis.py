@@ -1,0 +1,200 @@
+"""What a trained network gets right and wrong, how sure it is, and what it looks at; numbers only, no figures."""
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import precision_recall_fscore_support
+from torch import nn
+from torch.nn import functional as F
+
+from utils.architecture import layer_table
+from utils.transforms import normalise_batch
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: np.ndarray, mean, std, batch_size: int = 500) -> np.ndarray:
+    """float32 (N, 10) for uint8 images (N, 32, 32, 3); `model` is put into eval mode."""
+    model.eval()
+    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return np.concatenate([model(normalise_batch(part, mean, std)).numpy() for part in parts])
+
+
+def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """Precision, recall and F1 of each class in percent, and how many images it has."""
+    precision, recall, f1, images = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(classes)), zero_division=0
+    )
+    table = pd.DataFrame({"precision": precision, "recall": recall, "F1": f1}, index=list(classes))
+    return (100 * table).round(1).assign(images=images)
+
+
+def confused_pairs(matrix: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """Every mistake "true taken for predicted" with its count, the most frequent first."""
+    rows = [
+        {"true": classes[i], "predicted": classes[j], "images": int(matrix[i, j])}
+        for i in range(len(classes))
+        for j in range(len(classes))
+        if i != j
+    ]
+    return pd.DataFrame(rows).sort_values("images", ascending=False, ignore_index=True)
+
+
+# ---------------------------------------------------------------- how sure it is
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The number to divide the logits by that makes the cross-entropy on these labels smallest.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    """
+
+    def loss(log_t: float) -> float:
+        return -log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def cross_fitted(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, list[float]]:
+    """Calibrated probabilities (N, 10) in which no image helped to choose its own temperature.
+
+    The images are cut into two random halves; each is judged with the temperature of the other.
+
+    Returns:
+        The probabilities, and the temperatures of the two halves.
+    """
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
+    probabilities, found = np.empty(logits.shape), []
+    for half, other in (halves, halves[::-1]):
+        found.append(temperature(logits[half], labels[half]))
+        probabilities[other] = softmax(logits[other] / found[-1], axis=1)
+    return probabilities, found
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Images by the probability of their predicted class, in equal bins: confidence and accuracy in percent, images."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    number = np.minimum((confidence * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"bin": number, "confidence": 100 * confidence, "accuracy": 100.0 * right, "images": 1})
+    return table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
+
+
+def calibration_error(table: pd.DataFrame) -> float:
+    """Expected calibration error in points: the mean distance of confidence and accuracy, weighted by images.
+
+    Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", 2015.
+    """
+    return float(np.average((table.confidence - table.accuracy).abs(), weights=table.images))
+
+
+# ---------------------------------------------------------------- what it looks at
+
+
+def grad_cam(model: nn.Module, batch: torch.Tensor, classes: Sequence[int], layer: nn.Module) -> np.ndarray:
+    """Where `layer` speaks for the given class of each image: (N, 32, 32), each map scaled to 0 to 1.
+
+    Args:
+        batch: normalised float32 (N, 3, 32, 32).
+        layer: its output, (N, C, h, w), is weighted by the mean gradient of each channel.
+
+    Source: Selvaraju et al., "Grad-CAM", 2017.
+    """
+    from captum.attr import LayerGradCam
+
+    maps = LayerGradCam(model.eval(), layer).attribute(batch, target=torch.as_tensor(classes), relu_attributions=True)
+    maps = F.interpolate(maps.detach(), batch.shape[-2:], mode="bilinear")[:, 0]
+    return (maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
+
+
+def cam_layer(model: nn.Module, size: int = 8) -> str:
+    """The name of the last layer of `model.layers` whose output still has `size` x `size` positions or more."""
+    table = layer_table(model)
+    blocks = table[(table.kind == "Conv2d") & (table.out_size >= size)].layer
+    return blocks.iloc[-1].split(".")[0]
+
+
+def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> np.ndarray:
+    """Mean size of the gradient of the layer's central output with respect to each input pixel: (32, 32), sums to 1.
+
+    Source: Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", 2016.
+    """
+    batch, outputs = batch.clone().requires_grad_(), []
+    handle = layer.register_forward_hook(lambda *arguments: outputs.append(arguments[-1].clone()))
+    model.eval()(batch)
+    handle.remove()
+    middle = outputs[0].shape[-1] // 2
+    (gradient,) = torch.autograd.grad(outputs[0][:, :, middle, middle].sum(), batch)
+    field = gradient.abs().sum((0, 1)).numpy()
+    return field / field.sum()
+
+
+def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
+    """Centre and side, in pixels of the input, of what the central output of `layer` can see; the same in x and y."""
+    table = layer_table(model)
+    rows = table[: table.index[table.layer.str.split(".").str[0] == layer][-1] + 1]
+    convs = rows[rows.kind == "Conv2d"]
+    jump = convs.jump // convs.stride.astype(int)  # before the layer
+    shift = (((convs.kernel - 1) / 2 * convs.dilation - convs.padding) * jump).sum()
+    last = convs.iloc[-1]
+    return float(shift + last.out_size // 2 * last.jump), int(last.receptive_field)
+
+
+# ---------------------------------------------------------------- what augmentation taught
+
+CHANGES = {
+    "flip": (0, 1),
+    "shift (px)": (0, 1, 2, 3, 4, 6, 8),
+    "rotation (degrees)": (0, 5, 10, 15, 20, 25, 30),
+    "hole (px)": (0, 4, 8, 12, 16),
+}
+
+
+def changed(images: np.ndarray, kind: str, strength: int, mean: Sequence[float], seed: int = 0) -> np.ndarray:
+    """The images with one change of CHANGES: shifts and rotations in a random direction, holes at a random place.
+
+    What comes into view is black and holes have the mean colour, as in training.
+    """
+    if strength == 0:
+        return images
+    rng = np.random.default_rng(seed)
+    if kind == "flip":
+        return np.ascontiguousarray(images[:, :, ::-1])
+    if kind == "hole (px)":
+        images, fill = images.copy(), np.round(255 * np.asarray(mean)).astype(np.uint8)
+        for image, (y, x) in zip(images, rng.integers(0, 32 - strength + 1, (len(images), 2)), strict=True):
+            image[y : y + strength, x : x + strength] = fill
+        return images
+    out = np.empty_like(images)
+    for i, image in enumerate(images):
+        if kind == "shift (px)":
+            dx, dy = strength * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])[rng.integers(4)]
+            matrix = np.float32([[1, 0, dx], [0, 1, dy]])
+        else:
+            matrix = cv2.getRotationMatrix2D((15.5, 15.5), float(strength * rng.choice((-1, 1))), 1)
+        out[i] = cv2.warpAffine(image, matrix, (32, 32))
+    return out
+
+
+def robustness(models: Mapping[str, nn.Module], images: np.ndarray, labels: np.ndarray, mean, std) -> pd.DataFrame:
+    """Accuracy in percent of each model under each change: columns kind, strength, model, accuracy."""
+    rows = []
+    for kind, strengths in CHANGES.items():
+        for strength in strengths:
+            seen = changed(images, kind, strength, mean)
+            for name, model in models.items():
+                right = logits(model, seen, mean, std).argmax(1) == labels
+                rows.append(dict(kind=kind, strength=strength, model=name, accuracy=100 * right.mean()))
+    return pd.DataFrame(rows)
+
+
+def shares(model: nn.Module) -> pd.DataFrame:
+    """Percent of the parameters and of the multiply-adds in each block (c1, c2, ..., linear)."""
+    table = layer_table(model)
+    block = table.layer.str.extract(r"^([a-z]+\d*)")[0]
+    sums = table.groupby(block, sort=False)[["parameters", "macs"]].sum()
+    sums = sums[sums.parameters > 0].rename(columns={"macs": "multiply-adds"}).rename_axis("block")
+    return 100 * sums / sums.sum()
