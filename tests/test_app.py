@@ -29,7 +29,7 @@ def chromium():
 
     options = webdriver.ChromeOptions()
     for option in """headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking
-            disable-component-update disable-sync window-size=1100,1000""".split():
+            disable-component-update disable-sync window-size=1100,780""".split():
         options.add_argument(f"--{option}")
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))

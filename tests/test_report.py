@@ -37,7 +37,7 @@ def test_readme_and_images_agree_with_results(copy):
     shutil.rmtree(copy / "images")
     assert main(["report"]) == 0
     assert (copy / "README.md").read_text() == before, "run make report"
-    for path in (ROOT / "images").glob("*.png"):
+    for path in set((ROOT / "images").glob("*.png")) - {ROOT / "images" / "app.png"}:  # that one is test_app.py's
         new, old = pixels(copy / "images" / path.name), pixels(path)
         assert new.shape == old.shape and np.abs(new - old).mean() < 0.5, f"{path.name}: run make report"
 
@@ -68,12 +68,12 @@ def test_every_table_and_picture_is_shown():
         assert len(inside.strip()) > 80, marker
     shown = set(re.findall(r"\]\(images/([\w.]+)\)", text))
     always = {"classes.png", "normalisation.png", "augmentation.png", "cost.png", "epochs.png", "architecture.png"}
-    assert shown >= always | {"experiment_5.png", "benchmark.png"}
+    assert shown >= always | {"experiment_5.png", "benchmark.png", "cams.png", "app.png"}
 
 
 def test_pictures_are_small_enough_for_a_web_page():
     for path in (ROOT / "images").glob("*.png"):
-        assert path.stat().st_size < 160_000 and Image.open(path).width <= 820, path.name
+        assert path.stat().st_size < 160_000 and Image.open(path).width <= 1100, path.name
 
 
 def test_a_missing_marker_is_named(copy):

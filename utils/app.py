@@ -66,8 +66,8 @@ def page():
                 said = gradio.Markdown("", elem_id="said")
                 bars = gradio.Label(label="calibrated probabilities", num_top_classes=3)
                 with gradio.Row():
-                    saw = gradio.Image(label="what it saw", interactive=False)
-                    where = gradio.Image(label="where it looked (Grad-CAM)", interactive=False)
+                    saw = gradio.Image(label="what it saw", interactive=False, buttons=[])
+                    where = gradio.Image(label="where it looked (Grad-CAM)", interactive=False, buttons=[])
         gradio.on(
             [picture.change, network.change], answer, [picture, network], [bars, saw, where, said], api_name="predict"
         )

@@ -37,13 +37,13 @@ def comparison(name: str, run: experiments.Run) -> pd.DataFrame:
     published = ROOT / "results" / name / "metrics.json"
     if published.exists():
         columns["published"] = _column(json.loads(published.read_text()))
-    columns["reference"] = {
+    columns[reference["source"]] = {
         "data": "original",
         "parameters": f"{reference['parameters']:,}",
         "receptive field": reference["receptive_field"],
         "epochs": reference["epochs_to_85"],
         "first epoch at 85 %": reference["epochs_to_85"],
-        "test accuracy, last epoch": f"{reference['test_accuracy']:.2f} %",
+        "test accuracy, last epoch": f"{reference['test_accuracy'] or training.TARGET:.2f} %",
     }
     return pd.DataFrame(columns).fillna("-")
 
