@@ -96,7 +96,7 @@ def _quiet() -> None:
     os.dup2(nowhere, 2)  # the profiler's C++ part writes there too
 
 
-def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool = False) -> dict:
+def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool = True) -> dict:
     """Train with the "plain" or "our" loop on the first `count` images; timed is the last epoch, when all is warm.
 
     Returns:
@@ -202,7 +202,7 @@ def compare(rounds: int = 5, count: int = 12_800) -> pd.DataFrame:
     recipe, rows = replace(EXPERIMENTS[NETWORK].recipe, epochs=2), []
     for number in range(1, rounds + 1):
         for loop in ("plain", "our"):
-            found = in_own_process(measure, loop, NETWORK, recipe, count, number == rounds)  # profiling is slow
+            found = in_own_process(measure, loop, NETWORK, recipe, count)
             rows.append(dict(round=number, loop=loop, images_per_second=round(found["images"] / found["seconds"])))
             rows[-1] |= found | dict(cpu_threads=torch.get_num_threads())
             print(f"round {number}: {loop:>5} loop {rows[-1]['images_per_second']:>6,} images/s", flush=True)
@@ -232,7 +232,7 @@ def grow() -> None:
     for _ in range(2):
         for point in points:
             recipe = replace(EXPERIMENTS[NETWORK].recipe, epochs=2, batch_size=point["batch_size"])
-            passes.append(in_own_process(measure, "our", point["network"], recipe, point["images"]))
+            passes.append(in_own_process(measure, "our", point["network"], recipe, point["images"], False))
     rows = []
     for point, *both in zip(points, passes[: len(points)], passes[len(points) :], strict=True):
         m = min(both, key=lambda found: found["seconds"])

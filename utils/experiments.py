@@ -16,10 +16,12 @@ from torch import nn
 import utils
 from utils import architecture, distributed, training
 from utils import data as datasets
+from utils.blocks import whiten
 from utils.checkpoints import save_atomically
 from utils.errors import RunError
 from utils.models import build_model
 from utils.training import TARGET, Recipe
+from utils.transforms import normalise_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 1  # of the main run; others get a folder of their own
@@ -158,6 +160,9 @@ def train(
     )
     torch.manual_seed(seed)
     model = build_model(name, dropout=recipe.dropout, **arguments)
+    if recipe.whiten:
+        some = normalise_batch(train_images[:: max(1, len(train_images) // 2000)], mean, std)
+        whiten(model.layers.c1_1.conv, some)
     identity = dict(network=name, **arguments, seed=seed, data_source=data.source, images=len(train_images))
     history = training.fit(
         model,

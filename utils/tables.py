@@ -227,6 +227,7 @@ def speed_table() -> str:
     """The plain loop and ours: what was measured in results/benchmark."""
     speed, accuracy = (pd.read_csv(ROOT / "results" / "benchmark" / f"{name}.csv") for name in ("speed", "accuracy"))
     by_round = speed.pivot(index="round", columns="loop", values="images_per_second")
+    share = speed.groupby("loop")[["data", "random_numbers"]].median()
     ratio = by_round.our / by_round.plain
     reached = accuracy.groupby("variant").validation_accuracy.agg(["mean", "std"])
     precision = speed[speed.loop == "our"].precision.iloc[0]
@@ -240,6 +241,8 @@ def speed_table() -> str:
                 "loop": "plain" if variant == "plain" else f"ours, {variant}",
                 "images/s (median)": f"{by_round[loop].median():,.0f}" if loop else "-",
                 "ratio: median (minimum to maximum)": times,
+                "time in data": f"{share.data[loop]:.1f} %" if loop else "-",
+                "time in random numbers": f"{share.random_numbers[loop]:.0f} %" if loop else "-",
                 f"validation accuracy after {accuracy.epochs.iloc[0]} epochs, {accuracy.seed.nunique()} seeds": (
                     f"{reached['mean'][variant]:.2f} ± {reached['std'][variant]:.2f} %"
                 ),

@@ -115,6 +115,7 @@ def robustness(table: pd.DataFrame) -> Figure:
         ):
             axis.plot(part.strength, part.accuracy, color=colour, marker=marker, ms=4, label=name)
         axis.set_xlabel(kind)
+        axis.set_xticks(part.strength)
         if kind == "flip":
             axis.set_xticks([0, 1], ["as it is", "flipped"])
             axis.set_xlabel("")
@@ -143,6 +144,7 @@ def shares(table: pd.DataFrame) -> Figure:
         bars = axis.bar(position + offset, table[column], 0.4, color=colour, label=column)
         axis.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
     axis.set_xticks(position, table.index)
+    axis.margins(y=0.12)
     axis.set_ylabel("share of the network (%)")
     axis.grid(axis="x", visible=False)
     axis.legend(ncols=2, loc="upper right")
