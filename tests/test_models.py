@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from utils.blocks import whiten
 from utils.models import NETWORKS, build_model
 
 SUMMARY = """\
@@ -111,19 +110,3 @@ def test_dropout_probability_reaches_every_layer():
 def test_unknown_network_is_named():
     with pytest.raises(KeyError, match=r"experiment_6.*experiment_5"):
         build_model("experiment_6")
-
-
-def test_whitened_channels_say_different_things():
-    torch.manual_seed(0)
-    smooth = nn.functional.interpolate(torch.randn(64, 3, 8, 8), (32, 32), mode="bilinear")
-    layer = nn.Conv2d(3, 24, 3, bias=False)
-    spread = layer.weight.std().item()
-
-    def correlation():
-        channels = layer(smooth).transpose(0, 1).flatten(1)[:12].detach()
-        return (torch.corrcoef(channels) - torch.eye(12)).abs().max().item()
-
-    before = correlation()
-    whiten(layer, smooth)
-    assert correlation() < 0.01 < 0.5 < before
-    assert torch.equal(layer.weight[:12], -layer.weight[12:]) and layer.weight.std().item() == pytest.approx(spread)

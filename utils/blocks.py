@@ -75,26 +75,3 @@ class ConvNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.linear(self.pool(self.layers(images)).flatten(1))
-
-
-@torch.no_grad()
-def whiten(layer: nn.Conv2d, images: torch.Tensor) -> None:
-    """Start `layer` with the principal directions of the patches it will see, scaled to equal variance, with both signs.
-
-    The channels then say different things from the first step on; random filters of natural images mostly repeat
-    their brightness.
-
-    Args:
-        layer: reads the images, without stride; its weights are overwritten, the strongest directions first.
-        images: normalised float (N, 3, H, W).
-
-    Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024.
-    """
-    size = layer.kernel_size[0]
-    patches = images.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * size * size)
-    patches = patches.double() - patches.double().mean(0)
-    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (directions / (variances + 1e-2).sqrt()).T.flip(0)[: layer.out_channels // 2]
-    filters = torch.cat([filters, -filters]).reshape(-1, *layer.weight.shape[1:])
-    # a unit response is far above what PyTorch's own start gives; the norm behind it does not mind, weight decay does
-    layer.weight[: len(filters)] = filters * layer.weight.std() / filters.std()

@@ -93,7 +93,7 @@ def experiment_5() -> ConvNet:
     )
 
 
-def fast(c1: int = 32, c2: int = 48, c3: int = 64, n1: int = 0, n2: int = 1, n3: int = 1) -> ConvNet:
+def fast(c1: int = 24, c2: int = 48, c3: int = 64, n1: int = 1, n2: int = 1, n3: int = 1) -> ConvNet:
     """Ordinary convolutions, two and two in residual pairs: much arithmetic for each parameter."""
     return ConvNet(
         c3,

@@ -29,11 +29,10 @@ def parse(name: str, changes: list[str]) -> dict:
         key, _, value = change.partition("=")
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
-        kind = type(now[key])
         try:
-            parsed[key] = value == "True" if kind is bool else kind(value)
+            parsed[key] = type(now[key])(value)
         except ValueError:
-            raise RunError(f"{change!r}: {key} must be a {kind.__name__}, such as {now[key]}.") from None
+            raise RunError(f"{change!r}: {key} must be a {type(now[key]).__name__}, such as {now[key]}.") from None
     return parsed
 
 

@@ -33,8 +33,7 @@ class Recipe:
 
     SGD with Nesterov momentum under one cycle of the learning rate (Smith & Topin, "Super-Convergence",
     2018): up to `lr` during the share `warmup` of all steps, then down along a cosine. Weight decay
-    acts on weights only, not on biases and norms. whiten: start the first layer with `blocks.whiten`.
-    flip, affine, hole: probabilities of the augmentations.
+    acts on weights only, not on biases and norms. flip, affine, hole: probabilities of the augmentations.
     """
 
     epochs: int
@@ -45,7 +44,6 @@ class Recipe:
     batch_size: int = 128
     dropout: float = 0.0
     label_smoothing: float = 0.0
-    whiten: bool = False
     flip: float = 0.5
     affine: float = 0.25
     hole: float = 0.25
