@@ -25,8 +25,10 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Sequential:
     return conv(in_channels, out_channels, kernel=1, padding=0)
 
 
-def separable(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Depthwise 3x3 then pointwise 1x1 convolution, both without bias; BatchNorm2d, ReLU, Dropout.
+def separable(
+    in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, relu: bool = True
+) -> nn.Sequential:
+    """Depthwise 3x3 then pointwise 1x1 convolution, both without bias; BatchNorm2d, ReLU (or none), Dropout.
 
     Source: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2017.
     """
@@ -37,7 +39,7 @@ def separable(in_channels: int, out_channels: int, stride: int = 1, dilation: in
             ),
             pointwise=nn.Conv2d(in_channels, out_channels, 1, bias=False),
             norm=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(inplace=True),
+            relu=nn.ReLU(inplace=True) if relu else nn.Identity(),
             dropout=nn.Dropout(0.0),
         )
     )

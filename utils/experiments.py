@@ -67,7 +67,9 @@ NO_AUGMENTATION = replace(RECIPE, flip=0, affine=0, hole=0)  # breaks the rules;
 EXPERIMENTS |= {
     "experiment_5_unaugmented": Experiment(NO_AUGMENTATION, EXPERIMENTS["experiment_5"].reference),
     "fast": Experiment(replace(RECIPE, epochs=8, batch_size=64, affine=0.1, hole=0.1), _elsewhere(198_660, 16)),
-    "small": Experiment(replace(RECIPE, epochs=60), _elsewhere(69_706, 257, 85.08)),
+    "small": Experiment(
+        replace(RECIPE, epochs=60, batch_size=64, affine=0.1, hole=0.1), _elsewhere(69_706, 257, 85.08)
+    ),
 }
 
 

@@ -108,17 +108,22 @@ def fast(c1: int = 24, c2: int = 48, c3: int = 64, n1: int = 1, n2: int = 1, n3:
     )
 
 
-def small(c1: int = 16, c2: int = 32, c3: int = 48, n1: int = 1, n2: int = 3, n3: int = 3) -> ConvNet:
-    """Depthwise separable convolutions only, each with a residual connection."""
+def small(c1: int = 16, c2: int = 32, c3: int = 32, n1: int = 1, n2: int = 2, n3: int = 2) -> ConvNet:
+    """Depthwise separable convolutions only, two and two in residual pairs."""
+
+    def pair(channels: int, dilation: int = 1) -> nn.Sequential:
+        second = separable(channels, channels, dilation=dilation, relu=False)  # may also take away
+        return nn.Sequential(Residual(separable(channels, channels), second), nn.ReLU(inplace=True))
+
     return ConvNet(
         c3,
         c1_1=conv(3, c1),
-        **{f"c1_{i + 1}": Residual(separable(c1, c1)) for i in range(1, n1 + 1)},
+        **{f"c1_{i + 1}": pair(c1) for i in range(1, n1 + 1)},
         c2_1=separable(c1, c2, stride=2),
-        **{f"c2_{i + 1}": Residual(separable(c2, c2)) for i in range(1, n2 + 1)},
+        **{f"c2_{i + 1}": pair(c2) for i in range(1, n2 + 1)},
         c3_1=separable(c2, c3, stride=2),
-        **{f"c3_{i + 1}": Residual(separable(c3, c3)) for i in range(1, n3 + 1)},
-        c4_1=Residual(separable(c3, c3, dilation=2)),
+        **{f"c3_{i + 1}": pair(c3) for i in range(1, n3)},
+        c4_1=pair(c3, dilation=2),
     )
 
 
