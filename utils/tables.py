@@ -14,6 +14,7 @@ from utils.models import build_model
 FINAL = "experiment_5"
 FIVE = [f"experiment_{k}" for k in range(1, 6)]
 MAIN = [*FIVE, "experiment_5_long"]  # the reference's networks
+RECORDS = ["small", "fast"]
 
 
 def _column(metrics: dict) -> dict:
@@ -130,6 +131,26 @@ def seeds_table() -> str:
             if len(runs) > 1
             else []
         )
+    )
+
+
+def records_table() -> str:
+    """What goes beyond the reference, each beside the best that was found elsewhere."""
+    published = experiments.published()
+    return markdown(
+        [
+            {
+                "record": _link(name),
+                "parameters": f"{m.parameters:,}",
+                "multiply-adds": f"{m.macs / 1e6:.1f} M",
+                "epochs": m.epochs,
+                "test accuracy, last epoch": f"{m.test_accuracy_last:.2f} %",
+                "best elsewhere": "{parameters:,} parameters, 85 % in epoch {epochs_to_85}".format(
+                    **EXPERIMENTS[name].reference
+                ),
+            }
+            for name, m in published.loc[[name for name in RECORDS if name in published.index]].iterrows()
+        ]
     )
 
 
@@ -255,6 +276,7 @@ TABLES = {
     "headline": headline,
     "results": results_table,
     "normalisation": normalisation_table,
+    "records": records_table,
     "steps": steps_table,
     "seeds": seeds_table,
     "summary": summary_text,
