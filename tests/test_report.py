@@ -52,8 +52,8 @@ def test_another_number_in_results_changes_the_readme(copy, path):
     assert report.fill(text, "results", tables.results_table()) != text
 
 
-SECTIONS = """Quick start | Objective | The data | The experiments | Analysis | The final network | How it was trained
-    | What it sees | Speed | Against the rules | Repeating it | Licence and credits"""
+SECTIONS = """Quick start | Objective | The data | The experiments | Analysis | Beyond the reference | The final network
+    | How it was trained | What it sees | Speed | Against the rules | Repeating it | Licence and credits"""
 
 
 def test_every_section_is_there_in_its_order():
