@@ -158,9 +158,7 @@ def test_losses_are_means_per_image_with_a_ragged_last_batch():
 
     # in training too: a network without norms that all but stands still, batches of 32, 32, 32 and 4
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    plain = train_loader(
-        test.dataset.images, test.dataset.labels.numpy(), MEAN, STD, 32, workers=0, flip=0, affine=0, hole=0
-    )
+    plain = train_loader(test.dataset.images, test.dataset.labels, MEAN, STD, 32, workers=0, flip=0, affine=0, hole=0)
     recipe = replace(RECIPE, epochs=1, lr=1e-12)
     history = fit(linear, recipe, plain, test, device=CPU, precision="float32", progress=False)
     assert history.train_loss[0] == pytest.approx(history.test_loss[0], abs=1e-4)

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import albumentations as A
@@ -95,24 +96,22 @@ def train_validation_split(labels: np.ndarray, validation: int = 5000, seed: int
 
 
 class Batches(Dataset):
-    """Whole batches, augmented and normalised: `batches[(epoch, number, indices)]` -> (images, labels).
+    """Whole batches, augmented: `batches[(epoch, number, indices)]` -> uint8 (B, 32, 32, 3), int64 (B,).
 
     The augmentations are seeded from (seed, epoch, number), so they differ between epochs and
-    batches and are the same again for any number of workers. images float32 (B, 3, 32, 32),
-    labels int64 (B,).
+    batches and are the same again for any number of workers.
     """
 
-    def __init__(self, images, labels, mean, std, augment: A.Compose | None = None, seed: int = 0) -> None:
-        self.images, self.labels = images, torch.from_numpy(labels)
-        self.mean, self.std, self.augment, self.seed = mean, std, augment, seed
+    def __init__(self, images, labels, augment: A.Compose | None = None, seed: int = 0) -> None:
+        self.images, self.labels, self.augment, self.seed = images, labels, augment, seed
 
-    def __getitem__(self, batch: tuple[int, int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, batch: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         epoch, number, indices = batch
         images = self.images[indices]
         if self.augment is not None:
             self.augment.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0]))
             images = np.stack([self.augment(image=image)["image"] for image in images])
-        return normalise_batch(images, self.mean, self.std), self.labels[indices]
+        return images, self.labels[indices]
 
 
 class BatchSampler(Sampler):
@@ -141,6 +140,26 @@ class BatchSampler(Sampler):
             yield self.epoch, number * world + rank, batch[rank::world]
 
 
+class Loader(DataLoader):
+    """Yields batches (float32 (B, 3, 32, 32), int64 (B,)), but gets several at once from its workers.
+
+    What a batch costs the training process is that it is handed over, not how large it is.
+    """
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, labels, sizes in super().__iter__():
+            yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def _normalised_together(batches: list, mean, std) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Several batches as one, normalised, and how many images each has."""
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return normalise_batch(images, mean, std), torch.from_numpy(labels), [len(part) for _, part in batches]
+
+
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
@@ -155,30 +174,31 @@ def train_loader(
     seed: int = 1,
     workers: int = 2,
     **probabilities: float,
-) -> DataLoader:
+) -> Loader:
     """Shuffled, augmented batches (probabilities as in `transforms.augmentations`).
 
     Call `loader.sampler.set_epoch(epoch)` before each epoch.
     """
     augment = compose(list(augmentations(mean, **probabilities).values()))
     return _loader(
-        Batches(images, labels, mean, std, augment, seed), BatchSampler(len(images), batch_size, seed), workers
+        Batches(images, labels, augment, seed), BatchSampler(len(images), batch_size, seed), mean, std, workers
     )
 
 
-def eval_loader(images: np.ndarray, labels: np.ndarray, mean, std, batch_size: int = 500) -> DataLoader:
+def eval_loader(images: np.ndarray, labels: np.ndarray, mean, std, batch_size: int = 500) -> Loader:
     """All images in order, normalised only."""
-    return _loader(Batches(images, labels, mean, std), BatchSampler(len(images), batch_size), workers=0)
+    return _loader(Batches(images, labels), BatchSampler(len(images), batch_size), mean, std, workers=0)
 
 
-def _loader(batches: Batches, sampler: BatchSampler, workers: int) -> DataLoader:
-    return DataLoader(
+def _loader(batches: Batches, sampler: BatchSampler, mean, std, workers: int) -> Loader:
+    return Loader(
         batches,
         sampler=sampler,
-        batch_size=None,  # an item is a batch already
+        batch_size=4 if workers else 1,  # batches handed over at once: what the sampler names is a batch already
+        collate_fn=partial(_normalised_together, mean=mean, std=std),
         num_workers=workers,
         persistent_workers=workers > 0,
-        prefetch_factor=8 if workers else None,
+        prefetch_factor=2 if workers else None,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
     )
