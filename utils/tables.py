@@ -88,7 +88,7 @@ def results_table() -> str:
                 "parameters": f"{m.parameters:,}",
                 "multiply-adds": f"{m.macs / 1e6:.1f} M",
                 "receptive field": m.receptive_field,
-                "first epoch at 85 %": f"{m.epochs_to_85:.0f} of {m.epochs}" if m.epochs_to_85 > 0 else "-",
+                "first epoch at 85 %": f"{_first(m)} of {m.epochs}",
                 "test accuracy, last epoch": f"{m.test_accuracy_last:.2f} %",
                 "seconds an epoch": f"{m.seconds_per_epoch:.0f}",
                 "reference at its first 85 %": "{test_accuracy:.2f} % in epoch {epochs_to_85}".format(
@@ -111,27 +111,14 @@ def seeds_table() -> str:
     paths = [ROOT / "results" / FINAL, *sorted((ROOT / "results" / FINAL).glob("seed_*"))]
     runs = pd.DataFrame([json.loads((path / "metrics.json").read_text()) for path in paths])
     accuracy = runs.test_accuracy_last
-    return markdown(
-        [
-            {
-                "seed": m.seed,
-                "test accuracy, last epoch": f"{m.test_accuracy_last:.2f} %",
-                "first epoch at 85 %": f"{m.epochs_to_85:.0f}" if m.epochs_to_85 > 0 else "not reached",
-            }
-            for m in runs.itertuples()
-        ]
-        + (
-            [
-                {
-                    "seed": "mean ± standard deviation",
-                    "test accuracy, last epoch": f"{accuracy.mean():.2f} ± {accuracy.std():.2f} %",
-                    "first epoch at 85 %": "",
-                }
-            ]
-            if len(runs) > 1
-            else []
-        )
-    )
+    head = ("seed", "test accuracy, last epoch", "first epoch at 85 %")
+    rows = [(m.seed, f"{m.test_accuracy_last:.2f} %", _first(m)) for m in runs.itertuples()]
+    rows.append(("mean ± standard deviation", f"{accuracy.mean():.2f} ± {accuracy.std():.2f} %", ""))
+    return markdown([dict(zip(head, row, strict=True)) for row in rows])
+
+
+def _first(m) -> str:
+    return f"{m.epochs_to_85:.0f}" if m.epochs_to_85 > 0 else "not reached"
 
 
 def records_table() -> str:
