@@ -92,6 +92,8 @@ def test_saved_and_loaded_runs_agree(root):
 
 def test_publish_copies_a_finished_run(root):
     save(finished_run(), root / "runs" / "experiment_5")
+    (root / "results" / "experiment_5").mkdir(parents=True)
+    (root / "results" / "experiment_5" / "calibration.json").touch()  # of the weights before
     target = publish_run("experiment_5")
     assert {p.name for p in target.iterdir()} == {"history.csv", "metrics.json", "weights.pt"}
     save(finished_run(), root / "runs" / "experiment_5" / "seed_2")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from utils import experiments, predict
 from utils.__main__ import main
+from utils.errors import RunError
 from utils.predict import Prediction, Predictor, open_picture, sentence, to_cifar
 from utils.sources import stand_in
 
@@ -58,11 +60,13 @@ def animated(path):
 
 BAD = {
     "truncated.jpg": (truncated, "cannot be read as an image"),
-    "animated.gif": (animated, "is animated (2 frames)"),
+    "animated.gif": (animated, "has 2 frames or pages"),
     "text.png": (lambda p: p.write_text("not an image"), "cannot be read as an image"),
     "empty.jpg": (lambda p: p.touch(), "cannot be read as an image"),
     "folder.png": (lambda p: p.mkdir(), "is a folder"),
     "missing.png": (lambda p: None, "does not exist"),
+    "pipe.png": (os.mkfifo, "is not a regular file"),
+    "nan.tiff": (lambda p: Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(p), "cannot be read"),
     "120-megapixel.png": (lambda p: Image.new("1", (12_000, 10_000)).save(p), "below 100,000,000 pixels"),
     "400-megapixel.png": (lambda p: Image.new("1", (20_000, 20_000)).save(p), "below 100,000,000 pixels"),
 }
@@ -134,6 +138,32 @@ def test_transparent_parts_are_white(tmp_path):
 def test_16_bits_keep_their_brightness(tmp_path):
     Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save(tmp_path / "a.png")
     assert (to_cifar(open_picture(tmp_path / "a.png")) == 128).all()
+
+
+def test_floats_from_0_to_1_keep_their_brightness(tmp_path):
+    Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "a.tiff")
+    assert (to_cifar(open_picture(tmp_path / "a.tiff")) == 127).all()
+
+
+def test_a_figure_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
+    photo().save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "a.jpg")])
+    assert "does not end in .png" in capsys.readouterr().err
+    (tmp_path / "folder.png").mkdir()
+    assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "folder.png")]) == 2
+    assert "folder.png cannot be written" in capsys.readouterr().err
+
+
+def test_a_network_without_calibration_says_what_to_call(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "results" / "experiment_5", tmp_path / "results" / "experiment_5")
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    Predictor("experiment_5")
+    (tmp_path / "results" / "experiment_5" / "calibration.json").unlink()
+    with pytest.raises(RunError, match="utils calibrate experiment_5"):
+        Predictor("experiment_5")
+    with pytest.raises(RunError, match="those of experiment_5"):
+        Predictor("experiment_5/seed_2")
 
 
 def test_an_answer_that_is_not_convincing_says_so():

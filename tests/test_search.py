@@ -14,13 +14,25 @@ def test_changes_are_read_with_the_type_of_what_they_change():
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [("c9=40", "changes nothing of fast"), ("lr", "lr must be a float"), ("c2=wide", "c2 must be a int, such as")],
+    [
+        ("c9=40", "changes nothing of fast"),
+        ("lr", "lr must be a number such as"),
+        ("c2=wide", "c2 must be a number such as"),
+        ("c1=0", "too small for c1"),
+        ("n1=-1", "too small for n1"),
+        ("epochs=0", "epochs is 0, but must be at least 1"),
+        ("batch_size=-1", "too small for batch_size"),
+        ("flip=2", "flip is 2.0, but must be between 0 and 1"),
+        ("warmup=5", "warmup is 5.0"),
+        ("lr=nan", "lr is nan"),
+    ],
 )
 def test_a_wrong_change_is_named(change, sentence, capsys):
     with pytest.raises(RunError, match=sentence):
         search.parse("fast", [change])
     assert main(["search", "fast", change]) == 2
-    assert change in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("Error: ") and err.count("\n") == 1
 
 
 def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     publish = commands.add_parser("publish", help="copy a finished run on CIFAR-10 from runs/ into results/")
     for command in (train, publish):
         command.add_argument("experiment", help="such as experiment_5; publish also takes benchmark and search")
-        command.add_argument("--seed", type=int, default=1, help="default: 1")
+        command.add_argument("--seed", type=seed, default=1, help="default: 1")
         command.add_argument(
             "--validation",
             action="store_true",
@@ -26,18 +26,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     search = commands.add_parser("search", help="train with something changed and judge it on held-out images")
     search.add_argument("experiment", help="such as experiment_5")
     search.add_argument("changes", nargs="*", help="NAME=VALUE: a field of the recipe or an argument of the network")
-    search.add_argument("--seed", type=int, default=1, help="default: 1")
+    search.add_argument("--seed", type=seed, default=1, help="default: 1")
     predict = commands.add_parser("predict", help="what a published network says of your pictures")
-    predict.add_argument("files", nargs="+", metavar="FILE", help="images of any format and size")
+    predict.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or anything else that Pillow reads")
     predict.add_argument("--network", default="experiment_5", help="default: experiment_5")
-    predict.add_argument("--figure", metavar="OUT.png", help="draw what the network saw and where it looked")
+    predict.add_argument(
+        "--figure", metavar="OUT.png", type=picture, help="draw what the network saw and where it looked"
+    )
     calibrate = commands.add_parser("calibrate", help="fit the temperature of a published run on the test images")
     calibrate.add_argument("experiment", help="such as experiment_5")
     export = commands.add_parser("export", help="write a published network as ONNX")
     export.add_argument("experiment", help="such as experiment_5")
     export.add_argument("--output", metavar="FILE", help="default: NAME.onnx in runs/")
     app = commands.add_parser("app", help="the same in the browser, on this machine only")
-    app.add_argument("--port", type=positive, default=7860, help="default: 7860")
+    app.add_argument("--port", type=port, default=7860, help="default: 7860")
     commands.add_parser("report", help="results/ -> the README's tables and figures")
     bench = commands.add_parser("bench", help="the plain training loop and ours in turn on the same images")
     bench.add_argument("--rounds", type=positive, default=5, help="default: 5")
@@ -47,6 +49,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     links = commands.add_parser("links", help="point every badge and bootstrap cell at your copy on GitHub")
     links.add_argument("repository", nargs="?", default="", help="owner/name")
     return parser.parse_args(arguments)
+
+
+def seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
+
+
+def picture(text: str) -> str:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
+    return text
 
 
 def positive(text: str) -> int:
@@ -95,8 +115,9 @@ def search(arguments: argparse.Namespace) -> None:
 
     changes = search.parse(arguments.experiment, arguments.changes)
     table = search.attempt(arguments.experiment, changes, load_cifar10(), arguments.seed)
-    differ = [column for column in table if table[column].nunique() > 1]
-    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[differ].to_string()}")
+    always = ("epochs", "parameters", "validation_accuracy")
+    shown = [column for column in table if column in always or table[column].nunique(dropna=False) > 1]
+    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[shown].to_string()}")
 
 
 def publish(arguments: argparse.Namespace) -> None:
@@ -110,6 +131,8 @@ def publish(arguments: argparse.Namespace) -> None:
     print(
         f"Published into {target.relative_to(experiments.ROOT)}; `make report` brings it into the README and images/."
     )
+    if (target / "weights.pt").exists():
+        print(f"`python -m utils calibrate {arguments.experiment}` fits its temperature, which `predict` needs.")
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -186,6 +209,9 @@ def main(arguments: list[str] | None = None) -> int:
         return commands[parsed.command](parsed) or 0
     except ProjectError as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"Error: {error.filename} cannot be written or read: {error.strerror}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         goes_on = " The same command goes on after the last finished epoch." if parsed.command == "train" else ""

@@ -47,20 +47,20 @@ def confused_pairs(matrix: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
 # ---------------------------------------------------------------- how sure it is
 
 
-def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The number to divide the logits by that makes the cross-entropy on these labels smallest.
+def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The number to divide logits (N, 10) by that makes the cross-entropy on these labels smallest.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
 
     def loss(log_t: float) -> float:
-        return -log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
+        return -log_softmax(scores / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
-def cross_fitted(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, list[float]]:
-    """Calibrated probabilities (N, 10) in which no image helped to choose its own temperature.
+def cross_fitted(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, list[float]]:
+    """Calibrated probabilities (N, 10) from logits (N, 10), in which no image helped to choose its own temperature.
 
     The images are cut into two random halves; each is judged with the temperature of the other.
 
@@ -68,10 +68,10 @@ def cross_fitted(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple
         The probabilities, and the temperatures of the two halves.
     """
     halves = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
-    probabilities, found = np.empty(logits.shape), []
+    probabilities, found = np.empty(scores.shape), []
     for half, other in (halves, halves[::-1]):
-        found.append(temperature(logits[half], labels[half]))
-        probabilities[other] = softmax(logits[other] / found[-1], axis=1)
+        found.append(temperature(scores[half], labels[half]))
+        probabilities[other] = softmax(scores[other] / found[-1], axis=1)
     return probabilities, found
 
 

@@ -50,7 +50,7 @@ def page():
         raise RunError("No network in results/ has a calibration; run python -m utils calibrate experiment_5.")
     with gradio.Blocks(title="What the network sees", analytics_enabled=False) as blocks:
         gradio.Markdown(
-            "# What the network sees\nA network of less than 200,000 parameters, trained on CIFAR-10, looks at your "
+            "# What the network sees\nA network of fewer than 200,000 parameters, trained on CIFAR-10, looks at your "
             "picture: its middle, scaled to 32x32 pixels. It knows ten things only: "
             "airplane, automobile, bird, cat, deer, dog, frog, horse, ship and truck."
         )

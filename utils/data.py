@@ -143,7 +143,7 @@ class BatchSampler(Sampler):
 class Loader(DataLoader):
     """Yields batches (float32 (B, 3, 32, 32), int64 (B,)), but gets several at once from its workers.
 
-    What a batch costs the training process is that it is handed over, not how large it is.
+    Each hand-over from another process costs about the same, however much is handed over.
     """
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -45,7 +45,7 @@ def write(name: str, output: str | None = None) -> Path:
         raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-app.txt") from None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     print(compare(run.model, session, path, experiments.ROOT / "results" / name / "weights.pt").to_string())
-    print(f"\nWritten to {path.name}.")
+    print(f"\nWritten to {path.relative_to(experiments.ROOT) if output is None else path}.")
     return path
 
 

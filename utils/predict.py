@@ -41,6 +41,8 @@ class Prediction:
 def open_picture(path: Path) -> Image.Image:
     """Any still image that Pillow opens, as RGB, upright; PictureError in one sentence for anything else."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise PictureError(f"{path} is not a regular file; name a picture.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below
             image = Image.open(path)
@@ -49,7 +51,9 @@ def open_picture(path: Path) -> Image.Image:
                 f"{path} has {image.width} x {image.height} pixels; scale it down below {LARGEST:,} pixels."
             )
         if getattr(image, "n_frames", 1) > 1:
-            raise PictureError(f"{path} is animated ({image.n_frames} frames); save one frame as a picture of its own.")
+            raise PictureError(
+                f"{path} has {image.n_frames} frames or pages; save one of them as a picture of its own."
+            )
         return to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
         raise PictureError(f"{path} has too many pixels; scale it down below {LARGEST:,} pixels.") from None
@@ -58,16 +62,19 @@ def open_picture(path: Path) -> Image.Image:
     except IsADirectoryError:
         raise PictureError(f"{path} is a folder; name the picture in it.") from None
     except (OSError, SyntaxError, ValueError, EOFError):
-        raise PictureError(f"{path} cannot be read as an image: broken, cut off, or of an unknown format.") from None
+        raise PictureError(
+            f"{path} cannot be read as an image: broken, cut off, or of a format that Pillow does not know; "
+            "save it as JPEG or PNG."
+        ) from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Grey, palette, CMYK, 16-bit and transparent images as RGB; transparent parts become white."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
-        top = 65535 if image.mode.startswith("I") else max(values.max(), 1)
-        if values.max() <= 255 and not image.mode.startswith("I;16"):
-            top = 255
+        if not np.isfinite(values).all():
+            raise ValueError("not every pixel has a value")
+        top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
         image = Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -88,13 +95,15 @@ class Predictor:
         name: of a run in results/, such as "experiment_5".
 
     Raises:
-        RunError: if it is not published.
+        RunError: if it is not published, or not calibrated.
     """
 
     def __init__(self, name: str) -> None:
         folder = experiments.ROOT / "results" / name
         run = experiments.load(folder)
         self.model, self.mean, self.std = run.model, run.metrics["mean"], run.metrics["std"]
+        if not (folder / "calibration.json").exists():
+            raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
         self.temperature = json.loads((folder / "calibration.json").read_text())["temperature"]
 
     def __call__(self, image: Image.Image) -> Prediction:

@@ -32,6 +32,7 @@ def publish_run(name: str, seed: int = experiments.SEED, validation: bool = Fals
     files = ["history.csv", "metrics.json"] + (["weights.pt"] if path == Path(name) else [])
     for file in files:
         shutil.copyfile(source / file, target / file)
+    (target / "calibration.json").unlink(missing_ok=True)  # it was of the weights that were there before
     return target
 
 

@@ -1,11 +1,11 @@
-"""How a recipe or a network was found: one thing changed at a time, judged on the held-out images, one row a try.
+"""How a recipe or a network was found: something changed, judged on the held-out images, one row a try.
 
 `python -m utils search fast c2=48 lr=0.2` trains `fast` with those changes on the training part of the
 validation split and adds a row to runs/search/fast.csv; the notebooks read what is published of it.
 """
 
 import inspect
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 
@@ -32,7 +32,11 @@ def parse(name: str, changes: list[str]) -> dict:
         try:
             parsed[key] = type(now[key])(value)
         except ValueError:
-            raise RunError(f"{change!r}: {key} must be a {type(now[key]).__name__}, such as {now[key]}.") from None
+            raise RunError(f"{change!r}: {key} must be a number such as {now[key]}.") from None
+        if parsed[key] < (1 if key.startswith("c") else 0):
+            raise RunError(f"{change!r}: that is too small for {key}.")
+    recipe = experiments.experiment(name).recipe
+    replace(recipe, **{key: value for key, value in parsed.items() if key in asdict(recipe)})  # refuses what is absurd
     return parsed
 
 

@@ -48,6 +48,20 @@ class Recipe:
     affine: float = 0.25
     hole: float = 0.25
 
+    def __post_init__(self) -> None:
+        """RunError names the first value that makes no sense."""
+        shares = ("dropout", "label_smoothing", "flip", "affine", "hole")
+        sensible = {
+            "at least 1": dict(epochs=self.epochs >= 1, batch_size=self.batch_size >= 1),
+            "above 0": dict(lr=0 < self.lr < math.inf),
+            "between 0 and 1": dict(warmup=0 < self.warmup < 1) | {key: 0 <= getattr(self, key) <= 1 for key in shares},
+            "at least 0 and below 1": dict(momentum=0 <= self.momentum < 1, weight_decay=0 <= self.weight_decay < 1),
+        }
+        for wanted, found in sensible.items():
+            for key, good in found.items():
+                if not good:
+                    raise RunError(f"{key} is {getattr(self, key)}, but must be {wanted}.")
+
 
 def default_device() -> torch.device:
     """CUDA, else MPS, else the CPU; of several processes on a Mac, all take the CPU."""
