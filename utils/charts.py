@@ -47,7 +47,7 @@ def curves(history: pd.DataFrame, metrics: Mapping, reference: Mapping, target: 
     accuracy.text(
         0.98,
         0.06,
-        (f"★ first at {target:g} %: epoch {first}\n" if first else f"{target:g} % not reached\n")
+        (f"★ first at {target:g} %: epoch {first:.0f}\n" if first else f"{target:g} % not reached\n")
         + f"{reference['source']}: {reference['test_accuracy'] or target:g} %, epoch {reference['epochs_to_85']}",
         transform=accuracy.transAxes,
         ha="right",
