@@ -81,6 +81,12 @@ def test_epochs_workers_and_seeds_differ_in_what_they_draw():
     assert len(torch.unique(seen.flatten(1), dim=0)) == len(seen)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_keep_their_size_although_several_are_handed_over_at_once(workers):
+    batches = loader(workers)
+    assert [len(labels) for _, labels in batches] == [64, 64, 64, 8] and len(batches) == 4
+
+
 def test_labels_stay_with_their_images():
     plain = train_loader(IMAGES, LABELS, MEAN, STD, batch_size=64, workers=0, flip=0, affine=0, hole=0)
     images, labels = epoch(plain, 1)
