@@ -49,3 +49,6 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     assert len(pd.read_csv(tmp_path / "runs" / "search" / "small.csv")) == 2
     with pytest.raises(RunError, match="stand-in"):
         publish_tables("search")
+    (tmp_path / "results" / "search").mkdir(parents=True)
+    (tmp_path / "runs" / "search" / "small.csv").rename(tmp_path / "results" / "search" / "small.csv")
+    assert len(search.attempt("small", small | dict(lr=0.02), few)) == 3, "what is published is gone on with"

@@ -51,10 +51,11 @@ def attempt(name: str, changes: dict, data: datasets.ImageData, seed: int = expe
         validation_accuracy=m["test_accuracy_last"],
         seconds_per_epoch=m["seconds_per_epoch"],
     )
-    path = experiments.ROOT / "runs" / "search" / f"{name}.csv"
+    path, published = (experiments.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])
-    if path.exists():
-        table = pd.concat([pd.read_csv(path), table], ignore_index=True).drop_duplicates()
+    before = path if path.exists() else published  # so that publishing never loses a row
+    if before.exists():
+        table = pd.concat([pd.read_csv(before), table], ignore_index=True).drop_duplicates()
     if not utils.FAST_RUN:
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False)

@@ -50,17 +50,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """RunError names the first value that makes no sense."""
-        shares = ("dropout", "label_smoothing", "flip", "affine", "hole")
-        sensible = {
-            "at least 1": dict(epochs=self.epochs >= 1, batch_size=self.batch_size >= 1),
-            "above 0": dict(lr=0 < self.lr < math.inf),
-            "between 0 and 1": dict(warmup=0 < self.warmup < 1) | {key: 0 <= getattr(self, key) <= 1 for key in shares},
-            "at least 0 and below 1": dict(momentum=0 <= self.momentum < 1, weight_decay=0 <= self.weight_decay < 1),
-        }
-        for wanted, found in sensible.items():
-            for key, good in found.items():
-                if not good:
-                    raise RunError(f"{key} is {getattr(self, key)}, but must be {wanted}.")
+        for key, value in asdict(self).items():
+            if key in ("epochs", "batch_size"):
+                sensible, wanted = value >= 1, "at least 1"
+            elif key == "lr":
+                sensible, wanted = 0 < value < math.inf, "above 0"
+            else:
+                sensible, wanted = 0 <= value <= 1, "between 0 and 1"
+            if not sensible:
+                raise RunError(f"{key} is {value}, but must be {wanted}.")
 
 
 def default_device() -> torch.device:

@@ -107,7 +107,7 @@ def fields(image: np.ndarray, maps: Mapping[str, np.ndarray], squares: Mapping[s
 
 def robustness(table: pd.DataFrame) -> Figure:
     """Accuracy against the strength of each change, a line for each model: the table of `analysis.robustness`."""
-    kinds = list(dict.fromkeys(table.kind))
+    kinds = table.kind.unique()
     figure, (axes,) = subplots(1, len(kinds), size=(9, 3.6), sharey=True)
     for axis, kind in zip(axes, kinds, strict=True):
         for (name, part), colour, marker in zip(
