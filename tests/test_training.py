@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import training
+from utils import speed, training
 from utils.checkpoints import read_checkpoint, save_atomically
 from utils.data import eval_loader, train_loader
 from utils.errors import RunError
@@ -188,6 +188,25 @@ def test_measuring_the_precision_changes_nothing(capsys):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_dilated_convolutions_have_finite_gradients_in_bfloat16_whatever_their_channels(one_thread):
+    """With one thread oneDNN's wrong gradient shows every time."""
+    for channels in (16, 24):
+        layer = conv(channels, channels, padding=2, dilation=2)
+        speed.prepare(layer, CPU)
+        images = torch.randn(8, channels, 32, 32).to(memory_format=torch.channels_last)
+        with speed.autocast(CPU, "bfloat16"):
+            layer(images).float().square().mean().backward()
+        assert layer.conv.weight.grad.isfinite().all(), channels
 
 
 def test_strided_depthwise_convolutions_stay_in_float32():

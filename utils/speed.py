@@ -14,7 +14,7 @@ def prepare(model: nn.Module, device: torch.device) -> None:
     """Move `model` to the device, in the memory layout that is fast there; on a CPU with the two measures below."""
     if device.type == "cpu":
         keep_freed_memory()
-        depthwise_in_float32(model)
+        float32_where_needed(model)
     model.to(device, memory_format=memory_format(device))
 
 
@@ -43,7 +43,7 @@ def fastest_precision(model: nn.Module, images: torch.Tensor, device: torch.devi
     images, before = images.to(memory_format=torch.channels_last), {k: v.clone() for k, v in model.state_dict().items()}
     seconds = {"float32": [], "bfloat16": []}
     model.train()
-    for _ in range(3):
+    for _ in range(6):  # in turn, so that a disturbance meets both
         for precision, taken in seconds.items():
             start = time.perf_counter()
             with autocast(device, precision):
@@ -71,14 +71,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def depthwise_in_float32(model: nn.Module) -> None:
-    """Let the depthwise convolutions of `model` that have a stride or dilation stay in float32 under autocast.
+def float32_where_needed(model: nn.Module) -> None:
+    """Let the convolutions of `model` that bfloat16 does not suit on a CPU stay in float32 under autocast.
 
-    PyTorch has no fast bfloat16 gradient for them on a CPU.
+    Those are depthwise ones with a stride or dilation, for which PyTorch has no fast gradient in bfloat16, and
+    dilated ones whose input channels are no multiple of 16: their gradient is not a number (oneDNN 3.12, 24
+    channels at 32x32, dilation 2).
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and (module.stride, module.dilation) != ((1, 1), (1, 1)):
-            module.forward = partial(_forward_in_float32, module)
+        if isinstance(module, nn.Conv2d):
+            slow = module.groups > 1 and (module.stride, module.dilation) != ((1, 1), (1, 1))
+            wrong = module.dilation != (1, 1) and module.in_channels % 16
+            if slow or wrong:
+                module.forward = partial(_forward_in_float32, module)
 
 
 def _forward_in_float32(module: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
