@@ -129,11 +129,14 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     field, parameters = receptive_field(table), sum(p.numel() for p in model.parameters())
 
     def layers(rows: pd.DataFrame) -> str:
-        return ", ".join(rows.layer.str.removesuffix(".conv")) or "none"
+        few = len(rows) <= 4
+        names = rows.layer.str.removesuffix(".conv") if few else rows.layer.str.split(".").str[0].unique()
+        return ", ".join(names) or "none"
 
+    downsampling = f"stride 2 at {layers(strided)}" if len(strided) else "no strides"
     found = [
         ("ten classes", f"{classes} outputs", classes == 10),
-        ("no pooling between the blocks", ", ".join(pools) or "none; stride 2 at " + layers(strided), not pools),
+        ("no pooling between the blocks", ", ".join(pools) or f"none; {downsampling}", not pools),
         (f"receptive field > {MIN_RECEPTIVE_FIELD}", f"{field}", field > MIN_RECEPTIVE_FIELD),
         ("depthwise separable convolution", layers(separable), len(separable) > 0),
         ("dilated convolution", layers(dilated), len(dilated) > 0),
