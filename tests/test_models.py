@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from utils.architecture import layer_table, rules
+from utils.blocks import bsconv, conv_pair, separable, separable_pair
 from utils.models import NETWORKS, build_model
 
 SUMMARY = """\
@@ -110,3 +112,28 @@ def test_dropout_probability_reaches_every_layer():
 def test_unknown_network_is_named():
     with pytest.raises(KeyError, match=r"experiment_6.*experiment_5"):
         build_model("experiment_6")
+
+
+@pytest.mark.parametrize("pair", [conv_pair(8, dilation=2), *(separable_pair(b, 8) for b in (separable, bsconv))])
+def test_a_pair_adds_to_its_input_or_takes_away(pair):
+    images = torch.randn(4, 8, 6, 6)
+    changed = pair(images) - images.relu()
+    assert (changed > 0).any() and (changed < 0).any()
+    nn.init.zeros_(pair[0].layers[-1].norm.weight)  # so that the branch gives 0
+    assert torch.equal(pair(images), images.relu())
+
+
+@pytest.mark.parametrize("layer, first", [(separable, "depthwise"), (bsconv, "pointwise")])
+def test_the_two_separable_layers_differ_in_their_order(layer, first):
+    layer = layer(4, 6, stride=2, dilation=2).eval()
+    assert layer(torch.randn(2, 4, 8, 8)).shape == (2, 6, 4, 4)
+    assert next(iter(layer.named_children()))[0] == first
+    assert layer.depthwise.groups == layer.depthwise.in_channels == (4 if first == "depthwise" else 6)
+
+
+def test_strideless_keeps_every_position_up_to_the_average():
+    model = build_model("strideless")
+    table = layer_table(model)
+    assert set(table.out_size[table.kind == "Conv2d"]) == {32}
+    assert rules(model).set_index("rule").found["no pooling between the blocks"] == "none; no strides"
+    assert sorted(table.dilation[table.kind == "Conv2d"].unique()) == [1, 2, 4, 8]

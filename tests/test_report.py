@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import experiments, report, tables
+from utils import charts, experiments, report, tables
 from utils.__main__ import main
 from utils.errors import RunError
 
@@ -67,8 +67,24 @@ def test_every_table_and_picture_is_shown():
         inside = text.split(f"<!-- {marker} -->")[1].split(f"<!-- /{marker} -->")[0]
         assert len(inside.strip()) > 80, marker
     shown = set(re.findall(r"\]\(images/([\w.]+)\)", text))
-    always = {"classes.png", "normalisation.png", "augmentation.png", "cost.png", "epochs.png", "architecture.png"}
-    assert shown >= always | {"experiment_5.png", "benchmark.png", "cams.png", "app.png"}
+    always = {"classes.png", "normalisation.png", "augmentation.png", "landscape.png", "cost.png", "epochs.png"}
+    assert shown >= always | {"architecture.png", "experiment_5.png", "benchmark.png", "cams.png", "app.png"}
+
+
+def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
+    published = experiments.published()
+    names = [name for name in tables.MAIN + tables.RECORDS if name in published.index]
+    references = {name: experiments.EXPERIMENTS[name].reference for name in tables.MAIN + tables.RECORDS}
+    for axis in charts.landscape(published.loc[names], references).axes:
+        labels = {text.get_text() for text in axis.texts}
+        assert labels == {name.removeprefix("experiment_").replace("_", " ") for name in names}
+        points = {line.get_label(): sorted(zip(*line.get_data(), strict=True)) for line in axis.lines}
+        assert len(points["reference, at its first 85 %"]) == 5
+        assert len(points["others, best epoch on the test set"]) == 4
+        assert len(points["ours, last epoch"]) == len(names)
+    small, fast = references["small"], references["fast"]
+    assert (small["epochs"], small["test_accuracy"]) in points["others, best epoch on the test set"]
+    assert (fast["epochs"], 85) in points["others, best epoch on the test set"]
 
 
 def test_pictures_are_small_enough_for_a_web_page():

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from utils.architecture import MAX_PARAMETERS
 from utils.plotting import BLUE, GREEN, GREY, ORANGE, RED, subplots
 
 # Okabe and Ito again; with markers, so that lines differ without colour too.
@@ -17,6 +19,7 @@ def curves(history: pd.DataFrame, metrics: Mapping, reference: Mapping, target: 
     """Four graphs against the epoch: loss and accuracy, training and test, with the target and the reference."""
     split = metrics["evaluated_on"]
     figure, axes = subplots(2, 2, size=(8, 6), sharex=True)
+    axes[0, 1].sharey(axes[0, 0])  # before anything is drawn, so that both losses fit
     panels = [("train_loss", BLUE, "Training loss"), ("test_loss", ORANGE, f"{split.capitalize()} loss")]
     panels += [
         ("train_accuracy", BLUE, "Training accuracy"),
@@ -36,7 +39,6 @@ def curves(history: pd.DataFrame, metrics: Mapping, reference: Mapping, target: 
         axis.set_xlabel("epoch")
         low = history[["train_accuracy", "test_accuracy"]].min().min()
         axis.set_ylim(10 * np.floor(low / 10), 100)
-    axes[0, 1].sharey(axes[0, 0])
     accuracy = axes[1, 1]
     accuracy.axhline(target, color=GREY, ls="--", lw=1)
     accuracy.text(history.epoch.iloc[0], target + 0.8, f"{target:g} %", color=GREY, fontsize=9)
@@ -48,7 +50,7 @@ def curves(history: pd.DataFrame, metrics: Mapping, reference: Mapping, target: 
         0.98,
         0.06,
         (f"★ first at {target:g} %: epoch {first:.0f}\n" if first else f"{target:g} % not reached\n")
-        + f"{reference['source']}: {reference['test_accuracy'] or target:g} %, epoch {reference['epochs_to_85']}",
+        + f"{reference['source']}: {reference['test_accuracy'] or target:g} %, epoch {reference['epochs']}",
         transform=accuracy.transAxes,
         ha="right",
         fontsize=9,
@@ -123,6 +125,48 @@ def accuracy_against_cost(runs: pd.DataFrame, references: Mapping[str, Mapping],
     right.set(xlabel="multiply-adds an image (millions)")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    return figure
+
+
+def landscape(runs: pd.DataFrame, references: Mapping[str, Mapping], target: float = 85.0) -> Figure:
+    """Test accuracy against parameters and against epochs, both on a log axis: our runs, one row a name as `published`
+    gives, beside the runs in `references` (name -> as in EXPERIMENTS)."""
+    figure, ((left, right),) = subplots(1, 2, size=(8, 5.6), sharey=True)
+    others = pd.DataFrame(references).T.drop_duplicates()
+    others["test_accuracy"] = others.test_accuracy.fillna(target)  # known is only that it got there
+    styles = {
+        "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
+        "best elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, best epoch on the test set"),
+    }
+    for axis, cost in ((left, "parameters"), (right, "epochs")):
+        for source, style in styles.items():
+            part = others[others.source == source]
+            axis.plot(part[cost], part.test_accuracy, ls="", ms=7, **style)
+        axis.plot(runs[cost], runs.test_accuracy_last, "o", color=BLUE, ms=7, label="ours, last epoch")
+        for i, (name, run) in enumerate(runs.sort_values("test_accuracy_last").iterrows()):
+            axis.annotate(
+                name.removeprefix("experiment_").replace("_", " "),
+                (run[cost], run.test_accuracy_last),
+                xytext=(-7 if i % 2 else 7, 0),  # neighbours on either side, so that they do not overlap
+                textcoords="offset points",
+                ha="right" if i % 2 else "left",
+                va="center",
+                fontsize=9,
+                color=BLUE,
+            )
+        axis.axhline(target, color=GREY, ls="--", lw=1)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+    left.axvline(MAX_PARAMETERS, color=GREY, ls=":", lw=1)
+    left.set_xlim(9_000, 330_000)
+    right.set_xlim(4, 400)
+    left.set(xlabel=f"parameters (the assignment allows {MAX_PARAMETERS:,})", ylabel="test accuracy (%)")
+    right.set(xlabel="epochs")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.suptitle("Original CIFAR-10 images, single runs; 1 to 5 are the experiments", fontsize=11)
     return figure
 
 

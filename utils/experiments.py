@@ -28,8 +28,8 @@ SEED = 1  # of the main run; others get a folder of their own
 @dataclass(frozen=True)
 class Experiment:
     """How `build_model(name)` is trained, and the run it is measured against: its source, parameters, receptive
-    field, the epoch that first reached 85 % on the test set and the accuracy there (None: not published). For the
-    five experiments that is the reference's run of the same network, for the records the best found elsewhere."""
+    field, test accuracy and the epoch that had it, the first epoch at 85 % (None: not published). For the five
+    experiments that is the reference's run of the same network, for the records the best found elsewhere."""
 
     recipe: Recipe
     reference: dict
@@ -39,20 +39,26 @@ class Experiment:
 RECIPE = Recipe(epochs=24)
 
 
-def _reference(
-    parameters: int, receptive_field: int | None, epochs: int, accuracy: float | None, source: str = "reference"
-) -> dict:
+def _reference(parameters: int, receptive_field: int, epochs: int, accuracy: float) -> dict:
     return dict(
-        source=source,
+        source="reference",
         parameters=parameters,
         receptive_field=receptive_field,
-        epochs_to_85=epochs,
+        epochs=epochs,
+        epochs_to_85=epochs,  # it stopped there
         test_accuracy=accuracy,
     )
 
 
 def _elsewhere(parameters: int, epochs: int, accuracy: float | None = None) -> dict:
-    return _reference(parameters, None, epochs, accuracy, "best elsewhere")
+    return dict(
+        source="best elsewhere",
+        parameters=parameters,
+        receptive_field=None,
+        epochs=epochs,
+        epochs_to_85=None if accuracy else epochs,
+        test_accuracy=accuracy,
+    )
 
 
 EXPERIMENTS = {
@@ -67,8 +73,10 @@ NO_AUGMENTATION = replace(RECIPE, flip=0.0, affine=0.0, hole=0.0)  # breaks the 
 MILD = replace(RECIPE, batch_size=64, affine=0.1, hole=0.1)  # for networks that are short of capacity or of time
 EXPERIMENTS |= {
     "experiment_5_unaugmented": Experiment(NO_AUGMENTATION, EXPERIMENTS["experiment_5"].reference),
-    "small": Experiment(replace(MILD, epochs=60), _elsewhere(69_706, 257, 85.08)),
+    "small": Experiment(replace(MILD, epochs=50), _elsewhere(69_706, 257, 85.08)),
     "fast": Experiment(replace(MILD, epochs=8), _elsewhere(198_660, 16)),
+    "accurate": Experiment(replace(RECIPE, epochs=56, affine=0.5), _elsewhere(197_858, 58, 92.00)),
+    "strideless": Experiment(replace(MILD, epochs=20), _elsewhere(88_384, 245, 87.45)),
 }
 
 

@@ -7,7 +7,7 @@ global average at the end. To try a network of your own, write one more function
 
 from torch import nn
 
-from utils.blocks import ConvNet, Residual, conv, conv1x1, separable
+from utils.blocks import ConvNet, Residual, bsconv, conv, conv1x1, conv_pair, separable, separable_pair
 
 
 def experiment_1() -> ConvNet:
@@ -108,26 +108,52 @@ def fast(c1: int = 24, c2: int = 48, c3: int = 64, n1: int = 1, n2: int = 1, n3:
     )
 
 
-def small(c1: int = 16, c2: int = 32, c3: int = 32, n1: int = 1, n2: int = 2, n3: int = 2) -> ConvNet:
-    """Depthwise separable convolutions only, two and two in residual pairs."""
-
-    def pair(channels: int, dilation: int = 1) -> nn.Sequential:
-        second = separable(channels, channels, dilation=dilation, relu=False)  # may also take away
-        return nn.Sequential(Residual(separable(channels, channels), second), nn.ReLU(inplace=True))
-
+def small(
+    c1: int = 16, c2: int = 32, c3: int = 32, n1: int = 1, n2: int = 2, n3: int = 2, blueprint: int = 1
+) -> ConvNet:
+    """Separable convolutions only, two and two in residual pairs; blueprint=0 takes the ordinary separable ones."""
+    layer = bsconv if blueprint else separable
     return ConvNet(
         c3,
         c1_1=conv(3, c1),
-        **{f"c1_{i + 1}": pair(c1) for i in range(1, n1 + 1)},
-        c2_1=separable(c1, c2, stride=2),
-        **{f"c2_{i + 1}": pair(c2) for i in range(1, n2 + 1)},
-        c3_1=separable(c2, c3, stride=2),
-        **{f"c3_{i + 1}": pair(c3) for i in range(1, n3)},
-        c4_1=pair(c3, dilation=2),
+        **{f"c1_{i + 1}": separable_pair(layer, c1) for i in range(1, n1 + 1)},
+        c2_1=layer(c1, c2, stride=2),
+        **{f"c2_{i + 1}": separable_pair(layer, c2) for i in range(1, n2 + 1)},
+        c3_1=layer(c2, c3, stride=2),
+        **{f"c3_{i + 1}": separable_pair(layer, c3) for i in range(1, n3)},
+        c4_1=separable_pair(layer, c3, dilation=2),
     )
 
 
-NETWORKS = {f.__name__: f for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5, fast, small)}
+def accurate(c1: int = 32, c2: int = 96, c3: int = 128, n1: int = 1, n2: int = 3, n3: int = 2) -> ConvNet:
+    """Ordinary convolutions where channels are few and pixels many, separable ones where it is the other way round."""
+    return ConvNet(
+        c3,
+        c1_1=conv(3, c1),
+        **{f"c1_{i + 1}": conv_pair(c1) for i in range(1, n1 + 1)},
+        c2_1=conv(c1, c2, stride=2),
+        **{f"c2_{i + 1}": separable_pair(bsconv, c2) for i in range(1, n2 + 1)},
+        c3_1=bsconv(c2, c3, stride=2),
+        **{f"c3_{i + 1}": separable_pair(bsconv, c3) for i in range(1, n3)},
+        c4_1=separable_pair(bsconv, c3, dilation=2),
+    )
+
+
+def strideless(c: int = 16, c5: int = 64, n: int = 2) -> ConvNet:
+    """Every layer sees 32x32 pixels; where others halve the image, the dilation doubles."""
+    blocks = {f"c{k + 1}": 2**k for k in range(4)}
+    return ConvNet(
+        c5,
+        c1_1=conv(3, c),
+        **{f"{block}_{i + 2}": conv_pair(c, dilation) for block, dilation in blocks.items() for i in range(n)},
+        c5=separable(c, c5),
+    )
+
+
+NETWORKS = {
+    f.__name__: f
+    for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5, small, fast, accurate, strideless)
+}
 NETWORKS |= dict.fromkeys(("experiment_5_long", "experiment_5_unaugmented"), experiment_5)  # other recipes
 
 

@@ -13,7 +13,7 @@ from utils import architecture, charts, experiments, plotting
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, ROOT
 from utils.models import build_model
-from utils.tables import FINAL, FIVE, TABLES
+from utils.tables import FINAL, FIVE, MAIN, RECORDS, TABLES
 
 README = ROOT / "README.md"
 BADGE = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
@@ -59,6 +59,10 @@ def write() -> None:
     figures = {
         f"{FINAL}.png": charts.curves(histories[FINAL], published.loc[FINAL], references[FINAL]),
         "epochs.png": charts.accuracy_against_epoch(histories),
+        "landscape.png": charts.landscape(
+            published.loc[[name for name in MAIN + RECORDS if name in published.index]],
+            {name: EXPERIMENTS[name].reference for name in MAIN + RECORDS},
+        ),
         "cost.png": charts.accuracy_against_cost(published.loc[shown], references),
         "architecture.png": charts.architecture(architecture.layer_table(build_model(FINAL))),
         "benchmark.png": charts.cost_growth(pd.read_csv(ROOT / "results" / "benchmark" / "growth.csv")),
