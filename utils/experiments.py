@@ -74,7 +74,8 @@ MILD = replace(RECIPE, batch_size=64, affine=0.1, hole=0.1)  # for networks that
 EXPERIMENTS |= {
     "experiment_5_unaugmented": Experiment(NO_AUGMENTATION, EXPERIMENTS["experiment_5"].reference),
     "small": Experiment(replace(MILD, epochs=50), _elsewhere(69_706, 257, 85.08)),
-    "fast": Experiment(replace(MILD, epochs=8), _elsewhere(198_660, 16)),
+    "tiny": Experiment(replace(MILD, epochs=80), _elsewhere(69_706, 257, 85.08)),
+    "fast": Experiment(replace(MILD, epochs=5), _elsewhere(198_660, 16)),
     "accurate": Experiment(replace(RECIPE, epochs=56, affine=0.5), _elsewhere(197_858, 58, 92.00)),
     "strideless": Experiment(replace(MILD, epochs=20), _elsewhere(88_384, 245, 87.45)),
 }

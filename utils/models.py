@@ -7,7 +7,7 @@ global average at the end. To try a network of your own, write one more function
 
 from torch import nn
 
-from utils.blocks import ConvNet, Residual, bsconv, conv, conv1x1, conv_pair, separable, separable_pair
+from utils.blocks import ConvNet, bsconv, conv, conv1x1, conv_pair, separable, separable_pair
 
 
 def experiment_1() -> ConvNet:
@@ -93,21 +93,6 @@ def experiment_5() -> ConvNet:
     )
 
 
-def fast(c1: int = 24, c2: int = 48, c3: int = 64, n1: int = 1, n2: int = 1, n3: int = 1) -> ConvNet:
-    """Ordinary convolutions, two and two in residual pairs: much arithmetic for each parameter."""
-    return ConvNet(
-        c3,
-        c1_1=conv(3, c1),
-        **{f"c1_{i + 1}": Residual(conv(c1, c1), conv(c1, c1)) for i in range(1, n1 + 1)},
-        c2_1=conv(c1, c2, stride=2),
-        **{f"c2_{i + 1}": Residual(conv(c2, c2), conv(c2, c2)) for i in range(1, n2 + 1)},
-        c3_1=separable(c2, c3, stride=2),
-        **{f"c3_{i + 1}": Residual(conv(c3, c3), conv(c3, c3)) for i in range(1, n3 + 1)},
-        c4_1=Residual(separable(c3, c3)),
-        c5=conv(c3, c3, dilation=2),
-    )
-
-
 def small(
     c1: int = 16, c2: int = 32, c3: int = 32, n1: int = 1, n2: int = 2, n3: int = 2, blueprint: int = 1
 ) -> ConvNet:
@@ -123,6 +108,11 @@ def small(
         **{f"c3_{i + 1}": separable_pair(layer, c3) for i in range(1, n3)},
         c4_1=separable_pair(layer, c3, dilation=2),
     )
+
+
+def tiny() -> ConvNet:
+    """`small` with fewer channels: how far down it goes."""
+    return small(c2=24, c3=24)
 
 
 def accurate(c1: int = 32, c2: int = 96, c3: int = 128, n1: int = 1, n2: int = 3, n3: int = 2) -> ConvNet:
@@ -152,9 +142,10 @@ def strideless(c: int = 16, c5: int = 64, n: int = 2) -> ConvNet:
 
 NETWORKS = {
     f.__name__: f
-    for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5, small, fast, accurate, strideless)
+    for f in (experiment_1, experiment_2, experiment_3, experiment_4, experiment_5, small, tiny, accurate, strideless)
 }
-NETWORKS |= dict.fromkeys(("experiment_5_long", "experiment_5_unaugmented"), experiment_5)  # other recipes
+# Other recipes for the same networks:
+NETWORKS |= {"experiment_5_long": experiment_5, "experiment_5_unaugmented": experiment_5, "fast": accurate}
 
 
 def build_model(name: str, dropout: float = 0.0, **arguments: int) -> nn.Module:
