@@ -129,7 +129,7 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     field, parameters = receptive_field(table), sum(p.numel() for p in model.parameters())
 
     def layers(rows: pd.DataFrame) -> str:
-        few = len(rows) <= 4
+        few = len(rows) <= 4  # beyond that their blocks, which still fit into a line
         names = rows.layer.str.removesuffix(".conv") if few else rows.layer.str.split(".").str[0].unique()
         return ", ".join(names) or "none"
 

@@ -39,7 +39,7 @@ class Experiment:
 RECIPE = Recipe(epochs=24)
 
 
-def _reference(parameters: int, receptive_field: int, epochs: int, accuracy: float) -> dict:
+def _reference(parameters: int, receptive_field: int | None, epochs: int, accuracy: float | None) -> dict:
     return dict(
         source="reference",
         parameters=parameters,
@@ -51,14 +51,8 @@ def _reference(parameters: int, receptive_field: int, epochs: int, accuracy: flo
 
 
 def _elsewhere(parameters: int, epochs: int, accuracy: float | None = None) -> dict:
-    return dict(
-        source="best elsewhere",
-        parameters=parameters,
-        receptive_field=None,
-        epochs=epochs,
-        epochs_to_85=None if accuracy else epochs,
-        test_accuracy=accuracy,
-    )
+    run = _reference(parameters, None, epochs, accuracy)
+    return run | dict(source="best elsewhere", epochs_to_85=None if accuracy else epochs)
 
 
 EXPERIMENTS = {
