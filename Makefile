@@ -18,7 +18,7 @@ lab: .venv/installed  ## open the notebooks in Jupyter
 	$(BIN)/jupyter lab notebooks
 
 notebooks: .venv/installed  ## run notebooks to their end and keep the outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 
 predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it

@@ -1,14 +1,21 @@
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 from hashlib import md5
+
+os.environ.pop("FAST_RUN", None)  # before utils is imported, which reads it once
 
 import numpy as np
 import pytest
 
-from utils import sources
-from utils.files import CLASSES, OFFICIAL
+from utils import ROOT
+from utils.cifar10 import sources
+from utils.cifar10.files import CLASSES, OFFICIAL
 
 REAL = os.environ.get("CIFAR10_PATH")
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +34,27 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CIFAR10_PATH", raising=False)
     return sources.cache_folder()
+
+
+@pytest.fixture
+def without_images(tmp_path):
+    """The environment of a process that finds neither images nor internet: it gets the stand-in."""
+    ours = "cifar10_path fast_run http_proxy https_proxy all_proxy no_proxy xdg_cache_home".split()
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    kept = {key: value for key, value in os.environ.items() if key.lower() not in ours}
+    return kept | nowhere | dict(XDG_CACHE_HOME=str(tmp_path / "cache"), PYTHONUNBUFFERED="1")
+
+
+@pytest.fixture
+def project(tmp_path, without_images):
+    """A copy of the package in tmp_path: `project("-m", "utils", ...)` starts Python there, on the stand-in."""
+    shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def start(*arguments, **options):
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, env=without_images, **pipes, **options)
+
+    return start
 
 
 @pytest.fixture

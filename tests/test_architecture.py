@@ -3,25 +3,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.architecture import check_rules, layer_table, receptive_field, rules
-from utils.models import NETWORKS, ConvNet, build_model, conv, conv1x1, separable
+from utils.architecture import check_rules, layer_table, main_layers, receptive_field, rules, totals
+from utils.errors import NetworkError
+from utils.experiments import EXPERIMENTS
+from utils.models import ConvNet, Residual, build_model, conv, conv1x1, separable
 
 FIELDS = {"experiment_1": 77, "experiment_2": 77, "experiment_3": 53, "experiment_4": 61, "experiment_5": 61}
 
 
-class Residual(nn.Module):
-    """A block as later networks use it: its input is added to its output."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.body = nn.Sequential(separable(channels, channels), conv(channels, channels, padding=2, dilation=2))
-
-    def forward(self, x):
-        return x + self.body(x)
-
-
 def residual_network():
-    return ConvNet(8, c1=conv(3, 8, stride=2), c2=Residual(8), c3=conv(8, 8, stride=2), c4=Residual(8))
+    def block():
+        return Residual(separable(8, 8), conv(8, 8, padding=2, dilation=2))
+
+    return ConvNet(8, c1=conv(3, 8, stride=2), c2=block(), c3=conv(8, 8, stride=2), c4=block())
 
 
 def true_receptive_field(model, size=161):
@@ -40,7 +34,7 @@ def true_receptive_field(model, size=161):
 def test_receptive_field_is_the_true_one(name):
     table = layer_table(build_model(name))
     assert receptive_field(table) == FIELDS[name]
-    assert true_receptive_field(build_model(name).double().float()) == FIELDS[name]
+    assert true_receptive_field(build_model(name)) == FIELDS[name]
 
 
 def test_receptive_field_through_residual_additions_is_the_true_one():
@@ -76,10 +70,106 @@ def test_measuring_leaves_the_network_as_it_was():
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_network_passes(name, capsys):
     assert check_rules(build_model(name))
     assert capsys.readouterr().out.count("pass") == 7
+
+
+# ---------------------------------------------------------------- networks of one's own
+
+
+class Forward(nn.Module):
+    """A network whose forward is the function `forward(network, images)`."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.function = forward
+
+    def forward(self, images):
+        return self.function(self, images)
+
+
+def small(forward):
+    """A convolution with 224 parameters and a linear layer with 90, used as `forward` does."""
+    return Forward(forward, conv=nn.Conv2d(3, 8, 3), linear=nn.Linear(8, 10))
+
+
+def branching(net, x):
+    x = net.conv(x)
+    return net.linear((x if x.mean() > 0 else -x).mean((2, 3)))
+
+
+def counting(net, x):
+    return net.linear(net.conv(x).view(len(x), 8, -1).mean(2))
+
+
+def drawing(net, x):
+    return net.linear(net.conv(x).mean((2, 3)) * torch.rand(x.shape[0], 1))
+
+
+@pytest.mark.parametrize("forward", [branching, counting, drawing])
+def test_where_no_trace_is_possible_the_parameters_are_counted_and_a_line_says_so(forward, capsys):
+    model = small(forward)
+    table = layer_table(model)
+    assert table.layer.tolist() == ["conv", "linear"] and table.parameters.tolist() == [224, 90]
+    assert table[["kernel", "in_size", "out_size", "receptive_field", "macs"]].isna().all(axis=None)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "cannot be traced" in out
+    assert totals(model) == dict(parameters=314, macs=None, receptive_field=None)
+    assert main_layers(table).index.tolist() == ["conv", "linear"]
+    assert not check_rules(model)
+    assert "FAIL  the other rules" in capsys.readouterr().out
+
+
+def test_a_plain_sequential_is_measured_as_any_other():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    table = layer_table(model)
+    assert table.kind.tolist() == ["Conv2d", "AdaptiveAvgPool2d", "Flatten", "Linear"]
+    assert totals(model) == dict(parameters=224 + 90, macs=216 * 15 * 15 + 80, receptive_field=3)
+    assert verdict(model, "average") == (True, "1")
+
+
+@pytest.mark.parametrize(("padding", "pixels"), [("same", 4), ("valid", 0)])
+def test_padding_in_words_is_given_in_pixels(padding, pixels):
+    convolution = nn.Conv2d(3, 4, 5, padding=padding, dilation=2)
+    row = layer_table(ConvNet(4, c1=convolution)).iloc[0]
+    assert row.padding == pixels and row.out_size == 24 + 2 * pixels and row.receptive_field == 9
+
+
+def test_a_module_used_twice_is_counted_once():
+    twice = nn.Conv2d(3, 3, 3, padding=1)
+    model = Forward(
+        lambda net, x: net.linear(net.twice(net.twice(x)).mean((2, 3))), twice=twice, linear=nn.Linear(3, 10)
+    )
+    table = layer_table(model)
+    assert table.parameters.sum() == totals(model)["parameters"] == 84 + 40
+    assert table.layer.tolist() == ["twice", "twice", "linear"], "both uses are shown"
+    assert receptive_field(table) == 5 and table.macs.tolist() == [81 * 1024, 81 * 1024, 30]
+
+
+def test_poolings_as_functions_are_seen():
+    def forward(net, x):
+        return net.linear(F.max_pool2d(net.conv(x), 2).mean((2, 3)))
+
+    assert verdict(small(forward), "average") == (True, "mean")
+    assert verdict(small(forward), "pooling between") == (False, "max_pool2d")
+    as_function = small(lambda net, x: net.linear(F.adaptive_avg_pool2d(net.conv(x), 1).flatten(1)))
+    assert verdict(as_function, "average") == (True, "adaptive_avg_pool2d")
+
+
+@pytest.mark.parametrize("measure", [layer_table, totals, rules])
+def test_a_network_that_fails_on_the_image_gets_one_sentence(measure):
+    model = ConvNet(7, c1=conv(3, 8))  # the linear layer expects 7 channels
+    with pytest.raises(NetworkError, match=r"ConvNet fails on an image of 3x32x32 \(.+\); mend its layers\.$") as error:
+        measure(model)
+    assert "\n" not in str(error.value)
+    assert model.training
+
+
+# ---------------------------------------------------------------- the rules
 
 
 def verdict(model, rule):

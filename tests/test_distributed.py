@@ -1,29 +1,23 @@
 """Two processes on loopback (Gloo), started by torchrun as a user would."""
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from utils.data import BatchSampler
+from utils.engine.batches import BatchSampler
 from utils.models import build_model
 
-ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node=2".split()
 
 # A network without norms (each process has its own batch statistics) on images without augmentation, whose last
 # batch is ragged: 116 = 3 * 32 + 20.
 TRAINING = """
-    import sys
-    sys.path.insert(0, {root!r})
     import numpy as np, torch
     from torch import nn
-    from utils import distributed
+    from utils.engine import distributed
     from utils.data import eval_loader, train_loader
     from utils.training import Recipe, fit
     from pathlib import Path
@@ -39,20 +33,22 @@ TRAINING = """
         torch.manual_seed(1 + distributed.rank())  # only the first process's weights count
         features = nn.Conv2d(3, 8, 3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
         model = nn.Sequential(*features, nn.Linear(128, 10))
-        options = dict(device=torch.device("cpu"), precision="float32", progress=False)
-        history = fit(model, Recipe(epochs=3, batch_size=32), *loaders, folder=folder, **options)
+        recipe, options = Recipe(epochs=3, batch_size=32, precision="float32"), dict(device=torch.device("cpu"))
+        history, made_under = fit(model, recipe, *loaders, folder=folder, progress=False, **options)
+        assert made_under[0]["processes"] == distributed.world_size()
         return model, history
 """
 
 
-def torchrun(*command, cwd, processes=2, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+def outcome(process):
+    with process:
+        out, error = process.communicate()
+    assert process.returncode == 0, error
+    return out, error
 
 
-def test_two_processes_do_what_one_does_on_the_joint_batch(tmp_path):
-    script = textwrap.dedent(TRAINING.format(root=str(ROOT)))
+def test_two_processes_do_what_one_does_on_the_joint_batch(project, tmp_path):
+    script = "import sys; sys.path.insert(0, '.')\n" + textwrap.dedent(TRAINING)
     (tmp_path / "two.py").write_text(
         script
         + textwrap.dedent("""
@@ -68,13 +64,12 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(tmp_path):
             torch.save(model.state_dict(), f"weights_{distributed.rank()}.pt")
         """)
     )
-    done = torchrun("two.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Epoch   1") == 1, "one process prints"
+    out, _ = outcome(project(*TORCHRUN, "two.py"))
+    assert out.count("Epoch   1") == 1, "one process prints"
     assert [p.name for p in tmp_path.glob("written_by_*")] == ["written_by_0"], "one process writes"
 
     scope = {}
-    exec(script, scope)
+    exec(textwrap.dedent(TRAINING), scope)
     model, expected = scope["train"]()
     for rank in (0, 1):
         history = pd.read_csv(tmp_path / f"history_{rank}.csv")
@@ -86,15 +81,9 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(tmp_path):
         assert all(torch.allclose(weights[k], v, atol=1e-5) for k, v in model.state_dict().items())
 
 
-def test_every_image_is_in_one_share(monkeypatch):
-    from utils import distributed
-
+def test_every_image_is_in_one_share():
     whole = list(BatchSampler(100, 32, shuffle_seed=1))
-    shares = []
-    for rank in (0, 1, 2):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(distributed, "world_size", lambda: 3)
-        shares.append(list(BatchSampler(100, 32, shuffle_seed=1)))
+    shares = [list(BatchSampler(100, 32, shuffle_seed=1, rank=rank, world=3)) for rank in range(3)]
     for number, (_, _, batch) in enumerate(whole):
         parts = [share[number] for share in shares]
         assert sorted(np.concatenate([indices for _, _, indices in parts])) == sorted(batch)
@@ -102,15 +91,12 @@ def test_every_image_is_in_one_share(monkeypatch):
     assert len(set(names)) == len(names), "each share is augmented by a stream of its own"
 
 
-def test_the_command_line_under_torchrun(tmp_path):
+def test_the_command_line_under_torchrun(project, tmp_path):
     """On the stand-in: one process prints and writes."""
-    subprocess.run(["cp", "-r", ROOT / "utils", tmp_path], check=True)
-    environment = dict(XDG_CACHE_HOME=str(tmp_path / "cache"), CIFAR10_PATH="", no_proxy="*")
-    command = ("-m", "utils", "train", "experiment_5", "--epochs", "1", "--precision", "float32")
-    done = torchrun(*command, cwd=tmp_path, **environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Epoch   1 ") == done.stdout.count("this run") == 1
-    run = tmp_path / "runs/experiment_5/epochs_1/stand-in"
+    command = "-m utils train experiment_5 --epochs 1 --precision float32".split()
+    out, error = outcome(project(*TORCHRUN, *command))
+    assert out.count("Epoch   1 ") == out.count("The run and its graphs are in runs/experiment_5.") == 1, error
+    run = tmp_path / "runs" / "experiment_5"
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["processes"] == 2
     assert len(pd.read_csv(run / "history.csv")) == 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import experiments
+from utils import runs
 from utils.__main__ import main
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="requirements-app.txt is not installed")
@@ -15,7 +15,7 @@ def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):
     assert "ratio" in out and "onnxruntime" in out and f"Written to {path}." in out and err == ""
     assert [p.name for p in tmp_path.iterdir()] == ["network.onnx"], "one file holds all"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    model = experiments.load(experiments.ROOT / "results" / "experiment_5").model
+    model = runs.load("experiment_5").model
     images = np.random.default_rng(0).normal(size=(100, 3, 32, 32)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()

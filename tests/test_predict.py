@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -8,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
-from utils import experiments, predict
+import utils
+from tests.conftest import ROOT
+from utils import runs
 from utils.__main__ import main
+from utils.cifar10.files import CLASSES
 from utils.errors import RunError
-from utils.predict import Prediction, Predictor, open_picture, sentence, to_cifar
-from utils.sources import stand_in
+from utils.serve.predict import Prediction, Predictor, open_picture, sentence, to_cifar
+from utils.study import analysis
 
-ROOT = Path(__file__).resolve().parent.parent
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -108,14 +110,12 @@ def test_of_several_files_the_good_ones_are_still_answered(tmp_path, capsys):
     assert main(["predict", files[0]]) == 0
 
 
-def test_neither_data_nor_internet_is_needed(tmp_path):
+def test_neither_data_nor_internet_is_needed(tmp_path, without_images):
     photo().save(tmp_path / "a.png")
-    environment = {k: v for k, v in os.environ.items() if k != "CIFAR10_PATH"}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path / "none"), "http_proxy": "http://127.0.0.1:9"}
     command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png")]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, env=without_images, capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == "" and result.stdout.count("%") == 3
-    assert not list(tmp_path.glob("none/cifar10*"))
+    assert not list(tmp_path.glob("cache/cifar10*"))
 
 
 def test_the_middle_square_is_seen():
@@ -147,22 +147,36 @@ def test_floats_from_0_to_1_keep_their_brightness(tmp_path):
 
 def test_a_figure_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
     photo().save(tmp_path / "a.png")
-    with pytest.raises(SystemExit, match="2"):
-        main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "a.jpg")])
+    assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "a.jpg")]) == 2
     assert "does not end in .png" in capsys.readouterr().err
     (tmp_path / "folder.png").mkdir()
     assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "folder.png")]) == 2
     assert "folder.png cannot be written" in capsys.readouterr().err
 
 
-def test_a_network_without_calibration_says_what_to_call(tmp_path, monkeypatch):
+@pytest.fixture
+def calibration(tmp_path, monkeypatch):
+    """The calibration of experiment_5 in a results/ of its own."""
     shutil.copytree(ROOT / "results" / "experiment_5", tmp_path / "results" / "experiment_5")
-    monkeypatch.setattr(experiments, "ROOT", tmp_path)
-    Predictor("experiment_5")
-    (tmp_path / "results" / "experiment_5" / "calibration.json").unlink()
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    return tmp_path / "results" / "experiment_5" / "calibration.json"
+
+
+def test_the_probabilities_are_calibrated(calibration):
+    calibration.write_text('{"temperature": 5.0}')
+    predictor = Predictor("experiment_5")
+    found = predictor(photo())
+    scores = analysis.logits(predictor.model, found.pixels[None], predictor.mean, predictor.std)[0]
+    expected = dict(zip(CLASSES, softmax(scores / 5), strict=True))
+    assert found.probabilities == pytest.approx(expected, abs=1e-6)
+    assert max(found.probabilities.values()) < 0.9 * softmax(scores).max()
+
+
+def test_a_network_without_calibration_says_what_to_call(calibration):
+    calibration.unlink()
     with pytest.raises(RunError, match="utils calibrate experiment_5"):
         Predictor("experiment_5")
-    with pytest.raises(RunError, match="those of experiment_5"):
+    with pytest.raises(RunError, match="experiment_5/seed_2 has no weights.pt"):
         Predictor("experiment_5/seed_2")
 
 
@@ -177,22 +191,8 @@ def test_an_answer_that_is_not_convincing_says_so():
 
 def test_a_network_that_is_not_published_is_named(tmp_path, capsys):
     photo().save(tmp_path / "a.png")
-    assert main(["predict", str(tmp_path / "a.png"), "--network", "experiment_6"]) == 2
-    assert "experiment_6" in capsys.readouterr().err
-
-
-def test_the_stand_in_calibrates_nothing(tmp_path, monkeypatch, capsys):
-    before = (ROOT / "results" / "experiment_5" / "calibration.json").read_text()
-    monkeypatch.setattr(predict, "load_cifar10", stand_in)
-    assert main(["calibrate", "experiment_5"]) == 2
-    assert "CIFAR10_PATH" in capsys.readouterr().err
-    assert (ROOT / "results" / "experiment_5" / "calibration.json").read_text() == before
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/weights.pt")), ids=lambda p: p.parts[-2])
-def test_every_published_network_is_calibrated(path):
-    found = json.loads((path.parent / "calibration.json").read_text())
-    assert found["data_source"] == "original" and found["error_after"] < found["error_before"]
+    assert main(["predict", str(tmp_path / "a.png"), "--network", "no_such_network"]) == 2
+    assert "no_such_network" in capsys.readouterr().err
 
 
 def test_test_images_are_named_as_by_the_network_itself(cifar10, predictor, tmp_path):
@@ -202,5 +202,4 @@ def test_test_images_are_named_as_by_the_network_itself(cifar10, predictor, tmp_
         found = predictor(open_picture(tmp_path / "a.png"))
         assert (found.pixels == cifar10.test_images[k]).all()
         right += next(iter(found.probabilities)) == cifar10.classes[cifar10.test_labels[k]]
-    metrics = json.loads((experiments.ROOT / "results/experiment_5/metrics.json").read_text())
-    assert right == pytest.approx(metrics["test_accuracy_last"], abs=8)
+    assert right == pytest.approx(runs.load("experiment_5").metrics["test_accuracy_last"], abs=8)

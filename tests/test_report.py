@@ -1,18 +1,21 @@
+import base64
 import json
 import re
 import shutil
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from utils import charts, experiments, report, tables
+import utils
+from tests.conftest import ROOT
+from utils import plotting, runs
 from utils.__main__ import main
+from utils.engine import records
 from utils.errors import RunError
-
-ROOT = Path(__file__).resolve().parent.parent
+from utils.experiments import EXPERIMENTS, MAIN, RECORDS
+from utils.report import readme, tables
 
 
 @pytest.fixture
@@ -21,10 +24,7 @@ def copy(tmp_path, monkeypatch):
     for folder in ("results", "images", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "README.md", tmp_path)
-    monkeypatch.setattr(experiments, "ROOT", tmp_path)
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -42,18 +42,17 @@ def test_readme_and_images_agree_with_results(copy):
         assert new.shape == old.shape and np.abs(new - old).mean() < 0.5, f"{path.name}: run make report"
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "results" / name / "metrics.json" for name in tables.MAIN], ids=lambda p: p.parts[-2]
-)
+@pytest.mark.parametrize("path", [ROOT / "results" / name / "metrics.json" for name in MAIN], ids=lambda p: p.parts[-2])
 def test_another_number_in_results_changes_the_readme(copy, path):
     path = copy / path.relative_to(ROOT)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy_last": 12.34}))
     text = (copy / "README.md").read_text()
-    assert report.fill(text, "results", tables.results_table()) != text
+    assert readme.fill(text, "results", tables.markdown(tables.results_table())) != text
 
 
-SECTIONS = """Quick start | Objective | The data | The experiments | Analysis | Beyond the reference | The final network
-    | How it was trained | What it sees | Speed | Against the rules | Repeating it | Licence and credits"""
+SECTIONS = """Quick start | Objective | The data | Try your own | The experiments | Analysis | Beyond the reference
+    | The final network | How it was trained | What it sees | Speed | Against the rules | Repeating it
+    | Licence and credits"""
 
 
 def test_every_section_is_there_in_its_order():
@@ -71,31 +70,70 @@ def test_every_table_and_picture_is_shown():
     assert shown >= always | {"architecture.png", "experiment_5.png", "benchmark.png", "cams.png", "app.png"}
 
 
+def points(axis):
+    return {line.get_label(): sorted(zip(*line.get_data(), strict=True)) for line in axis.lines}
+
+
 def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
-    published = experiments.published()
-    names = [name for name in tables.MAIN + tables.RECORDS if name in published.index]
-    references = {name: experiments.EXPERIMENTS[name].reference for name in tables.MAIN + tables.RECORDS}
-    runs = published.loc[names]
-    for axis, cost in zip(charts.landscape(runs, references).axes, ("parameters", "epochs"), strict=True):
+    published = runs.published()
+    names = [name for name in MAIN + RECORDS if name in published.index]
+    shown, priors = published.loc[names], [EXPERIMENTS[name].prior for name in MAIN + RECORDS]
+    for axis, cost in zip(plotting.landscape(shown, priors).axes, ("parameters", "epochs"), strict=True):
         labels = {text.get_text() for text in axis.texts}
         assert labels == {name.removeprefix("experiment_").replace("_", " ") for name in names}
-        points = {line.get_label(): sorted(zip(*line.get_data(), strict=True)) for line in axis.lines}
-        assert len(points["reference, at its first 85 %"]) == 5
-        assert points["ours, last epoch"] == sorted(zip(runs[cost], runs.test_accuracy_last, strict=True))
-        others, small, fast = points["others, best epoch on the test set"], references["small"], references["fast"]
-        assert len(others) == 4
-        assert {(small[cost], small["test_accuracy"]), (fast[cost], 85)} <= set(others)
+        drawn = points(axis)
+        assert len(drawn["reference, at its first 85 %"]) == 5
+        assert drawn["ours, last epoch"] == sorted(zip(shown[cost], shown.test_accuracy_last, strict=True))
+        others = drawn["others, best epoch on the test set"]
+        small, fast = EXPERIMENTS["small"].prior, EXPERIMENTS["fast"].prior
+        at = {prior: prior.epoch if cost == "epochs" else prior.parameters for prior in (small, fast)}
+        assert len(others) == 4 and {(at[small], small.accuracy), (at[fast], 85)} <= set(others)
+
+
+def test_a_run_of_ones_own_is_a_star_among_the_others():
+    own = dict(parameters=5_000, macs=None, epochs=3, evaluated_on="test", test_accuracy_last=70.0)
+    figure = plotting.landscape(runs.published(), own={"mine": own}, costs=("parameters", "macs"))
+    parameters, macs = map(points, figure.axes)
+    assert parameters["mine: 70.00 %"] == [(5_000, 70.0)]
+    assert "mine: 70.00 %" not in macs, "where its cost is not known it is not drawn"
+
+
+@pytest.mark.parametrize("name", ["experiment_5", "experiment_5/validation"])
+def test_curves_show_what_the_run_was_judged_on(name):
+    metrics, history = records.read_metrics(name), records.read_history(name)
+    prior = EXPERIMENTS["experiment_5"].prior
+    figure = plotting.curves(runs.Run(None, history, metrics), prior)
+    split, (loss, accuracy, rate) = metrics["evaluated_on"], figure.axes
+    assert len(loss.lines) == 2 and len(rate.lines) == 1
+    assert f"{split}: {history[f'{split}_accuracy'].iloc[-1]:.2f}" in points(accuracy)
+    first = metrics["epochs_to_85"]
+    said = f"first at 85 %: epoch {first}" if first else "85 % not reached"
+    assert accuracy.get_title() == f"{said}; reference: 85.13 %, epoch 69"
+    assert f"{metrics['parameters']:,} parameters, CIFAR-10" in figure.get_suptitle()
+
+
+def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
+    def cell(png, *tags):
+        outputs = [{"data": {"text/plain": "x"}}, {"data": {"image/png": base64.b64encode(png).decode()}}]
+        return {"cell_type": "code", "metadata": {"tags": list(tags)} if tags else {}, "outputs": outputs}
+
+    shutil.rmtree(copy / "notebooks")
+    (copy / "notebooks").mkdir()
+    not_run = {"cell_type": "code", "metadata": {"tags": ["images/c.png"]}, "outputs": []}
+    cells = [cell(b"a", "images/a.png"), cell(b"b"), cell(b"c", "parameters"), not_run, {"metadata": {}}]
+    (copy / "notebooks" / "01_one.ipynb").write_text(json.dumps({"cells": cells}))
+    assert readme.notebook_figures() == {"a.png": b"a"}
 
 
 def test_pictures_are_small_enough_for_a_web_page():
     for path in (ROOT / "images").glob("*.png"):
-        assert path.stat().st_size < 160_000 and Image.open(path).width <= 1100, path.name
+        assert path.stat().st_size < 160_000, path.name
 
 
 def test_a_missing_marker_is_named(copy):
     (copy / "README.md").write_text("no markers")
     with pytest.raises(RunError, match="<!-- headline -->"):
-        report.write()
+        readme.write()
     assert (copy / "README.md").read_text() == "no markers"
 
 

@@ -1,12 +1,13 @@
+import ast
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
+from utils import ROOMS
 
 
 def names(text):
@@ -32,7 +33,8 @@ def test_albumentations_stays_at_its_last_mit_release():
 
 
 @pytest.fixture
-def project(tmp_path):
+def makefile(tmp_path):
+    """The Makefile and what it reads, where nothing is installed."""
     for name in ("Makefile", "requirements.txt", "requirements-app.txt", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
@@ -44,28 +46,28 @@ def fake_python(path, before):
     return path
 
 
-def test_an_old_python_is_refused_in_a_sentence(project):
+def test_an_old_python_is_refused_in_a_sentence(makefile):
     old = fake_python(
-        project / "old",
+        makefile / "old",
         f"""exec {sys.executable} -c 'import sys; sys.version_info = (3, 9, 0); exec(sys.argv[1])' "$2" """,
     )
-    result = subprocess.run(["make", "test", f"PYTHON={old}"], cwd=project, capture_output=True, text=True)
+    result = subprocess.run(["make", "test", f"PYTHON={old}"], cwd=makefile, capture_output=True, text=True)
     assert result.returncode != 0
     assert "Python 3.10 or newer is needed" in result.stderr
-    assert not (project / ".venv").exists()
+    assert not (makefile / ".venv").exists()
 
 
-def test_a_second_call_installs_nothing(project):
-    (project / ".venv").mkdir()
-    (project / ".venv" / "installed").touch()
+def test_a_second_call_installs_nothing(makefile):
+    (makefile / ".venv").mkdir()
+    (makefile / ".venv" / "installed").touch()
 
     def plan(*arguments):
-        return subprocess.run(["make", "-n", *arguments], cwd=project, capture_output=True, text=True).stdout
+        return subprocess.run(["make", "-n", *arguments], cwd=makefile, capture_output=True, text=True).stdout
 
     assert "pip" not in plan("run", "EPOCHS=2", "SEED=3")
     assert "train experiment_5 --epochs 2 --seed 3" in plan("run", "EPOCHS=2", "SEED=3")
     assert "requirements-app.txt" in plan("test") and "requirements-app.txt" in plan("app")
-    (project / ".venv" / "app").touch()
+    (makefile / ".venv" / "app").touch()
     assert "pip" not in plan("test")
 
 
@@ -80,23 +82,56 @@ def test_rooms_pull_in_only_what_they_need():
     assert loaded("import utils.data", *heavy[3:]) == "[]"
 
 
-ROOMS = """errors distributed transforms files sources data blocks models architecture checkpoints speed training
-    experiments search publish analysis predict export plotting charts views app tables report benchmark
-    __main__""".split()
+def imported(text):
+    """The rooms that a file imports from, wherever it does so and in whichever form."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "utils":
+            found |= {f"utils.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "write from utils.x import y"
+            found.add(node.module)
+    return {name.split(".")[1] for name in found if name.startswith("utils.")} - {"ROOT", "FAST_RUN"}
+
+
+@pytest.mark.parametrize(
+    ("line", "rooms"),
+    [
+        ("import utils", set()),
+        ("import utils.models", {"models"}),
+        ("import utils.engine.speed as s, numpy", {"engine"}),
+        ("from utils import runs, ROOT", {"runs"}),
+        ("from utils import (\n    data,\n    runs as r,\n)", {"data", "runs"}),
+        ("from utils.models import build_model", {"models"}),
+        ("from utils.engine.speed import prepared", {"engine"}),
+        ("def f():\n    if True:\n        from utils.study import search", {"study"}),
+        ("from numpy import utils", set()),
+    ],
+)
+def test_every_form_of_import_is_seen(line, rooms):
+    assert imported(line) == rooms
+
+
+def files(room):
+    wing = ROOT / "utils" / room
+    return sorted(wing.glob("**/*.py")) if wing.is_dir() else [wing.with_suffix(".py")]
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_no_room_imports_upward_or_grows_too_large(room):
-    text = (ROOT / "utils" / f"{room}.py").read_text()
-    imported = set(re.findall(r"from utils\.(\w+) import", text))
-    for line in re.findall(r"^\s*from utils import (.+)$", text, re.M):
-        imported |= {part.split(" as ")[0].strip() for part in line.split(",")}
-    assert imported <= set(ROOMS[: ROOMS.index(room)])
-    assert len(text.splitlines()) <= 280
+def test_no_room_imports_from_one_after_it(room):
+    before = set(ROOMS[: ROOMS.index(room)])
+    for path in files(room):
+        beyond = imported(path.read_text(encoding="utf-8")) - before - {room}
+        assert not beyond, f"{path.relative_to(ROOT)} imports from {', '.join(beyond)}"
 
 
-def test_the_rooms_are_the_files():
-    assert {p.stem for p in (ROOT / "utils").glob("*.py")} == {*ROOMS, "__init__"}
+def test_the_rooms_are_what_utils_holds():
+    shown = {path.stem for path in (ROOT / "utils").iterdir()} - {"__pycache__"}
+    assert shown == {*ROOMS, "__init__"}
+    assert len(shown) <= 16, "a hall that is taken in at a glance"
+    assert not imported((ROOT / "utils" / "__init__.py").read_text(encoding="utf-8"))
 
 
 def test_ruff_finds_nothing():

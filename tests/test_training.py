@@ -1,11 +1,10 @@
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,23 +12,27 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import speed, training
-from utils.checkpoints import read_checkpoint, save_atomically
+import utils
+from tests.conftest import MEAN, ROOT, STD
+from utils import runs, training
+from utils.cifar10.sources import stand_in
 from utils.data import eval_loader, train_loader
+from utils.engine.checkpoints import read_checkpoint, save_atomically
 from utils.errors import RunError
 from utils.models import ConvNet, conv, separable
-from utils.speed import fastest_precision
-from utils.training import Recipe, evaluate, fit, log_line
+from utils.training import Recipe, evaluate, fit, log_line, optimizer_and_schedule, plain_loop
 
-ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-RECIPE = Recipe(epochs=4, batch_size=32, dropout=0.1)
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+RECIPE = Recipe(epochs=4, batch_size=32, precision="float32")
 
 
-def small_network(seed=1):
+def small_network(seed=1, dropout=0.1):
     torch.manual_seed(seed)
-    return ConvNet(8, c1=conv(3, 8, stride=2), c2=separable(8, 8, stride=2))
+    model = ConvNet(8, c1=conv(3, 8, stride=2), c2=separable(8, 8, stride=2))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    return model
 
 
 def loaders(images=100, workers=0):
@@ -42,47 +45,159 @@ def loaders(images=100, workers=0):
     )
 
 
-def train(model, recipe=RECIPE, folder=None, **options):
-    options = dict(device=CPU, precision="float32", progress=False) | options
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = recipe.dropout
-    return fit(model, recipe, *loaders(), folder=folder, **options)
+def train(model, recipe=RECIPE, folder=None, workers=0, **options):
+    options = dict(device=CPU, progress=False) | options
+    return fit(model, recipe, *loaders(workers=workers), folder=folder, **options)[0]
+
+
+def stop_after(monkeypatch, epoch, reason=KeyboardInterrupt):
+    """Training is stopped as soon as the checkpoint of this epoch is written."""
+
+    def save_and_stop(state, path):
+        save_atomically(state, path)
+        if len(state["history"]) == epoch:
+            raise reason
+
+    monkeypatch.setattr(training, "save_atomically", save_and_stop)
 
 
 def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def test_it_learns(capsys):
-    history = train(small_network(), replace(RECIPE, epochs=8))
+# ---------------------------------------------------------------- the loop
+
+
+def test_it_learns():
+    history = train(small_network(dropout=0), replace(RECIPE, epochs=8))
     assert history.test_accuracy.iloc[-1] > 30 and history.test_loss.iloc[-1] < history.test_loss.iloc[0]
     assert list(history.columns) == "epoch lr train_loss train_accuracy test_loss test_accuracy seconds".split()
     assert history.epoch.tolist() == list(range(1, 9))
 
 
+def test_the_loop_to_read_first_does_the_same():
+    plain, ours = small_network(dropout=0), small_network(dropout=0)
+    expected = plain_loop(plain, RECIPE, loaders()[0])
+    history = train(ours)
+    assert [row["loss"] for row in expected] == pytest.approx(history.train_loss.tolist(), rel=1e-3)
+    assert [row["accuracy"] for row in expected] == pytest.approx(history.train_accuracy.tolist(), abs=1)
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.allclose(plain.eval()(images), ours.eval()(images), atol=1e-2)
+
+
+def test_what_it_is_judged_on_names_the_columns():
+    history = train(small_network(), replace(RECIPE, epochs=1), judged_on="validation")
+    assert {"validation_loss", "validation_accuracy"} <= set(history) and "test_accuracy" not in history
+
+
+def test_the_network_that_comes_back_is_as_it_was_built():
+    model = small_network()
+    train(model, replace(RECIPE, epochs=1))
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert all(p.device == CPU and p.is_contiguous() for p in model.parameters())
+
+
+def test_a_loss_that_is_no_number_stops_with_a_sentence():
+    with pytest.raises(RunError, match="no longer a number in epoch 1"):
+        train(small_network(), replace(RECIPE, lr=1e30))
+
+
+def test_losses_are_means_per_image_with_a_ragged_last_batch():
+    model = small_network().eval()
+    _, test = loaders(images=100)  # batches of 64 and 36
+    images, labels = (torch.cat(parts) for parts in zip(*test, strict=True))
+    with torch.no_grad():
+        logits = model(images)
+    loss, accuracy = evaluate(model, test)
+    assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    assert accuracy == (logits.argmax(1) == labels).sum().item()
+
+    # in training too: a network without norms that all but stands still, batches of 32, 32, 32 and 4
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    plain = train_loader(test.dataset.images, test.dataset.labels, MEAN, STD, 32, workers=0, flip=0, affine=0, hole=0)
+    recipe = replace(RECIPE, epochs=1, lr=1e-12)
+    history, _ = fit(linear, recipe, plain, test, device=CPU, progress=False)
+    assert history.train_loss[0] == pytest.approx(history.test_loss[0], abs=1e-4)
+    assert history.train_accuracy[0] == history.test_accuracy[0]
+
+
+def test_weight_decay_acts_on_weights_only():
+    optimizer, _ = optimizer_and_schedule(small_network(), RECIPE, steps=10)
+    decayed, free = optimizer.param_groups
+    assert decayed["weight_decay"] == RECIPE.weight_decay and free["weight_decay"] == 0
+    assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in free["params"]} == {1}
+
+
+def test_the_learning_rate_makes_one_cycle():
+    lr = train(small_network(), replace(RECIPE, epochs=10)).lr
+    assert lr.idxmax() == 2 and lr.max() == pytest.approx(RECIPE.lr, rel=0.01)
+    assert lr.iloc[0] == pytest.approx(RECIPE.lr / 25) and lr.iloc[-1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(epochs=0), "epochs is 0, but must be a whole number of at least 1"),
+        (dict(batch_size=2.5), "batch_size is 2.5"),
+        (dict(lr=0), "lr is 0, but must be above 0"),
+        (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
+        (dict(flip=float("nan")), "flip is nan"),
+        (dict(precision="float8"), "precision is float8, but must be None or one of float32, bfloat16, float16"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(change, sentence):
+    with pytest.raises(RunError, match=sentence):
+        replace(RECIPE, **change)
+
+
+def test_the_line_of_an_epoch_marks_the_first_crossing():
+    def line(*accuracies):
+        rows = [
+            dict(epoch=k, train_loss=0.5377, train_accuracy=78.33, validation_loss=0.45, validation_accuracy=accuracy)
+            for k, accuracy in enumerate(accuracies, 1)
+        ]
+        return log_line(rows, "validation")
+
+    assert line(84.99, 85.13) == ("Epoch   2   training 0.5377, 78.33 %   validation 0.4500, 85.13 %   first at 85 %")
+    assert "first" not in line(85.0, 85.13) and "first" not in line(84.0, 84.99)
+
+
+def test_the_bar_and_the_line_of_an_epoch(capfd, monkeypatch):
+    monkeypatch.setattr(training, "tqdm", partial(training.tqdm, mininterval=0))
+    train(small_network(), replace(RECIPE, epochs=1), progress=True)
+    out, err = capfd.readouterr()
+    assert "Epoch 1: " in err and "loss 2." in err and "accuracy " in err
+    assert out.startswith("Precision: float32 on cpu.\nEpoch   1   training 2.")
+    assert out.count("\n") == 2
+
+
+# ---------------------------------------------------------------- stopping and going on
+
+
 def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path):
+    """With dropout, augmentation and worker processes: all that draws random numbers."""
     straight = small_network()
-    expected = train(straight, folder=tmp_path / "straight")
+    expected = train(straight, folder=tmp_path / "straight", workers=2)
 
     # a process of its own that dies without a word after the second epoch
     script = f"""
         import os, signal, sys
-        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-        import test_training as t
+        sys.path[:0] = [{str(ROOT)!r}]
+        from pathlib import Path
+        from tests import test_training as t
         save = t.training.save_atomically
         def save_and_die(state, path):
             save(state, path)
             if len(state["history"]) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
         t.training.save_atomically = save_and_die
-        t.train(t.small_network(), folder=t.Path({str(tmp_path / "killed")!r}))
+        t.train(t.small_network(), folder=Path({str(tmp_path / "killed")!r}), workers=2)
     """
     died = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
 
     resumed = small_network(seed=99)
-    history = train(resumed, folder=tmp_path / "killed")
+    history = train(resumed, folder=tmp_path / "killed", workers=2)
     assert equal(straight, resumed)
     compared = expected.columns.drop("seconds")
     assert history[compared].equals(expected[compared])
@@ -97,33 +212,23 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path, monkeypatch):
     assert equal(finished, again)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "identity", "message"),
-    [
-        (replace(RECIPE, lr=0.2), {"network": "a"}, r"holds a run with lr=0.1, now lr=0.2"),
-        (RECIPE, {"network": "b"}, r"holds a run with network=a, now network=b"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, recipe, identity, message):
-    train(small_network(), replace(RECIPE, epochs=4), tmp_path, identity={"network": "a"})
-    before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(RunError, match=message):
-        train(small_network(), recipe, tmp_path, identity=identity)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
-
-
 def test_a_damaged_checkpoint_is_a_sentence(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"checkpoint.pt cannot be read"):
         train(small_network(), folder=tmp_path)
 
 
-def test_precision_is_kept_on_resume(tmp_path):
-    train(small_network(), folder=tmp_path, precision="bfloat16")
-    assert read_checkpoint(tmp_path / "checkpoint.pt")["precision"] == "bfloat16"
-    train(small_network(), folder=tmp_path, precision=None)
-    with pytest.raises(RunError, match="was begun in bfloat16"):
-        train(small_network(), folder=tmp_path, precision="float32")
+def test_precision_is_kept_on_resume_and_a_change_is_recorded(tmp_path, monkeypatch, capsys):
+    for epoch, precision in ((1, "bfloat16"), (2, None), (3, "float32")):
+        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+            stop_after(context, epoch)
+            train(small_network(), replace(RECIPE, precision=precision), tmp_path)
+    out = capsys.readouterr().out
+    assert out.count("Precision: bfloat16 on cpu.") == out.count("Precision: ") == 1
+    assert "From here on not bit-identical to a run in one piece: precision float32 (was bfloat16).\n" in out
+    made_under = read_checkpoint(tmp_path / "checkpoint.pt")["made_under"]
+    assert [(m["from_epoch"], m["precision"]) for m in made_under] == [(1, "bfloat16"), (3, "float32")]
+    assert made_under[0]["device"] == "cpu" and made_under[0]["torch_version"] == torch.__version__.split("+")[0]
 
 
 def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
@@ -141,134 +246,72 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
-def test_a_loss_that_is_no_number_stops_with_a_sentence():
-    with pytest.raises(RunError, match="no longer a number in epoch 1"):
-        train(small_network(), replace(RECIPE, lr=1e30))
-
-
-def test_losses_are_means_per_image_with_a_ragged_last_batch():
-    model = small_network().eval()
-    _, test = loaders(images=100)  # batches of 64 and 36
-    images, labels = (torch.cat(parts) for parts in zip(*test, strict=True))
-    with torch.no_grad():
-        logits = model(images)
-    loss, correct, count = evaluate(model, test, CPU)
-    assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
-    assert (correct, count) == ((logits.argmax(1) == labels).sum().item(), 100)
-
-    # in training too: a network without norms that all but stands still, batches of 32, 32, 32 and 4
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    plain = train_loader(test.dataset.images, test.dataset.labels, MEAN, STD, 32, workers=0, flip=0, affine=0, hole=0)
-    recipe = replace(RECIPE, epochs=1, lr=1e-12)
-    history = fit(linear, recipe, plain, test, device=CPU, precision="float32", progress=False)
-    assert history.train_loss[0] == pytest.approx(history.test_loss[0], abs=1e-4)
-    assert history.train_accuracy[0] == history.test_accuracy[0]
-
-
-def test_weight_decay_acts_on_weights_only(monkeypatch):
-    made = []
-    real = torch.optim.SGD
-    monkeypatch.setattr(torch.optim, "SGD", lambda groups, **kw: made.append(real(groups, **kw)) or made[0])
-    train(small_network(), replace(RECIPE, epochs=1))
-    decayed, free = made[0].param_groups
-    assert decayed["weight_decay"] == RECIPE.weight_decay and free["weight_decay"] == 0
-    assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in free["params"]} == {1}
-
-
-def test_the_learning_rate_makes_one_cycle():
-    lr = train(small_network(), replace(RECIPE, epochs=10)).lr
-    assert lr.idxmax() == 2 and lr.max() == pytest.approx(RECIPE.lr, rel=0.01)
-    assert lr.iloc[0] == pytest.approx(RECIPE.lr / 25) and lr.iloc[-1] < 0.01
-
-
-def test_measuring_the_precision_changes_nothing(capsys):
-    model = small_network()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    assert fastest_precision(model, torch.zeros(8, 3, 32, 32), CPU) in ("float32", "bfloat16")
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
-    assert capsys.readouterr().out.count("\n") == 1
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_dilated_convolutions_have_finite_gradients_in_bfloat16_whatever_their_channels(one_thread):
-    """With one thread oneDNN's wrong gradient shows every time."""
-    for channels in (16, 24):
-        layer = conv(channels, channels, padding=2, dilation=2)
-        speed.prepare(layer, CPU)
-        images = torch.randn(8, channels, 32, 32).to(memory_format=torch.channels_last)
-        with speed.autocast(CPU, "bfloat16"):
-            layer(images).float().square().mean().backward()
-        assert layer.conv.weight.grad.isfinite().all(), channels
-
-
-def test_strided_depthwise_convolutions_stay_in_float32():
-    trained, untouched, images, dtypes = small_network(), small_network().eval(), torch.randn(4, 3, 32, 32), {}
-    train(trained, replace(RECIPE, epochs=1))
-    untouched.load_state_dict(trained.eval().state_dict())
-    assert torch.allclose(trained(images), untouched(images), atol=1e-6), "without autocast nothing changes"
-    for name in ("c1.conv", "c2.depthwise", "c2.pointwise"):
-        module = trained.layers.get_submodule(name)
-        module.register_forward_hook(lambda _, __, out, name=name: dtypes.__setitem__(name, out.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = trained(images)
-    assert dtypes == {"c1.conv": torch.bfloat16, "c2.depthwise": torch.float32, "c2.pointwise": torch.bfloat16}
-    assert torch.allclose(mixed.float(), untouched(images), atol=0.1)
-
-
-def test_log_line_marks_the_first_crossing():
-    row = dict(epoch=66, train_loss=0.5377, train_accuracy=78.33, test_loss=0.45, test_accuracy=85.13)
-    line = log_line([dict(test_accuracy=84.99), row], images=10_000)
-    assert "8513/10000 (85.13%)" in line and "first epoch at 85 %" in line
-    assert "first" not in log_line([dict(test_accuracy=85.0), row], images=10_000)
-    assert "first" not in log_line([row | dict(test_accuracy=84.99)], images=10_000)
-
-
-def test_the_bar_and_the_line_of_an_epoch(capfd):
-    train(small_network(), replace(RECIPE, epochs=1), progress=True)
-    out, err = capfd.readouterr()
-    assert "Epoch=1 Loss=" in err and "Accuracy=" in err
-    assert out.startswith("Epoch   1  train loss") and "/100 (" in out
-
-
-def test_ctrl_c_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_and_the_same_command_goes_on(project, tmp_path):
     """The command line itself, on the stand-in, in a copy of the package."""
-    subprocess.run(["cp", "-r", ROOT / "utils", tmp_path], check=True)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
-    environment.pop("CIFAR10_PATH", None)
-    environment["no_proxy"] = "*"
-    command = [sys.executable, "-m", "utils", "train", "experiment_5", "--epochs", "3", "--precision", "float32"]
+    command = "-m utils train experiment_5 --epochs 3 --precision float32".split()
     # `make test &` ignores Ctrl-C, and what it starts inherits that
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True, **heed) as process:
+    with project(*command, **heed) as process:
         for line in process.stdout:
             if line.startswith("Epoch   1"):
                 time.sleep(0.5)  # into the second epoch
                 process.send_signal(signal.SIGINT)
                 break
-        process.stdout.read()
-        error = process.stderr.read()
-        assert process.wait(30) == 130
+        _, error = process.communicate()
+    assert process.returncode == 130
     assert "goes on after the last finished epoch" in error and "Traceback" not in error
 
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "Resuming" in again.stdout and "Epoch   1 " not in again.stdout and "Epoch   3 " in again.stdout
-    assert "NOT CIFAR-10" in again.stdout
-    run = tmp_path / "runs/experiment_5/epochs_3/stand-in"
-    assert {p.name for p in run.iterdir()} >= {
-        "checkpoint.pt",
-        "history.csv",
-        "metrics.json",
-        "weights.pt",
-        "curves.png",
-    }
+    with project(*command) as process:
+        out, error = process.communicate()
+    assert process.returncode == 0, error
+    assert "Epoch   1 " not in out and "Epoch   3 " in out and "bit-identical" not in out
+    assert "NOT CIFAR-10" in out and "reference" in out and "are in runs/experiment_5." in out
+    run = tmp_path / "runs" / "experiment_5"
+    files = "checkpoint.pt history.csv metrics.json weights.pt curves.png"
+    assert {path.name for path in run.iterdir()} == set(files.split())
     assert '"data_source": "stand-in"' in (run / "metrics.json").read_text()
-    assert "this run" in again.stdout and "reference" in again.stdout
+
+
+# ---------------------------------------------------------------- what a run hands on
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def handed_on(tmp_path, monkeypatch):
+    """`handed_on(recipe, seed)`: the network and the loader of training images that `runs.train` gives to `fit`."""
+    seen = []
+
+    def catch(model, recipe, batches, judged, **_):
+        seen.append((model, batches))
+        raise Stop
+
+    def run(recipe, seed=1):
+        with pytest.raises(Stop):
+            runs.train(lambda: ConvNet(8, c1=conv(3, 8)), recipe, stand_in(), name="mine", seed=seed)
+        return seen[-1]
+
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    monkeypatch.setattr(training, "fit", catch)
+    return run
+
+
+@pytest.mark.parametrize("off", ["flip", "affine", "hole", None])
+def test_a_run_is_trained_with_the_augmentation_of_its_recipe(handed_on, off):
+    chances = dict(flip=0.4, affine=0.3, hole=0.2) | ({off: 0.0} if off else {})
+    _, batches = handed_on(Recipe(epochs=1, batch_size=50, **chances))
+    assert [t.p for t in batches.dataset.augment.transforms] == list(chances.values())
+    assert batches.sampler.batch_size == 50
+
+
+def test_a_run_is_trained_with_the_dropout_of_its_recipe(handed_on):
+    model, _ = handed_on(Recipe(epochs=1, dropout=0.3))
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3]
+
+
+def test_the_seed_decides_first_weights_order_and_augmentation(handed_on):
+    (first, _), (second, batches), (again, _) = (handed_on(Recipe(epochs=1), seed) for seed in (1, 2, 2))
+    assert equal(second, again) and not equal(first, second)
+    assert batches.dataset.seed == batches.sampler.shuffle_seed == 2

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import MEAN, STD
 from utils import transforms
 from utils.transforms import augmentations, compose, eval_transform, normalise_batch, train_transform
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 WHITE = np.full((32, 32, 3), 255, np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 

@@ -1,10 +1,20 @@
-"""The thin layer under the notebooks. A room imports only from rooms before it in this list:
+"""The thin layer under the notebooks: a hall that a student walks through, and wings entered for a reason.
 
-errors, distributed, transforms, files, sources, data, models, architecture, checkpoints, speed, training,
-experiments, plotting, charts, tables, report, benchmark, __main__
+ROOMS is the house, and every room imports only from rooms before it. The hall, in reading order: models (what
+networks are built of, and the networks), transforms (augmentation), architecture (what a network is made of,
+measured), data (images, split, loaders), training (the recipe and the loop), experiments (which network is trained
+with which recipe), runs (training any network, keeping, loading and comparing what came of it). The wings: engine
+(what makes a step fast, a run resumable, several processes one), cifar10 (where the images come from), plotting
+(every figure), study (finding out), report (results/ -> README and images/), serve (your own picture).
 """
 
 import os
+from pathlib import Path
+
+ROOMS = """errors models transforms architecture engine cifar10 plotting data training experiments runs
+    study report serve __main__""".split()
+
+ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 # The smoke switch, read once: a few hundred images, one or two epochs, nothing written.
 FAST_RUN = os.environ.get("FAST_RUN", "0") not in ("", "0")

@@ -1,192 +1,161 @@
 """The one door from the command line: `python -m utils train experiment_5`, `search`, `publish`, `report`, ..."""
 
 import argparse
+import math
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 from utils.errors import ProjectError
+
+
+def whole_number(low: int, high: float = math.inf) -> Callable[[str], int]:
+    """A reader of whole numbers within these limits."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            limits = f"from {low} on" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return int(text)
+
+    return read
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m utils", description="Train, publish and report the experiments.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    train = commands.add_parser("train", help="train an experiment, or go on where its last run stopped")
-    train.add_argument("--epochs", type=positive, help="other than the recipe's; kept in a folder of its own")
-    train.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="default: measured")
+    def command(name: str, text: str, experiment: str | None = None) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text)
+        if experiment:
+            added.add_argument("experiment", help=experiment)
+        return added
 
-    publish = commands.add_parser("publish", help="copy a finished run on CIFAR-10 from runs/ into results/")
-    for command in (train, publish):
-        command.add_argument("experiment", help="such as experiment_5; publish also takes benchmark and search")
-        command.add_argument("--seed", type=seed, default=1, help="default: 1")
-        command.add_argument(
-            "--validation",
-            action="store_true",
-            help="train on 45,000 images, evaluate on the other 5,000 training images",
-        )
-    search = commands.add_parser("search", help="train with something changed and judge it on held-out images")
-    search.add_argument("experiment", help="such as experiment_5")
+    network = "a network of utils/models.py, such as experiment_5"
+    train = command("train", "train a network, or go on where its last run stopped", network)
+    floats = ("float32", "bfloat16", "float16")
+    train.add_argument("--precision", choices=floats, help="default: what suits the machine")
+    or_table = f"{network}, or benchmark, search"
+    publish = command("publish", "copy a finished run on CIFAR-10 from runs/ into results/", or_table)
+    search = command("search", "train with something changed and judge it on held-out images", network)
     search.add_argument("changes", nargs="*", help="NAME=VALUE: a field of the recipe or an argument of the network")
-    search.add_argument("--seed", type=seed, default=1, help="default: 1")
-    predict = commands.add_parser("predict", help="what a published network says of your pictures")
-    predict.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or anything else that Pillow reads")
+    judged = "on 45,000 images, judged on the other 5,000 training images"
+    for added in (train, publish):
+        added.add_argument("--epochs", type=whole_number(1), help="other than the recipe's")
+        added.add_argument("--validation", action="store_true", help=judged)
+    for added in (train, publish, search):
+        added.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=1, help="default: 1")
+    predict = command("predict", "what a published network says of your pictures")
+    predict.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or another common kind of picture")
     predict.add_argument("--network", default="experiment_5", help="default: experiment_5")
-    predict.add_argument(
-        "--figure", metavar="OUT.png", type=picture, help="draw what the network saw and where it looked"
-    )
-    calibrate = commands.add_parser("calibrate", help="fit the temperature of a published run on the test images")
-    calibrate.add_argument("experiment", help="such as experiment_5")
-    export = commands.add_parser("export", help="write a published network as ONNX")
-    export.add_argument("experiment", help="such as experiment_5")
+    predict.add_argument("--figure", metavar="OUT.png", help="draw what the network saw and where it looked")
+    command("calibrate", "fit the temperature of a published run on the test images", network)
+    export = command("export", "write a published network as ONNX", network)
     export.add_argument("--output", metavar="FILE", help="default: NAME.onnx in runs/")
-    app = commands.add_parser("app", help="the same in the browser, on this machine only")
-    app.add_argument("--port", type=port, default=7860, help="default: 7860")
-    commands.add_parser("report", help="results/ -> the README's tables and figures")
-    bench = commands.add_parser("bench", help="the plain training loop and ours in turn on the same images")
-    bench.add_argument("--rounds", type=positive, default=5, help="default: 5")
+    app = command("app", "the same in the browser, on this machine only")
+    app.add_argument("--port", type=whole_number(1, 65535), default=7860, help="default: 7860")
+    command("runs", "list every finished run in runs/")
+    command("report", "results/ -> the README's tables and figures")
+    bench = command("bench", "the plain training loop and ours in turn on the same images")
+    bench.add_argument("--rounds", type=whole_number(1), default=5, help="default: 5")
     other = bench.add_mutually_exclusive_group()
-    other.add_argument("--accuracy", action="store_true", help="instead, what they reach on the validation split")
+    other.add_argument("--accuracy", action="store_true", help="instead, what they reach on the held-out images")
     other.add_argument("--growth", action="store_true", help="instead, time and memory against size")
-    links = commands.add_parser("links", help="point every badge and bootstrap cell at your copy on GitHub")
+    links = command("links", "point every badge and bootstrap cell at your copy on GitHub")
     links.add_argument("repository", nargs="?", default="", help="owner/name")
     return parser.parse_args(arguments)
 
 
-def seed(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
-    return int(text)
-
-
-def picture(text: str) -> str:
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
-    return text
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+# ---------------------------------------------------------------- the commands; each imports what it needs, for speed
 
 
 def train(arguments: argparse.Namespace) -> None:
-    from utils import distributed
+    from dataclasses import replace
 
-    with distributed.process_group():
-        _train(arguments)
-
-
-def _train(arguments: argparse.Namespace) -> None:
     from torchsummary import summary
 
-    import utils
-    from utils import architecture, charts, distributed, experiments, plotting, tables
+    from utils import architecture, models, plotting, runs
     from utils.data import load_cifar10
-    from utils.models import build_model
+    from utils.engine import distributed
+    from utils.engine.records import path_of
+    from utils.experiments import experiment
 
-    name = arguments.experiment
-    reference = experiments.experiment(name).reference
-    with distributed.first_process_first():
-        data = load_cifar10()
-    model = build_model(name)
-    summary(model, (3, 32, 32), device="cpu")
-    table = architecture.main_layers(architecture.layer_table(model))
-    print(table.drop(columns=["padding", "in_channels", "in_size", "jump"]).to_string(), "\n")
-    architecture.check_rules(model)
-    print(f"\nTraining {name}; images: {data.source}.")
-    options = dict(epochs=arguments.epochs, seed=arguments.seed, validation=arguments.validation)
-    run = experiments.train(name, data, precision=arguments.precision, **options)
-    print(f"\n{tables.comparison(name, run).to_string()}")
-    if not utils.FAST_RUN and distributed.rank() == 0:
-        folder = experiments.run_folder(name, data.source, **options)
-        plotting.save(charts.curves(run.history, run.metrics, reference), folder / "curves.png")
-        print(f"\nThe run and its graphs are in {folder.relative_to(experiments.ROOT)}.")
+    name, row = arguments.experiment, experiment(arguments.experiment)
+    network, epochs = models.networks()[name], arguments.epochs or row.recipe.epochs
+    recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
+    with distributed.process_group():
+        with distributed.first_process_first():
+            data = load_cifar10()
+        model = runs.build(network)
+        table = architecture.main_layers(architecture.layer_table(model))
+        summary(model, (3, 32, 32), device="cpu")
+        print(table.drop(columns=["padding", "in_channels", "in_size", "jump"]).to_string(), "\n")
+        architecture.check_rules(model)
+        print(f"\nTraining {name}; images: {data.source}.")
+        run = runs.train(network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation)
+        published = [name] if (path_of(name) / "metrics.json").exists() else []
+        print(f"\n{runs.compare(run, *published, row.prior).to_string()}")
+        if run.folder and distributed.rank() == 0:
+            plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")
+            print(f"\nThe run and its graphs are in {runs.title_of(run.folder)}.")
 
 
 def search(arguments: argparse.Namespace) -> None:
-    from utils import search
     from utils.data import load_cifar10
+    from utils.study import search
 
-    changes = search.parse(arguments.experiment, arguments.changes)
-    table = search.attempt(arguments.experiment, changes, load_cifar10(), arguments.seed)
+    search.parse(arguments.experiment, arguments.changes)  # before any image is loaded
+    table = search.attempt(arguments.experiment, arguments.changes, load_cifar10(), arguments.seed)
     always = ("epochs", "parameters", "validation_accuracy")
     shown = [column for column in table if column in always or table[column].nunique(dropna=False) > 1]
     print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[shown].to_string()}")
 
 
 def publish(arguments: argparse.Namespace) -> None:
-    from utils import experiments
-    from utils.publish import publish_run, publish_tables
+    import utils
+    from utils.report.publish import publish_run, publish_tables
 
-    if arguments.experiment in ("benchmark", "search"):
-        target = publish_tables(arguments.experiment)
+    name = arguments.experiment
+    if name in ("benchmark", "search"):
+        target = publish_tables(name)
     else:
-        target = publish_run(arguments.experiment, arguments.seed, arguments.validation)
-    print(
-        f"Published into {target.relative_to(experiments.ROOT)}; `make report` brings it into the README and images/."
-    )
+        target = publish_run(name, arguments.seed, arguments.validation, arguments.epochs)
+    print(f"Published into {target.relative_to(utils.ROOT)}; `make report` brings it into the README and images/.")
     if (target / "weights.pt").exists():
-        print(f"`python -m utils calibrate {arguments.experiment}` fits its temperature, which `predict` needs.")
+        print(f"`python -m utils calibrate {name}` fits its temperature, which `predict` needs.")
 
 
 def predict(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from utils.predict import PictureError, Predictor, open_picture, sentence
+    from utils import plotting
+    from utils.serve.predict import PictureError, Predictor, open_picture, sentence
 
-    predictor, answered, failed = Predictor(arguments.network), [], False
+    predictor, answered = Predictor(arguments.network), []
     for file in map(Path, arguments.files):
         try:
             answered.append(predictor(open_picture(file)))
             print(sentence(file, answered[-1]), flush=True)
         except PictureError as error:
             print(f"Error: {error}", file=sys.stderr)
-            failed = True
     if arguments.figure and answered:
-        from utils import plotting, views
-
-        figure = views.predictions(
-            [p.pixels for p in answered],
-            [predictor.grad_cam(p) for p in answered],
-            [dict(list(p.probabilities.items())[:3]) for p in answered],
-        )
+        best = [dict(list(p.probabilities.items())[:3]) for p in answered]
+        figure = plotting.predictions([p.pixels for p in answered], map(predictor.grad_cam, answered), best)
         plotting.save(figure, Path(arguments.figure))
         print(f"What the network saw is in {arguments.figure}.")
-    return 2 if failed else 0
+    return 0 if len(answered) == len(arguments.files) else 2
 
 
-def calibrate(arguments: argparse.Namespace) -> None:
-    from utils.predict import calibrate
+def runs(_: argparse.Namespace) -> None:
+    from utils import runs
 
-    print(calibrate(arguments.experiment).read_text(), end="")
-
-
-def export(arguments: argparse.Namespace) -> None:
-    from utils import export
-
-    export.write(arguments.experiment, arguments.output)
-
-
-def app(arguments: argparse.Namespace) -> None:
-    from utils import app
-
-    app.serve(arguments.port)
-
-
-def report(_: argparse.Namespace) -> None:
-    from utils import report
-
-    report.write()
+    table = runs.table()
+    print(table.to_string() if len(table) else "runs/ holds no finished run yet.")
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    from utils import benchmark
+    from utils.study import benchmark
 
     if arguments.accuracy:
         benchmark.compare_accuracy()
@@ -196,17 +165,29 @@ def bench(arguments: argparse.Namespace) -> None:
         benchmark.compare(arguments.rounds)
 
 
-def links(arguments: argparse.Namespace) -> None:
-    from utils import report
+def wing(module: str) -> ModuleType:
+    return import_module(f"utils.{module}")
 
-    report.set_links(arguments.repository)
+
+COMMANDS = {
+    "train": train,
+    "search": search,
+    "publish": publish,
+    "predict": predict,
+    "runs": runs,
+    "bench": bench,
+    "calibrate": lambda a: wing("report.publish").calibrate(a.experiment),
+    "report": lambda _: wing("report.readme").write(),
+    "links": lambda a: wing("report.readme").set_links(a.repository),
+    "export": lambda a: wing("serve.export").write(a.experiment, a.output),
+    "app": lambda a: wing("serve.app").serve(a.port),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
-    commands = {f.__name__: f for f in (train, search, predict, calibrate, export, app, publish, report, bench, links)}
     try:
-        return commands[parsed.command](parsed) or 0
+        return COMMANDS[parsed.command](parsed) or 0
     except ProjectError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

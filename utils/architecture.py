@@ -1,5 +1,6 @@
 """What a network is made of, measured: layer table, receptive field, multiply-adds, the assignment's rules."""
 
+import math
 import operator
 from collections.abc import Sequence
 
@@ -8,36 +9,72 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from utils.errors import NetworkError
+
 MAX_PARAMETERS = 200_000  # and strictly fewer
 MIN_RECEPTIVE_FIELD = 44  # and strictly more
+TARGET = 85.0  # test accuracy in percent, at least
 
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
+OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
+OF_ALL = ["in_channels", "out_channels", "in_size", "out_size", "receptive_field", "jump", "parameters", "macs"]
 
 
-def _trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule:
-    """The network's graph with the shape of every tensor, from one real forward pass in eval mode."""
-    traced = fx.symbolic_trace(model)
-    was_training = traced.training
-    traced.eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        ShapeProp(traced).propagate(torch.zeros(1, *input_size, device=device))
-    traced.train(was_training)
-    model.train(was_training)
-    return traced
+# ---------------------------------------------------------------- the layer table
 
 
 def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
     """One row a layer in forward order, additions of residual branches included.
 
-    Sizes are pixels of one side (a vector has size 1); receptive field and jump (the distance of two
-    neighbouring outputs) are pixels of the input, computed as in Araujo et al., "Computing Receptive
-    Fields of Convolutional Neural Networks", Distill 2019: r += (kernel - 1) * dilation * jump, then
-    jump *= stride; where branches meet, the larger field counts. Padding is not counted as seen image.
-    macs are multiply-adds of convolutions and linear layers for one image.
+    Sizes are pixels of one side (a vector has size 1); receptive field and jump (the distance of two neighbouring
+    outputs) are pixels of the input, computed as in Araujo et al., "Computing Receptive Fields of Convolutional
+    Neural Networks", Distill 2019: r += (kernel - 1) * dilation * jump, then jump *= stride; where branches meet, the
+    larger field counts, and padding is not seen image. macs are multiply-adds of convolutions and linear layers for
+    one image. Of a network whose forward cannot be traced, such as one with a Python `if` on a tensor, only the
+    parameters are known, and a printed line says so. NetworkError if it does not take an image of `input_size`.
     """
     traced = _trace(model, input_size)
-    modules = dict(traced.named_modules())
+    if traced is None:
+        return pd.DataFrame(_rows_of_modules(model)).astype(dict.fromkeys(OF_SOME + OF_ALL, "Int64"))
+    return pd.DataFrame(_rows_of_graph(traced)).astype(dict.fromkeys(OF_SOME, "Int64"))
+
+
+def _trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
+    """The network's graph with the shape of every tensor, from one real forward pass; None if it cannot be traced."""
+    was_training = {module: module.training for module in model.modules()}
+    image = torch.zeros(1, *input_size, device=next((p.device for p in model.parameters()), None))
+    try:
+        with torch.no_grad():
+            model.eval()(image)
+            try:
+                traced = fx.symbolic_trace(model)
+            except Exception as error:  # tracing fails in many ways, of which none is the network's fault
+                why = _first_line(error)
+                print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
+                return None
+            ShapeProp(traced).propagate(image)
+            return traced
+    except Exception as error:  # whatever a network's own forward may raise
+        size, why = "x".join(map(str, input_size)), _first_line(error)
+        raise NetworkError(f"{type(model).__name__} fails on an image of {size} ({why}); mend its layers.") from None
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _rows_of_modules(model: nn.Module) -> list[dict]:
+    """What can be said without a graph: the modules that have parameters of their own."""
+    known = [(name, m, sum(p.numel() for p in m.parameters(recurse=False))) for name, m in model.named_modules()]
+    empty = dict.fromkeys(OF_SOME + OF_ALL)
+    return [{"layer": name, "kind": type(m).__name__, **empty, "parameters": n} for name, m, n in known if n]
+
+
+def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
+    modules, counted = dict(traced.named_modules()), set()
     field: dict[fx.Node, tuple[int, int]] = {}  # node -> receptive field, jump
     rows = []
     for node in traced.graph.nodes:
@@ -47,14 +84,14 @@ def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd
             module = modules[node.target]
             row = _row(node.target, module, sources[0], node, rf, jump)
             rf, jump = row["receptive_field"], row["jump"]
+            if module in counted:  # used once more, with the same weights
+                row["parameters"] = 0
+            counted.add(module)
             rows.append(row)
         elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add):
             rows.append(_row(node.name, None, sources[0], node, rf, jump))
         field[node] = rf, jump
-    table = pd.DataFrame(rows)
-    integers = ["kernel", "stride", "padding", "dilation", "groups"]
-    table[integers] = table[integers].astype("Int64")
-    return table
+    return rows
 
 
 def _shape(node: fx.Node) -> torch.Size:
@@ -68,18 +105,19 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
     macs = 0
     if isinstance(module, nn.Conv2d):
         kernel, stride, dilation, groups = module.kernel_size[0], module.stride[0], module.dilation[0], module.groups
-        padding = module.padding[0]
+        same = (kernel - 1) * dilation // 2  # what the words "same" and "valid" mean in pixels
+        padding = (
+            {"same": same, "valid": 0}.get(module.padding) if isinstance(module.padding, str) else module.padding[0]
+        )
         macs = module.weight.numel() * after[-1] * after[-2]
         rf, jump = rf + (kernel - 1) * dilation * jump, jump * stride
     elif isinstance(module, nn.Linear):
-        macs = module.weight.numel()
+        macs = module.weight.numel() * math.prod(after[1:-1])
     elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd):
         rf += (in_size - 1) * jump  # a global average sees all positions
     elif hasattr(module, "kernel_size"):  # any other pooling
-        kernel, stride, padding = (
-            value if isinstance(value, int) else value[0]
-            for value in (module.kernel_size, module.stride, module.padding)
-        )
+        sizes = (module.kernel_size, module.stride, module.padding)
+        kernel, stride, padding = (size if isinstance(size, int) else size[0] for size in sizes)
         rf, jump = rf + (kernel - 1) * jump, jump * stride
     return dict(
         layer=name.removeprefix("layers."),
@@ -105,28 +143,43 @@ def main_layers(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.kind.str.contains("Conv|Linear|Pool")].set_index("layer")
 
 
-def receptive_field(table: pd.DataFrame) -> int:
-    """Receptive field in pixels of the last convolution, before the global average sees everything."""
-    return int(table[table.kind == "Conv2d"].receptive_field.iloc[-1])
+def receptive_field(table: pd.DataFrame) -> int | None:
+    """In pixels, of the last convolution, before the global average sees everything; None if it is not known."""
+    fields = table[table.kind == "Conv2d"].receptive_field.dropna()
+    return int(fields.iloc[-1]) if len(fields) else None
+
+
+def totals(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> dict[str, int | None]:
+    """parameters, macs and receptive_field of the network; None for what cannot be known without a trace."""
+    table = layer_table(model, input_size)
+    return dict(
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=None if table.macs.isna().all() else int(table.macs.sum()),
+        receptive_field=receptive_field(table),
+    )
+
+
+# ---------------------------------------------------------------- the rules
 
 
 def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
     """The assignment's rules for the network: columns `rule`, `found`, `passed`."""
     traced = _trace(model, input_size)
+    parameters = sum(p.numel() for p in model.parameters())
+    few = (f"fewer than {MAX_PARAMETERS:,} parameters", f"{parameters:,}", parameters < MAX_PARAMETERS)
+    if traced is None:
+        found = [("the other rules", "cannot be told without a trace", False), few]
+        return pd.DataFrame(found, columns=["rule", "found", "passed"])
     table = layer_table(model, input_size)
     convs = table[table.kind == "Conv2d"]
-    names = [str(node.target).rsplit(".", 1)[-1] for node in traced.graph.nodes if node.op != "call_module"]
-    names += [getattr(node.target, "__name__", "") for node in traced.graph.nodes if node.op == "call_function"]
-    pools = [n for n in names if any(p in n for p in POOLS)]
-    pools += [r.layer for r in table.itertuples() if any(p in r.kind for p in POOLS) and r.kind != "AdaptiveAvgPool2d"]
+    averages, pools = _poolings(traced, table)
     strided = convs[convs.stride > 1]
     depthwise = (convs.groups > 1) & (convs.groups == convs.in_channels) & (convs.kernel > 1)
     pointwise = (convs.kernel == 1) & (convs.groups == 1)
     separable = convs[depthwise & (pointwise.shift(-1, fill_value=False) | pointwise.shift(1, fill_value=False))]
     dilated = convs[(convs.dilation > 1) & (convs.kernel > 1)]
-    average = table[(table.kind == "AdaptiveAvgPool2d") & (table.out_size == 1)]
     classes = int(table.out_channels.iloc[-1])
-    field, parameters = receptive_field(table), sum(p.numel() for p in model.parameters())
+    field = receptive_field(table) or 1
 
     def layers(rows: pd.DataFrame) -> str:
         few = len(rows) <= 4  # beyond that their blocks, which still fit into a line
@@ -140,10 +193,25 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
         (f"receptive field > {MIN_RECEPTIVE_FIELD}", f"{field}", field > MIN_RECEPTIVE_FIELD),
         ("depthwise separable convolution", layers(separable), len(separable) > 0),
         ("dilated convolution", layers(dilated), len(dilated) > 0),
-        ("global average pooling", layers(average), len(average) > 0),
-        (f"fewer than {MAX_PARAMETERS:,} parameters", f"{parameters:,}", parameters < MAX_PARAMETERS),
+        ("global average pooling", ", ".join(averages) or "none", len(averages) > 0),
+        few,
     ]
     return pd.DataFrame(found, columns=["rule", "found", "passed"])
+
+
+def _poolings(traced: fx.GraphModule, table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The names of the global averages, and of all other poolings; as modules or as functions."""
+    averages = list(table[(table.kind == "AdaptiveAvgPool2d") & (table.out_size == 1)].layer)
+    pools = [r.layer for r in table.itertuples() if any(p in r.kind for p in POOLS) and r.layer not in averages]
+    for node in traced.graph.nodes:
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        if node.op not in ("call_method", "call_function"):
+            continue
+        if name in ("mean", "adaptive_avg_pool2d") and math.prod(_shape(node)[2:]) == 1:
+            averages.append(node.name)
+        elif any(pool in name for pool in POOLS):
+            pools.append(node.name)
+    return averages, pools
 
 
 def check_rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> bool:

@@ -9,5 +9,9 @@ class DataError(ProjectError):
     """The images cannot be found, read or trusted."""
 
 
+class NetworkError(ProjectError):
+    """A network cannot be built, or not be used on the images."""
+
+
 class RunError(ProjectError):
-    """A training run cannot be started, resumed or published."""
+    """A training run cannot be started, resumed, shown or published."""

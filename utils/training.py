@@ -1,7 +1,7 @@
-"""One epoch, evaluation, and `fit` with progress, history, checkpoint and resume.
+"""How a network is trained: the recipe, the loop, and `fit`, which adds what long runs need.
 
-What makes it fast on a CPU: channels-last memory, no dropout layer that draws random numbers,
-whole batches from the workers, and what `utils/speed.py` holds.
+Read `plain_loop` first: it is the whole of training. `fit` does the same and adds a progress bar, the accuracy on
+other images after every epoch, a checkpoint to go on from, mixed precision, and several processes.
 """
 
 import math
@@ -14,26 +14,28 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from utils import distributed
-from utils.checkpoints import resume, save_atomically
+from utils.architecture import TARGET
+from utils.engine import distributed
+from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
+from utils.engine.records import response
+from utils.engine.speed import PRECISIONS, prepared
+from utils.engine.steps import TrainingStep, default_device, to_device, train_epoch
 from utils.errors import RunError
-from utils.speed import autocast, fastest_precision, keep_freed_memory, memory_format, prepare
-
-TARGET = 85.0  # test accuracy in percent that the assignment asks for
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides how a network is trained.
 
-    Two runs on a CPU with equal recipe, seed, precision and numbers of threads and processes are equal.
-
-    SGD with Nesterov momentum under one cycle of the learning rate (Smith & Topin, "Super-Convergence",
-    2018): up to `lr` during the share `warmup` of all steps, then down along a cosine. Weight decay
-    acts on weights only, not on biases and norms. flip, affine, hole: probabilities of the augmentations.
+    SGD with Nesterov momentum under one cycle of the learning rate (Smith & Topin, "Super-Convergence", 2018): up to
+    `lr` during the share `warmup` of all steps, then down along a cosine. Weight decay acts on weights only, not on
+    biases and norms. `dropout` is the probability of every Dropout layer; 0 leaves each as the network has it. flip,
+    affine and hole are the probabilities of the augmentations. `precision` is "float32", "bfloat16" or "float16"; None
+    takes what suits the device. RunError names the first value that makes no sense.
     """
 
     epochs: int
@@ -47,12 +49,14 @@ class Recipe:
     flip: float = 0.5
     affine: float = 0.25
     hole: float = 0.25
+    precision: str | None = None
 
     def __post_init__(self) -> None:
-        """RunError names the first value that makes no sense."""
         for key, value in asdict(self).items():
-            if key in ("epochs", "batch_size"):
-                sensible, wanted = value >= 1, "at least 1"
+            if key == "precision":
+                sensible, wanted = value in (None, *PRECISIONS), f"None or one of {', '.join(PRECISIONS)}"
+            elif key in ("epochs", "batch_size"):
+                sensible, wanted = isinstance(value, int) and value >= 1, "a whole number of at least 1"
             elif key == "lr":
                 sensible, wanted = 0 < value < math.inf, "above 0"
             else:
@@ -60,167 +64,143 @@ class Recipe:
             if not sensible:
                 raise RunError(f"{key} is {value}, but must be {wanted}.")
 
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """The probabilities that `data.train_loader` and `transforms.augmentations` take."""
+        return dict(flip=self.flip, affine=self.affine, hole=self.hole)
 
-def default_device() -> torch.device:
-    """CUDA, else MPS, else the CPU; of several processes on a Mac, all take the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() and distributed.world_size() == 1 else "cpu")
+
+def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.SGD, OneCycleLR]:
+    """SGD with Nesterov momentum for the weights of `model`, and its learning rate over `steps` steps."""
+    weights = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
+    biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    optimizer = torch.optim.SGD([weights, biases_and_norms], recipe.lr, recipe.momentum, nesterov=True)
+    return optimizer, OneCycleLR(optimizer, recipe.lr, steps, pct_start=recipe.warmup, cycle_momentum=False)
+
+
+# ---------------------------------------------------------------- the loop to read first
+
+
+def plain_loop(model: nn.Module, recipe: Recipe, batches: DataLoader) -> list[dict]:
+    """Train `model` in place, as a textbook writes it; returns loss, accuracy and seconds of each epoch.
+
+    Args:
+        batches: yields images, float32 (B, 3, 32, 32), and labels, int64 (B,), as `data.train_loader` does.
+    """
+    optimizer, schedule = optimizer_and_schedule(model, recipe, steps=recipe.epochs * len(batches))
+    history = []
+    for epoch in range(1, recipe.epochs + 1):
+        start, loss_sum, correct, seen = time.perf_counter(), 0.0, 0, 0
+        batches.sampler.set_epoch(epoch)  # another order, other augmentations
+        model.train()  # batch norm uses the statistics of each batch
+        for images, labels in batches:
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()  # forget the gradients of the step before
+            loss.backward()  # how the loss changes with each weight
+            optimizer.step()  # a step against it
+            schedule.step()  # the next learning rate
+            loss_sum += loss.item() * len(labels)  # the last batch may be smaller
+            correct += (logits.argmax(1) == labels).sum().item()
+            seen += len(labels)
+        seconds = time.perf_counter() - start
+        history.append(dict(epoch=epoch, loss=loss_sum / seen, accuracy=100 * correct / seen, seconds=seconds))
+    return history
+
+
+# ---------------------------------------------------------------- the same with all that long runs need
 
 
 def fit(
     model: nn.Module,
     recipe: Recipe,
     train: DataLoader,
-    test: DataLoader,
+    judged: DataLoader,
     *,
+    judged_on: str = "test",
     folder: Path | None = None,
     identity: dict | None = None,
     device: torch.device | None = None,
-    precision: str | None = None,
     progress: bool = True,
-) -> pd.DataFrame:
-    """Train `model` in place; with `folder`, keep a checkpoint there after every epoch and resume from it.
+) -> tuple[pd.DataFrame, list[dict]]:
+    """Train `model` in place; with `folder`, keep a checkpoint there after every epoch and go on from it.
 
-    A finished run is loaded and not trained again. On the CPU a resumed run ends bit-identical to one
-    that was never stopped.
+    A finished run is loaded and not trained again. On the CPU a resumed run ends bit-identical to one that was never
+    stopped, under the same circumstances. The recipe's batch size and augmentation are in `train` already, and its
+    dropout in `model` (`runs.train` puts them there).
 
     Args:
         train: yields (images, labels) batches; its sampler has `set_epoch`.
-        test: yields the images that are evaluated after each epoch.
-        folder: holds `checkpoint.pt`; None keeps nothing.
-        identity: what makes this run itself beside the recipe (name, seed, data source, ...); a
-            checkpoint with another identity is refused.
-        precision: "float32", "bfloat16" or "float16"; None measures which is fastest here.
-        progress: show a bar for each epoch (on stderr).
+        judged: yields the images that are evaluated after each epoch; `judged_on` names them: "test" or "validation".
+        folder: holds `checkpoint.pt`, which must be of this run (`runs.train` sees to that); None keeps nothing.
+        identity: kept in the checkpoint, to know the run by.
 
     Returns:
-        History with one row an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy,
-        seconds. Losses are means per image, accuracies percent. `attrs["precision"]` says what was used.
+        History with one row an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy (or validation_),
+        seconds; losses are means per image, accuracies percent. And the circumstances, with the epoch each held from.
 
     Raises:
-        RunError: if the checkpoint belongs to another run or cannot be read, or the loss is not finite.
+        RunError: if the checkpoint cannot be read, or the loss is not finite.
     """
     device = device or default_device()
-    prepare(model, device)
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=True,
-    )
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, recipe.epochs * len(train), pct_start=recipe.warmup, cycle_momentum=False
-    )
-    state = {"identity": {**(identity or {}), **asdict(recipe)}, "precision": precision, "history": []}
-    # float16 needs its gradients scaled; the other precisions do not mind
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    optimizer, scheduler = optimizer_and_schedule(model, recipe, recipe.epochs * len(train))
+    state, precision = distributed.from_first(lambda: begin_or_go_on(folder, recipe.precision, device))
+    history, first = state["history"], distributed.rank() == 0
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == "float16")
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-    if folder:
-        state = resume(folder / "checkpoint.pt", state, parts)
-        if 0 < len(state["history"]) < recipe.epochs:
-            print(f"Resuming {folder} after epoch {len(state['history'])}.", flush=True)
-    if state["precision"] is None:
-        images = next(iter(test))[0][: recipe.batch_size]
-        state["precision"] = distributed.from_first(lambda: fastest_precision(model, images, device))
-    precision, history = state["precision"], state["history"]
-    parallel, first = distributed.parallel(model), distributed.rank() == 0
-
-    for epoch in range(len(history) + 1, recipe.epochs + 1):
-        start = time.perf_counter()
-        lr = scheduler.get_last_lr()[0]
-        train.sampler.set_epoch(epoch)
-        bar = tqdm(train, disable=not (progress and first), leave=False, file=sys.stderr, dynamic_ncols=True)
-        train_loss, train_accuracy = train_epoch(
-            parallel, bar, optimizer, scheduler, scaler, device, precision, recipe.label_smoothing, epoch
-        )
-        test_loss, correct, images = evaluate(parallel, test, device)
-        history.append(
-            dict(
-                epoch=epoch,
-                lr=lr,
-                train_loss=train_loss,
-                train_accuracy=train_accuracy,
-                test_loss=test_loss,
-                test_accuracy=100 * correct / images,
-                seconds=time.perf_counter() - start,
-            )
-        )
-        if folder and first:
-            save_atomically(
-                {
-                    **state,
-                    **{name: part.state_dict() for name, part in parts.items()},
-                    "rng": torch.get_rng_state(),
-                    "cuda_rng": torch.cuda.get_rng_state_all(),
-                },
-                folder / "checkpoint.pt",
-            )
-        print(log_line(history, images), flush=True)  # after the checkpoint: what is printed is kept
-    table = pd.DataFrame(history)
-    table.attrs["precision"] = precision
-    return table
-
-
-def train_epoch(model, batches, optimizer, scheduler, scaler, device, precision, label_smoothing, epoch):
-    """One pass over `batches` with a step for each; returns mean loss per image and accuracy in percent."""
-    model.train()
-    loss_sum = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device, dtype=torch.long)
-    seen = 0
-    for number, (images, labels) in enumerate(batches):
-        images = images.to(device, non_blocking=True, memory_format=memory_format(device))
-        labels = labels.to(device, non_blocking=True)
-        with autocast(device, precision):
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        scheduler.step()
-
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.argmax(1) == labels).sum()
-        seen += len(labels)
-        if number % 20 == 0 or number + 1 == len(batches):
-            mean = loss_sum.item() / seen
-            if not math.isfinite(mean):
-                raise RunError(
-                    f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew."
+    with prepared(model, device):
+        if history:
+            restore(state, parts)
+        ours = distributed.parallel(model)
+        step = TrainingStep(ours, recipe.label_smoothing, optimizer, scheduler, scaler, device, precision)
+        for epoch in range(len(history) + 1, recipe.epochs + 1):
+            start, lr = time.perf_counter(), scheduler.get_last_lr()[0]
+            train.sampler.set_epoch(epoch)
+            hidden = {} if progress and first else {"disable": True}
+            bar = tqdm(train, f"Epoch {epoch}", leave=False, file=sys.stderr, **hidden)
+            train_loss, train_accuracy = train_epoch(step, bar, epoch)
+            loss, accuracy = evaluate(step.model, judged, device)
+            row = dict(epoch=epoch, lr=lr, train_loss=train_loss, train_accuracy=train_accuracy)
+            row |= {f"{judged_on}_loss": loss, f"{judged_on}_accuracy": accuracy}
+            history.append(row | dict(seconds=time.perf_counter() - start))
+            if folder and first:
+                kept = dict(
+                    identity=identity, history=history, made_under=state["made_under"], response=response(model)
                 )
-            batches.set_description(f"Epoch={epoch} Loss={mean:.4f} Accuracy={100 * correct.item() / seen:.2f}")
-    loss_sum, correct, seen = distributed.totals(loss_sum, correct, seen, device=device)
-    return loss_sum / seen, 100 * correct / seen
+                kept["finished"] = epoch == recipe.epochs
+                kept |= {name: part.state_dict() for name, part in parts.items()} | rng_state()
+                save_atomically(kept, folder / "checkpoint.pt")
+            print(log_line(history, judged_on), flush=True)  # after the checkpoint: what is printed is kept
+    return pd.DataFrame(history), state["made_under"]
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: DataLoader, device: torch.device) -> tuple[float, int, int]:
-    """Mean cross-entropy per image, number of correct predictions, number of images; always in float32."""
+def evaluate(model: nn.Module, batches: DataLoader, device: torch.device | None = None) -> tuple[float, float]:
+    """Mean cross-entropy per image and accuracy in percent, in float32; `model` is on `device` (default: the CPU)."""
     model.eval()
-    if device.type == "cpu":
-        keep_freed_memory()
-    loss, correct, images = 0.0, 0, 0
-    for x, labels in batches:
-        x, labels = x.to(device, memory_format=memory_format(device)), labels.to(device)
+    device, loss, correct, images = device or torch.device("cpu"), 0.0, 0, 0
+    for batch in batches:
+        x, labels = to_device(device, *batch)
         logits = model(x)
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += (logits.argmax(1) == labels).sum().item()
         images += len(labels)
     loss, correct, images = distributed.totals(loss, correct, images, device=device)
-    return loss / images, int(correct), int(images)
+    return loss / images, 100 * correct / images
 
 
-def log_line(history: list[dict], images: int) -> str:
-    """The line of the last epoch in `history`; the first at or above TARGET is marked."""
+def epochs_to_target(accuracies: pd.Series) -> int | None:
+    """The first epoch with at least 85 %, from the accuracies of epochs 1, 2, ...; None if there is none."""
+    reached = [epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= TARGET]
+    return reached[0] if reached else None
+
+
+def log_line(history: list[dict], judged_on: str) -> str:
+    """The line of the last epoch in `history`; the first at or above 85 % is marked."""
     row = history[-1]
-    first = row["test_accuracy"] >= TARGET and all(r["test_accuracy"] < TARGET for r in history[:-1])
+    first = epochs_to_target([r[f"{judged_on}_accuracy"] for r in history]) == row["epoch"]
     return (
-        f"Epoch {row['epoch']:>3}  train loss {row['train_loss']:.4f}, {row['train_accuracy']:.2f}%"
-        f" | test loss {row['test_loss']:.4f}, "
-        f"{round(row['test_accuracy'] * images / 100)}/{images} ({row['test_accuracy']:.2f}%)"
-        + (f"  <-- first epoch at {TARGET:g} %" if first else "")
+        f"Epoch {row['epoch']:>3}   training {row['train_loss']:.4f}, {row['train_accuracy']:.2f} %   "
+        f"{judged_on} {row[f'{judged_on}_loss']:.4f}, {row[f'{judged_on}_accuracy']:.2f} %"
+        + (f"   first at {TARGET:g} %" if first else "")
     )

@@ -35,13 +35,9 @@ def augmentations(
     Args:
         mean: the data set's mean colour; the hole is filled with it.
         flip, affine, hole: probability of each.
-
-    Raises:
-        Warning: albumentations only warns about an argument it does not know and then ignores it
-            (a hole would silently be missing); here any of its warnings is an error.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error")  # an argument it does not know is only warned of: the hole would be missing
         return {
             "horizontal flip": A.HorizontalFlip(p=flip),
             # Shift by up to 6.25 % of 32 px, new for every image; what comes into view is black. In pixels,
@@ -69,21 +65,6 @@ def train_transform(mean: Channels, std: Channels, **probabilities: float) -> A.
 def eval_transform(mean: Channels, std: Channels) -> A.Compose:
     """Normalise and convert only: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32)."""
     return compose([A.Normalize(mean, std), ToTensorV2()])
-
-
-def augmentation_examples(image: np.ndarray, mean: Channels, columns: int = 6, seed: int = 0) -> dict[str, list]:
-    """The same image several times under each augmentation alone and under all: name -> uint8 images.
-
-    Every augmentation is applied for certain here, but for the flip in the last row: all together.
-    """
-    rows = {"original": [image]}
-    each = augmentations(mean, flip=1, affine=1, hole=1)
-    together = augmentations(mean, flip=0.5, affine=1, hole=1)
-    for name, transforms in [*((name, [t]) for name, t in each.items()), ("all together", together.values())]:
-        pipeline = compose(transforms)
-        pipeline.set_random_seed(seed)
-        rows[name] = [pipeline(image=image)["image"] for _ in range(1 if name == "horizontal flip" else columns)]
-    return rows
 
 
 def normalise_batch(images: np.ndarray, mean: Channels, std: Channels) -> torch.Tensor:

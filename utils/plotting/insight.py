@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils.plotting import BLUE, GREEN, GREY, ORANGE, RED, subplots
+from utils.plotting.style import BLUE, GREEN, GREY, LINES, RED, legend_below, paired_bars, pictures, row_name, subplots
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -18,12 +18,11 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     off = share - np.diag(np.diag(share))  # the mistakes decide the shades
     for axis, values, title in zip(axes, (matrix, share), ("images", "% of the true class"), strict=True):
         axis.imshow(off, cmap="Reds", vmin=0, vmax=max(off.max(), 1))
-        for i, row in enumerate(values):
-            for j, value in enumerate(row):
-                if i == j:
-                    axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#d9ead3"))
-                dark = off[i, j] > 0.6 * off.max()
-                axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "k")
+        for (i, j), value in np.ndenumerate(values):
+            if i == j:
+                axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#d9ead3"))
+            colour = "white" if off[i, j] > 0.6 * off.max() else "black"
+            axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
         axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=9)
         axis.set_yticks(range(len(classes)), classes, fontsize=9)
         axis.set(xlabel="predicted", title=title)
@@ -38,10 +37,8 @@ def gallery(
     """Images with true name, predicted name and its probability; green titles for hits, red ones for mistakes."""
     rows = -(-len(images) // columns)
     figure, axes = subplots(rows, columns, size=(9, 2.0 * rows))
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, true, guess, p in zip(axes.flat, images, truth, predicted, probability, strict=False):
-        axis.imshow(image, interpolation="nearest")
+    pictures(axes.flat, images)
+    for axis, true, guess, p in zip(axes.flat, truth, predicted, probability, strict=False):
         title = f"{guess} {100 * p:.0f} %" + ("" if guess == true else f"\n(true: {true})")
         axis.set_title(title, fontsize=8.5, color=GREEN if guess == true else RED)
     return figure
@@ -56,15 +53,13 @@ def overlay(image: np.ndarray, heat: np.ndarray, alpha: float = 0.55) -> np.ndar
 def cams(images: np.ndarray, maps: np.ndarray, titles: Sequence[str]) -> Figure:
     """A column for each image: the image, its Grad-CAM, and both together; uint8 (N, 32, 32, 3), (N, 32, 32)."""
     figure, axes = subplots(3, len(images), size=(9, 9 * 3.5 / max(len(images), 4)))
-    for column, image, heat, title in zip(axes.T, images, maps, titles, strict=True):
-        column[0].imshow(image, interpolation="nearest")
-        column[1].imshow(heat, cmap="inferno", vmin=0, vmax=1)
-        column[2].imshow(overlay(image, heat), interpolation="nearest")
-        column[0].set_title(title, fontsize=8.5)
-        for axis in column:
-            axis.axis("off")
+    pictures(axes[0], images)
+    pictures(axes[1], maps, cmap="inferno", vmin=0, vmax=1)
+    pictures(axes[2], map(overlay, images, maps))
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8.5)
     for axis, name in zip(axes[:, 0], ("image", "Grad-CAM", "overlay"), strict=True):
-        axis.text(-0.08, 0.5, name, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=9)
+        row_name(axis, name, rotation=90)
     return figure
 
 
@@ -76,9 +71,8 @@ def reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float])
         axis.bar(table.confidence, table.accuracy, 7, color=BLUE, alpha=0.85)
         for row in table.itertuples():
             axis.text(row.confidence, row.accuracy + 1.5, f"{row.images:,}", ha="center", fontsize=7.5)
-        axis.set(
-            title=f"{name}: error {errors[name]:.2f} points", xlabel="confidence (%)", xlim=(0, 104), ylim=(0, 110)
-        )
+        axis.set(xlabel="confidence (%)", xlim=(0, 104), ylim=(0, 110))
+        axis.set_title(f"{name}: error {errors[name]:.2f} points")
     axes[0].set_ylabel("accuracy (%); above each bar: images")
     return figure
 
@@ -91,17 +85,15 @@ def fields(image: np.ndarray, maps: Mapping[str, np.ndarray], squares: Mapping[s
         squares: layer -> `analysis.theoretical_field`.
     """
     figure, (axes,) = subplots(1, 1 + len(maps), size=(9, 9 / (1 + len(maps)) + 0.5))
-    axes[0].imshow(image, interpolation="nearest")
+    pictures(axes[:1], [image])
+    pictures(axes[1:], map(np.sqrt, maps.values()), cmap="inferno")  # the root shows the faint parts too
     axes[0].set_title("an image, for scale", fontsize=9)
-    for axis, (name, field) in zip(axes[1:], maps.items(), strict=True):
-        axis.imshow(np.sqrt(field), cmap="inferno")  # the root shows the faint parts too
+    for axis, name in zip(axes[1:], maps, strict=True):
         centre, side = squares[name]
         corner = (centre - side / 2, centre - side / 2)
         axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="white", lw=2))
         axis.set_title(f"{name}: {side} px", fontsize=9)
         axis.set(xlim=(-0.5, 31.5), ylim=(31.5, -0.5))
-    for axis in axes:
-        axis.axis("off")
     return figure
 
 
@@ -110,45 +102,28 @@ def robustness(table: pd.DataFrame) -> Figure:
     kinds = table.kind.unique()
     figure, (axes,) = subplots(1, len(kinds), size=(9, 3.6), sharey=True)
     for axis, kind in zip(axes, kinds, strict=True):
-        for (name, part), colour, marker in zip(
-            table[table.kind == kind].groupby("model", sort=False), (BLUE, ORANGE), "os", strict=False
-        ):
-            axis.plot(part.strength, part.accuracy, color=colour, marker=marker, ms=4, label=name)
+        lines = table[table.kind == kind].pivot(index="strength", columns="model", values="accuracy")
+        for name, (colour, marker) in zip(table.model.unique(), LINES, strict=False):
+            axis.plot(lines[name], color=colour, marker=marker, ms=4, label=name)
+        axis.set_xticks(lines.index)
         axis.set_xlabel(kind)
-        axis.set_xticks(part.strength)
         if kind == "flip":
-            axis.set_xticks([0, 1], ["as it is", "flipped"])
-            axis.set_xlabel("")
-            axis.set_xlim(-0.4, 1.4)
+            axis.set(xticks=[0, 1], xticklabels=["as it is", "flipped"], xlabel="", xlim=(-0.4, 1.4))
     axes[0].set_ylabel("test accuracy (%)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    legend_below(figure, axes[0], columns=2)
     return figure
 
 
 def filters(weights: np.ndarray) -> Figure:
     """The first layer's filters as colour images: float (C, 3, k, k), each scaled to its own range around grey."""
     figure, axes = subplots(2, -(-len(weights) // 2), size=(9, 1.5))
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, weight in zip(axes.flat, weights, strict=False):
-        axis.imshow(0.5 + 0.5 * weight.transpose(1, 2, 0) / np.abs(weight).max(), interpolation="nearest")
+    pictures(axes.flat, (0.5 + 0.5 * w.transpose(1, 2, 0) / np.abs(w).max() for w in weights))
     return figure
 
 
 def shares(table: pd.DataFrame) -> Figure:
     """Percent of the parameters and of the multiply-adds in each block: the table of `analysis.shares`."""
-    figure, ((axis,),) = subplots(size=(9, 3.2))
-    position = np.arange(len(table))
-    for offset, column, colour in ((-0.2, "parameters", BLUE), (0.2, "multiply-adds", ORANGE)):
-        bars = axis.bar(position + offset, table[column], 0.4, color=colour, label=column)
-        axis.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
-    axis.set_xticks(position, table.index)
-    axis.margins(y=0.12)
-    axis.set_ylabel("share of the network (%)")
-    axis.grid(axis="x", visible=False)
-    axis.legend(ncols=2, loc="upper right")
-    return figure
+    return paired_bars(table.index, table, "share of the network (%)")
 
 
 def predictions(
@@ -156,18 +131,15 @@ def predictions(
 ) -> Figure:
     """A row for each picture: what the network saw, its Grad-CAM over it, and the best classes as bars."""
     figure, axes = subplots(len(pixels), 3, size=(8, 2.3 * len(pixels)), width_ratios=[1, 1, 2])
-    for (saw, where, bars), image, heat, probabilities in zip(axes, pixels, maps, best, strict=True):
-        saw.imshow(image, interpolation="nearest")
-        where.imshow(overlay(image, heat), interpolation="nearest")
-        for axis in (saw, where):
-            axis.axis("off")
-        names, values = list(probabilities)[::-1], [100 * p for p in probabilities.values()][::-1]
-        drawn = bars.barh(names, values, color=BLUE)
-        bars.bar_label(drawn, fmt="%.0f %%", padding=3, fontsize=9)
-        bars.set_xlim(0, 115)
-        bars.set_xticks([0, 25, 50, 75, 100])
-        bars.grid(axis="y", visible=False)
-    axes[0, 0].set_title("what the network saw", fontsize=9.5)
-    axes[0, 1].set_title("where it looked", fontsize=9.5)
-    axes[0, 2].set_title("calibrated probability (%)", fontsize=9.5)
+    pictures(axes[:, 0], pixels)
+    pictures(axes[:, 1], map(overlay, pixels, maps))
+    for axis, probabilities in zip(axes[:, 2], best, strict=True):
+        bars = axis.barh(list(probabilities), [100 * p for p in probabilities.values()], color=BLUE)
+        axis.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
+        axis.set(xlim=(0, 115), xticks=[0, 25, 50, 75, 100])
+        axis.invert_yaxis()  # the best class on top
+        axis.grid(axis="y", visible=False)
+    titles = ("what the network saw", "where it looked", "calibrated probability (%)")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9.5)
     return figure

@@ -3,24 +3,26 @@
 import os
 from pathlib import Path
 
-from utils import experiments
+import utils
+from utils.cifar10.files import CLASSES
 from utils.errors import RunError
-from utils.predict import PictureError, Predictor, open_picture
+from utils.experiments import EXPERIMENTS, FINAL
+from utils.serve.predict import PictureError, Predictor, open_picture
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
 
 
 def networks() -> list[str]:
     """Published networks that have a calibration, in the order of EXPERIMENTS; the final one first."""
-    found = [n for n in experiments.EXPERIMENTS if (experiments.ROOT / "results" / n / "calibration.json").exists()]
-    return sorted(found, key=lambda name: name != "experiment_5")
+    found = [name for name in EXPERIMENTS if (utils.ROOT / "results" / name / "calibration.json").exists()]
+    return sorted(found, key=lambda name: name != FINAL)
 
 
 def answer(path: str | None, network: str):
     """For gradio: best classes, the 32x32 pixels enlarged, the Grad-CAM over them, and a sentence."""
     from PIL import Image
 
-    from utils.views import overlay
+    from utils.plotting import overlay
 
     if path is None:
         return None, None, None, "Choose a picture first."
@@ -30,14 +32,10 @@ def answer(path: str | None, network: str):
     except PictureError as error:
         return None, None, None, str(error).replace(path, "This file")
     best, probability = next(iter(prediction.probabilities.items()))
-    said = f"Most likely: **{best}** ({100 * probability:.0f} %)"
-    if not prediction.convincing:
-        said = f"None is convincing; the best guess is {best} ({100 * probability:.0f} %)."
-    large = [
-        Image.fromarray(pixels).resize((256, 256), Image.Resampling.NEAREST)
-        for pixels in (prediction.pixels, overlay(prediction.pixels, predictor.grad_cam(prediction)))
-    ]
-    return prediction.probabilities, *large, said
+    guess = f"Most likely: **{best}**" if prediction.convincing else f"None is convincing; the best guess is {best}"
+    both = (prediction.pixels, overlay(prediction.pixels, predictor.grad_cam(prediction)))
+    large = (Image.fromarray(pixels).resize((256, 256), Image.Resampling.NEAREST) for pixels in both)
+    return prediction.probabilities, *large, f"{guess} ({100 * probability:.0f} %)"
 
 
 def page():
@@ -51,14 +49,12 @@ def page():
     with gradio.Blocks(title="What the network sees", analytics_enabled=False) as blocks:
         gradio.Markdown(
             "# What the network sees\nA network of fewer than 200,000 parameters, trained on CIFAR-10, looks at your "
-            "picture: its middle, scaled to 32x32 pixels. It knows ten things only: "
-            "airplane, automobile, bird, cat, deer, dog, frog, horse, ship and truck."
+            f"picture: its middle, scaled to 32x32 pixels. It knows ten things only: {', '.join(CLASSES)}."
         )
         with gradio.Row():
             with gradio.Column():
-                picture = gradio.Image(
-                    label="picture", type="filepath", sources=["upload", "clipboard", "webcam"], height=300
-                )
+                sources = ["upload", "clipboard", "webcam"]
+                picture = gradio.Image(label="picture", type="filepath", sources=sources, height=300)
                 # The file as it is: gradio would open it first and fail on its own terms where open_picture explains.
                 picture.preprocess = lambda payload: payload and payload.path
                 network = gradio.Dropdown(choices, value=choices[0], label="network")
@@ -68,9 +64,8 @@ def page():
                 with gradio.Row():
                     saw = gradio.Image(label="what it saw", interactive=False, buttons=[])
                     where = gradio.Image(label="where it looked (Grad-CAM)", interactive=False, buttons=[])
-        gradio.on(
-            [picture.change, network.change], answer, [picture, network], [bars, saw, where, said], api_name="predict"
-        )
+        shown = [bars, saw, where, said]
+        gradio.on([picture.change, network.change], answer, [picture, network], shown, api_name="predict")
     return blocks
 
 

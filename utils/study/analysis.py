@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.architecture import layer_table
-from utils.transforms import normalise_batch
+from utils.transforms import augmentations, compose, normalise_batch
 
 
 @torch.no_grad()
@@ -26,32 +26,26 @@ def logits(model: nn.Module, images: np.ndarray, mean, std, batch_size: int = 50
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """Precision, recall and F1 of each class in percent, and how many images it has."""
-    precision, recall, f1, images = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(classes)), zero_division=0
-    )
-    table = pd.DataFrame({"precision": precision, "recall": recall, "F1": f1}, index=list(classes))
+    known = dict(labels=range(len(classes)), zero_division=0)
+    *shares, images = precision_recall_fscore_support(labels, predicted, **known)
+    table = pd.DataFrame(dict(zip(("precision", "recall", "F1"), shares, strict=True)), index=list(classes))
     return (100 * table).round(1).assign(images=images)
 
 
 def confused_pairs(matrix: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """Every mistake "true taken for predicted" with its count, the most frequent first."""
-    rows = [
-        {"true": classes[i], "predicted": classes[j], "images": int(matrix[i, j])}
-        for i in range(len(classes))
-        for j in range(len(classes))
-        if i != j
-    ]
-    return pd.DataFrame(rows).sort_values("images", ascending=False, ignore_index=True)
+    table = pd.DataFrame(matrix, pd.Index(classes, name="true"), pd.Index(classes, name="predicted"))
+    pairs = table.stack().rename("images").reset_index()
+    return pairs[pairs.true != pairs.predicted].sort_values("images", ascending=False, ignore_index=True)
 
 
 # ---------------------------------------------------------------- how sure it is
+# Guo et al., "On Calibration of Modern Neural Networks", 2017 (temperature); Naeini et al., "Obtaining Well Calibrated
+# Probabilities Using Bayesian Binning", 2015 (expected calibration error)
 
 
 def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The number to divide logits (N, 10) by that makes the cross-entropy on these labels smallest.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
-    """
+    """The number to divide logits (N, 10) by that makes the cross-entropy on these labels smallest."""
 
     def loss(log_t: float) -> float:
         return -log_softmax(scores / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
@@ -60,12 +54,9 @@ def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def cross_fitted(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, list[float]]:
-    """Calibrated probabilities (N, 10) from logits (N, 10), in which no image helped to choose its own temperature.
+    """Calibrated probabilities (N, 10) from logits (N, 10), and the temperatures of two random halves of the images.
 
-    The images are cut into two random halves; each is judged with the temperature of the other.
-
-    Returns:
-        The probabilities, and the temperatures of the two halves.
+    Each half is judged with the temperature of the other, so that no image helps to choose its own.
     """
     halves = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
     probabilities, found = np.empty(scores.shape), []
@@ -84,10 +75,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
 
 
 def calibration_error(table: pd.DataFrame) -> float:
-    """Expected calibration error in points: the mean distance of confidence and accuracy, weighted by images.
-
-    Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", 2015.
-    """
+    """Expected calibration error in points: the mean distance of confidence and accuracy, weighted by images."""
     return float(np.average((table.confidence - table.accuracy).abs(), weights=table.images))
 
 
@@ -95,13 +83,9 @@ def calibration_error(table: pd.DataFrame) -> float:
 
 
 def grad_cam(model: nn.Module, batch: torch.Tensor, classes: Sequence[int], layer: nn.Module) -> np.ndarray:
-    """Where `layer` speaks for the given class of each image: (N, 32, 32), each map scaled to 0 to 1.
+    """Where `layer` speaks for the given class of each image of a normalised batch: (N, 32, 32), from 0 to 1.
 
-    Args:
-        batch: normalised float32 (N, 3, 32, 32).
-        layer: its output, (N, C, h, w), is weighted by the mean gradient of each channel.
-
-    Source: Selvaraju et al., "Grad-CAM", 2017.
+    Its output, (N, C, h, w), is weighted by the mean gradient of each channel (Selvaraju et al., "Grad-CAM", 2017).
     """
     from captum.attr import LayerGradCam
 
@@ -113,12 +97,11 @@ def grad_cam(model: nn.Module, batch: torch.Tensor, classes: Sequence[int], laye
 def cam_layer(model: nn.Module, size: int = 8) -> str:
     """The name of the last layer of `model.layers` whose output still has `size` x `size` positions or more."""
     table = layer_table(model)
-    blocks = table[(table.kind == "Conv2d") & (table.out_size >= size)].layer
-    return blocks.iloc[-1].split(".")[0]
+    return table[(table.kind == "Conv2d") & (table.out_size >= size)].layer.iloc[-1].split(".")[0]
 
 
 def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> np.ndarray:
-    """Mean size of the gradient of the layer's central output with respect to each input pixel: (32, 32), sums to 1.
+    """How strongly each input pixel moves the layer's central output: mean size of the gradient, (32, 32), sums to 1.
 
     Source: Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", 2016.
     """
@@ -145,6 +128,22 @@ def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
 
 # ---------------------------------------------------------------- what augmentation taught
 
+
+def augmentation_examples(image: np.ndarray, mean: Sequence[float], columns: int = 6, seed: int = 0) -> dict[str, list]:
+    """The same image several times under each augmentation alone and under all: name -> uint8 images.
+
+    Every augmentation is applied for certain here, but for the flip in the last row: all together.
+    """
+    each = {name: [augmentation] for name, augmentation in augmentations(mean, flip=1, affine=1, hole=1).items()}
+    together = augmentations(mean, flip=0.5, affine=1, hole=1).values()
+    rows = {"original": [image]}
+    for name, transforms in (each | {"all together": together}).items():
+        pipeline = compose(transforms)
+        pipeline.set_random_seed(seed)
+        rows[name] = [pipeline(image=image)["image"] for _ in range(1 if name == "horizontal flip" else columns)]
+    return rows
+
+
 CHANGES = {
     "flip": (0, 1),
     "shift (px)": (0, 1, 2, 3, 4, 6, 8),
@@ -168,26 +167,24 @@ def changed(images: np.ndarray, kind: str, strength: int, mean: Sequence[float],
         for image, (y, x) in zip(images, rng.integers(0, 32 - strength + 1, (len(images), 2)), strict=True):
             image[y : y + strength, x : x + strength] = fill
         return images
-    out = np.empty_like(images)
-    for i, image in enumerate(images):
-        if kind == "shift (px)":
-            dx, dy = strength * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])[rng.integers(4)]
-            matrix = np.float32([[1, 0, dx], [0, 1, dy]])
-        else:
-            matrix = cv2.getRotationMatrix2D((15.5, 15.5), float(strength * rng.choice((-1, 1))), 1)
-        out[i] = cv2.warpAffine(image, matrix, (32, 32))
-    return out
+
+    def random_matrix() -> np.ndarray:
+        if kind == "rotation (degrees)":
+            return cv2.getRotationMatrix2D((15.5, 15.5), float(strength * rng.choice((-1, 1))), 1)
+        dx, dy = strength * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])[rng.integers(4)]
+        return np.float32([[1, 0, dx], [0, 1, dy]])
+
+    return np.stack([cv2.warpAffine(image, random_matrix(), (32, 32)) for image in images])
 
 
 def robustness(models: Mapping[str, nn.Module], images: np.ndarray, labels: np.ndarray, mean, std) -> pd.DataFrame:
     """Accuracy in percent of each model under each change: columns kind, strength, model, accuracy."""
     rows = []
-    for kind, strengths in CHANGES.items():
-        for strength in strengths:
-            seen = changed(images, kind, strength, mean)
-            for name, model in models.items():
-                right = logits(model, seen, mean, std).argmax(1) == labels
-                rows.append(dict(kind=kind, strength=strength, model=name, accuracy=100 * right.mean()))
+    for kind, strength in ((kind, strength) for kind, strengths in CHANGES.items() for strength in strengths):
+        seen = changed(images, kind, strength, mean)
+        for name, model in models.items():
+            right = logits(model, seen, mean, std).argmax(1) == labels
+            rows.append(dict(kind=kind, strength=strength, model=name, accuracy=100 * right.mean()))
     return pd.DataFrame(rows)
 
 

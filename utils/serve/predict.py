@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.special import softmax
 
-from utils import analysis, experiments
-from utils.data import load_cifar10
+from utils import runs
+from utils.cifar10.files import CLASSES, FORMATS
 from utils.errors import ProjectError, RunError
-from utils.files import CLASSES
+from utils.study import analysis
 from utils.transforms import normalise_batch
 
 LARGEST = 100_000_000  # pixels
@@ -39,33 +39,30 @@ class Prediction:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Any still image that Pillow opens, as RGB, upright; PictureError in one sentence for anything else."""
+    """Any still image of one of FORMATS, as RGB, upright; PictureError in one sentence for anything else."""
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise PictureError(f"{path} is not a regular file; name a picture.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below
-            image = Image.open(path)
-        if image.width * image.height > LARGEST:
-            raise PictureError(
-                f"{path} has {image.width} x {image.height} pixels; scale it down below {LARGEST:,} pixels."
-            )
-        if getattr(image, "n_frames", 1) > 1:
-            raise PictureError(
-                f"{path} has {image.n_frames} frames or pages; save one of them as a picture of its own."
-            )
-        return to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise PictureError(f"{path} has too many pixels; scale it down below {LARGEST:,} pixels.") from None
+        return _opened(path)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        why = f"has too many pixels; scale it down below {LARGEST:,} pixels"
     except FileNotFoundError:
-        raise PictureError(f"{path} does not exist; check its name.") from None
+        why = "does not exist; check its name"
     except IsADirectoryError:
-        raise PictureError(f"{path} is a folder; name the picture in it.") from None
+        why = "is a folder; name the picture in it"
     except (OSError, SyntaxError, ValueError, EOFError):
-        raise PictureError(
-            f"{path} cannot be read as an image: broken, cut off, or of a format that Pillow does not know; "
-            "save it as JPEG or PNG."
-        ) from None
+        why = f"cannot be read as an image ({', '.join(FORMATS)}): broken, cut off, or of another format"
+    raise PictureError(f"{path} {why}.")
+
+
+def _opened(path: Path) -> Image.Image:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise PictureError(f"{path} is not a regular file; name a picture.")  # a pipe would be waited for
+    Image.MAX_IMAGE_PIXELS = LARGEST  # Pillow warns above it, and refuses twice as many
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(path, formats=FORMATS)
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a second view or a thumbnail
+        raise PictureError(f"{path} has {image.n_frames} frames or pages; save one of them as a picture of its own.")
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -77,9 +74,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
         image = Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
@@ -89,22 +84,15 @@ def to_cifar(image: Image.Image) -> np.ndarray:
 
 
 class Predictor:
-    """A published network with its calibration.
-
-    Args:
-        name: of a run in results/, such as "experiment_5".
-
-    Raises:
-        RunError: if it is not published, or not calibrated.
-    """
+    """A published network, such as "experiment_5", with its calibration; RunError if it has none."""
 
     def __init__(self, name: str) -> None:
-        folder = experiments.ROOT / "results" / name
-        run = experiments.load(folder)
+        run = runs.load(name)
         self.model, self.mean, self.std = run.model, run.metrics["mean"], run.metrics["std"]
-        if not (folder / "calibration.json").exists():
+        calibration = run.folder / "calibration.json"
+        if not calibration.exists():
             raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
-        self.temperature = json.loads((folder / "calibration.json").read_text())["temperature"]
+        self.temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"]
 
     def __call__(self, image: Image.Image) -> Prediction:
         """The prediction for one RGB image of any size."""
@@ -125,30 +113,3 @@ def sentence(path: Path, prediction: Prediction, best: int = 3) -> str:
     """The best classes with their probabilities in one line, and whether the first is convincing."""
     named = ", ".join(f"{name} {100 * p:.0f} %" for name, p in list(prediction.probabilities.items())[:best])
     return f"{path}: {named}" + ("" if prediction.convincing else " - none is convincing")
-
-
-def calibrate(name: str) -> Path:
-    """Fit the temperature of a published run on the test images -> results/<name>/calibration.json.
-
-    The network has seen all training images and is too sure of them, so only the test images can tell. The
-    two errors, expected calibration error in points before and after, are those of temperatures that were
-    fitted on one half of the images and judged on the other.
-
-    Raises:
-        RunError: if the run is not published, or only the stand-in is there.
-    """
-    folder = experiments.ROOT / "results" / name
-    run, data = experiments.load(folder), load_cifar10()
-    if data.source == "stand-in":
-        raise RunError("The temperature is fitted on CIFAR-10's test images; set CIFAR10_PATH to them.")
-    logits = analysis.logits(run.model, data.test_images, run.metrics["mean"], run.metrics["std"])
-    calibrated, _ = analysis.cross_fitted(logits, data.test_labels)
-    errors = {
-        when: round(analysis.calibration_error(analysis.reliability(p, data.test_labels)), 3)
-        for when, p in (("error_before", softmax(logits, axis=1)), ("error_after", calibrated))
-    }
-    found = dict(temperature=round(analysis.temperature(logits, data.test_labels), 4), **errors)
-    found |= dict(test_images=len(data.test_labels), data_source=data.source)
-    path = folder / "calibration.json"
-    path.write_text(json.dumps(found, indent=2) + "\n")
-    return path

@@ -1,0 +1,871 @@
+"""Trying things out: a changed network or recipe, a network of one's own, a run that was stopped.
+
+Whatever is tried, no run of something else may be shown, resumed, published or overwritten in its place.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import utils
+from utils import models, plotting, runs, training
+from utils.__main__ import main
+from utils.cifar10.files import ImageData
+from utils.engine import records, speed
+from utils.engine.checkpoints import read_checkpoint, save_atomically
+from utils.engine.records import read_metrics
+from utils.errors import NetworkError, RunError
+from utils.experiments import EXPERIMENTS, RECIPE
+from utils.models import ConvNet, conv
+from utils.study import search
+from utils.training import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+ONE = Recipe(epochs=1, batch_size=32, affine=0.0, precision="float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are too small for more, and two threads on a busy machine wait for each other; nor do a hundred
+    images need worker processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(runs, "train_loader", partial(runs.train_loader, workers=0))
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty project."""
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    return tmp_path
+
+
+def contents(*places):
+    """Every file at or below these places with its bytes, but for the graphs of a run, which are drawn each time."""
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
+    return {file: file.read_bytes() for file in files if file.is_file() and file.name != "curves.png"}
+
+
+def random_images(seed=0, training=100, test=20, source="stand-in"):
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for count in (training, test):
+        arrays += [rng.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count, dtype=np.int64) % 10]
+    return ImageData(*arrays, list("0123456789"), source)
+
+
+def tiny_network(channels=8):
+    return ConvNet(channels, c1=conv(3, channels, stride=2), c2=conv(channels, channels, stride=2))
+
+
+def train(network=tiny_network, recipe=ONE, data=None, name="mine", **options):
+    return runs.train(network, recipe, data or random_images(), name=name, progress=False, **options)
+
+
+# ---------------------------------------------------------------- a changed line, from the command line
+
+SERVER = """
+import json, os, runpy, sys, traceback
+import albumentations, cv2, matplotlib.pyplot, pandas, scipy.special, sklearn.datasets, sklearn.model_selection
+import torch.fx.passes.shape_prop, torch.utils.data, torchsummary, torchvision.datasets, tqdm
+for line in sys.stdin:
+    processes = []
+    for number, (project, *arguments) in enumerate(json.loads(line)):
+        processes.append(os.fork())
+        if processes[-1] == 0:
+            code = 1
+            os.chdir(project)
+            for stream, name in ((1, "out"), (2, "err")):
+                os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            sys.argv = ["utils", *arguments]
+            try:
+                runpy.run_module("utils", run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                code = end.code
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    print(json.dumps(codes), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+def environment(cache):
+    known = {key: value for key, value in os.environ.items() if key not in ("CIFAR10_PATH", "FAST_RUN", "PYTHONPATH")}
+    return known | dict(
+        XDG_CACHE_HOME=str(cache), no_proxy="*", OMP_NUM_THREADS="1", MPLBACKEND="Agg", NO_ALBUMENTATIONS_UPDATE="1"
+    )
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """`python -m utils ...` in a project, several at once, each in a process of its own, forked from one that has
+    imported the big packages (but nothing of the project): that takes seconds, the commands themselves mostly do not.
+    """
+    folder = tmp_path_factory.mktemp("server")
+    options = dict(cwd=folder, env=environment(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", SERVER], **options) as server:
+
+        def run(project, *several):
+            print(json.dumps([[str(project), *arguments] for arguments in several]), file=server.stdin, flush=True)
+            codes = json.loads(server.stdout.readline())
+            texts = [[(project / f"{k}.{name}").read_text() for name in ("out", "err")] for k in range(len(codes))]
+            return [Finished(code, *text) for code, text in zip(codes, texts, strict=True)]
+
+        yield run
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def command(commands):
+    """One of them."""
+    return lambda project, *arguments: commands(project, arguments)[0]
+
+
+def copy_of_project(folder):
+    for name in ("utils", "notebooks", "results", "images"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    shutil.copyfile(ROOT / "README.md", folder / "README.md")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / "picture.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, commands):
+    """A copy of the project with an epoch of two networks in runs/."""
+    folder, names = copy_of_project(tmp_path_factory.mktemp("trained")), ("experiment_5", "small")
+    for name, done in zip(names, commands(folder, *(["train", name, "--epochs", "1"] for name in names)), strict=True):
+        assert done.code == 0 and "NOT CIFAR-10" in done.out and f"in runs/{name}." in done.out, done.err
+    return folder
+
+
+@pytest.fixture
+def project(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "project"))
+
+
+@dataclass(frozen=True)
+class Change:
+    """An edit of one file, and what the one sentence must say of it."""
+
+    network: str
+    file: str
+    old: str
+    new: str
+    says: str
+
+    def make(self, project):
+        self._replace(project, self.old, self.new)
+
+    def undo(self, project):
+        self._replace(project, self.new, self.old)
+
+    def _replace(self, project, old, new):
+        path = project / "utils" / self.file
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"utils/{self.file} has {old!r} {text.count(old)} times"
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        os.utime(path, ns=(0, time.time_ns()))  # else Python may take an edit of this second for the file before
+
+
+CHANGES = {
+    "padding of a dilated layer": Change(
+        "experiment_5",
+        "models.py",
+        "c5=conv(64, 32, dilation=2)",
+        "c5=conv(64, 32, padding=2, dilation=2)",
+        r"c5\.conv is Conv2d\(64, 32, .*padding=\(2, 2\).* here, but Conv2d\(64, 32, .*padding=\(1, 1\).* there",
+    ),
+    "dilation": Change(
+        "experiment_5",
+        "models.py",
+        "c3_2=conv(32, 64),\n        c3_1x1=conv1x1(64, 16)",
+        "c3_2=conv(32, 64, padding=2, dilation=2),\n        c3_1x1=conv1x1(64, 16)",
+        r"c3_2\.conv is Conv2d\(32, 64, .*dilation=\(2, 2\).* here, but Conv2d\(32, 64, .*padding=\(1, 1\).* there",
+    ),
+    "width": Change(
+        "experiment_5",
+        "models.py",
+        "c4_1=conv(16, 32),\n        c4_2=conv(32, 64)",
+        "c4_1=conv(16, 24),\n        c4_2=conv(24, 64)",
+        r"c4_1\.conv is Conv2d\(16, 24, .* here, but Conv2d\(16, 32, .* there \(and 2 more\)",
+    ),
+    "forward": Change(
+        "small",
+        "models.py",
+        "return x + self.layers(x)",
+        "return x - self.layers(x)",
+        "modules are the same, but with the weights of there its forward computes something else here",
+    ),
+    "recipe": Change(
+        "experiment_5",
+        "experiments.py",
+        "RECIPE = Recipe(epochs=24)",
+        "RECIPE = Recipe(epochs=24, lr=0.2)",
+        r"lr is 0\.2 here, but 0\.1 there",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_line_is_another_run(project, command, commands, change):
+    name, kept = change.network, project / "runs" / change.network
+    first = contents(kept)
+    assert {file.name for file in first} >= {"checkpoint.pt", "weights.pt", "history.csv", "metrics.json"}
+    published = [project / place for place in ("results", "README.md", "images")]
+    before = contents(*published)
+
+    # it is trained anew, in a folder of its own, and one sentence says why
+    change.make(project)
+    done = command(project, "train", name, "--epochs", "1")
+    assert done.code == 0, done.err
+    said = [line for line in done.out.splitlines() if "another run" in line]
+    assert len(said) == 1 and re.search(change.says, said[0]) and f"kept in {name}-2." in said[0], said
+    assert "\nEpoch   1 " in done.out and f"in runs/{name}-2." in done.out
+    assert contents(kept) == first and (project / "runs" / f"{name}-2" / "metrics.json").exists()
+
+    # nothing that was published of the network before may speak for this one
+    shutil.copytree(project / "results" / name, project / "runs" / f"{name}-3")  # as if trained on CIFAR-10
+    wanted = [
+        ["publish", name],
+        ["predict", "picture.png", "--network", name],
+        ["calibrate", name],
+        ["export", name],
+        ["report"],
+    ]
+    for arguments, refused in zip(wanted, commands(project, *wanted), strict=True):
+        assert refused.code == 2, arguments
+        assert re.fullmatch(f"Error: .*{change.says}.*\n", refused.err), (arguments, refused.err)
+        assert "Traceback" not in refused.out + refused.err
+    assert contents(*published) == before
+    assert not list(project.glob("**/*.onnx"))
+
+    # undone, the first run is found again and nothing is trained
+    change.undo(project)
+    all_runs = contents(project / "runs")
+    again = command(project, "train", name, "--epochs", "1")
+    assert again.code == 0 and "another run" not in again.out and "Epoch   1" not in again.out, again.err
+    assert f"in runs/{name}." in again.out
+    assert contents(project / "runs") == all_runs and contents(*published) == before
+    assert command(project, "predict", "picture.png", "--network", name).code == 0
+    done = command(project, "publish", name)
+    assert done.code == 0, done.err
+    files = {
+        file: content for file, content in before.items() if file != project / "results" / name / "calibration.json"
+    }
+    assert contents(*published) == files
+
+
+def test_each_change_has_a_folder_and_finds_it_again(root, capsys):
+    """The same with the library, and more than one change."""
+
+    def wider():
+        return tiny_network(16)
+
+    first, second = train(), train(wider)
+    third = train(wider, replace(ONE, lr=0.2))
+    fourth = train(wider, replace(ONE, lr=0.2), random_images(seed=1))
+    fifth = train(seed=2)
+    sixth = train(test=True)
+    folders = [run.folder.name for run in (first, second, third, fourth, fifth, sixth)]
+    assert folders == ["mine", "mine-2", "mine-3", "mine-4", "mine-5", "mine-6"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "another run" in line]
+    assert [re.search(r"run: (.*) there.*\. This one is kept in (.*)\.$", line).groups() for line in said] == [
+        ("c1.conv is " + str(wider().layers.c1.conv) + " here, but " + str(tiny_network().layers.c1.conv), "mine-2"),
+        ("lr is 0.2 here, but 0.1", "mine-3"),
+        (f"digest is {random_images(seed=1).digest} here, but {random_images().digest}", "mine-4"),
+        (said[3].split("run: ")[1].split(" there")[0], "mine-5"),
+        (said[4].split("run: ")[1].split(" there")[0], "mine-6"),
+    ]
+    before = contents(root)
+    for run, again in (
+        (first, train()),
+        (second, train(wider)),
+        (third, train(wider, replace(ONE, lr=0.2))),
+        (fourth, train(wider, replace(ONE, lr=0.2), random_images(seed=1))),
+        (fifth, train(seed=2)),
+        (sixth, train(test=True)),
+    ):
+        assert again.folder == run.folder and again.metrics["run"] == run.metrics["run"]
+        pd.testing.assert_frame_equal(again.history, run.history, check_dtype=False, rtol=1e-4)
+    assert contents(root) == before
+    out = capsys.readouterr().out
+    assert "another run" not in out and "Epoch" not in out
+
+
+class Scaled(nn.Module):
+    """A parameter that belongs to no layer, and a number that no module shows."""
+
+    def __init__(self, shape=(8, 1, 1), factor=1.0):
+        super().__init__()
+        self.body, self.scale, self.factor = conv(3, 8, stride=4), nn.Parameter(torch.ones(shape)), factor
+        self.linear = nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.linear((self.body(images) * self.scale * self.factor).mean((2, 3)))
+
+
+@pytest.mark.parametrize("changed", [dict(shape=(1, 1, 1)), dict(factor=2.0)], ids=["parameter", "number"])
+def test_what_no_layer_shows_is_noticed(root, capsys, changed):
+    train(Scaled)
+    assert train(partial(Scaled, **changed)).folder.name == "mine-2"
+    assert "its modules are the same, but" in capsys.readouterr().out
+    with pytest.raises(RunError, match=r"than the run runs/mine: its modules are the same, but"):
+        runs.load("runs/mine", partial(Scaled, **changed))
+    assert runs.load("runs/mine", Scaled).folder.name == "mine"
+
+
+# ---------------------------------------------------------------- what a notebook shows
+
+
+class Subtracting(models.Residual):
+    def forward(self, x):
+        return x - self.layers(x)
+
+
+Subtracting.__name__ = "Residual"  # as if its one line had been changed
+
+
+def padded():
+    model = models.experiment_5()
+    model.layers.c5.conv = nn.Conv2d(64, 32, 3, padding=2, dilation=2, bias=False)
+    return model
+
+
+def shown(monkeypatch, network, recipe, data, name):
+    """What `show` did, "trained" or "shown", without training."""
+    monkeypatch.setattr(runs, "train", lambda *arguments, **options: (arguments, options))
+    done = runs.show(network, recipe, data, name=name)
+    if isinstance(done, runs.Run):
+        return "shown"
+    assert done[0] == (network, recipe, data) and done[1]["name"] == name and done[1]["test"]
+    return "trained"
+
+
+def published_images(name):
+    """Images that pass for those of the published run."""
+    data = random_images(source="original")
+    data.__dict__["digest"] = read_metrics(name)["run"]["data"]["digest"]
+    return data
+
+
+@pytest.mark.parametrize("name", ["experiment_5", "small", "accurate"])
+def test_the_published_run_is_shown_where_it_is_just_this_one(name, monkeypatch, capsys):
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    recipe = replace(EXPERIMENTS[name].recipe, precision="float16")  # a circumstance, no other run
+    assert shown(monkeypatch, models.networks()[name], recipe, published_images(name), name) == "shown"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"The published run of {name} (seed 1, original CIFAR-10):"
+    assert len(lines) == 1 + recipe.epochs and lines[-1].startswith(f"Epoch {recipe.epochs:>3}   training")
+    assert sum("first at 85 %" in line for line in lines) == 1
+
+
+def test_the_published_run_is_not_shown_for_anything_else(monkeypatch, capsys):
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    name, network, right = "experiment_5", models.experiment_5, published_images("experiment_5")
+    others = replace(right)
+    others.__dict__["digest"] = "0123456789abcdef"
+    stand_in = replace(right, source="stand-in")
+    stand_in.__dict__["digest"] = right.digest
+    for wanted, says in (
+        ((padded, RECIPE, right), r"c5\.conv is Conv2d\(64, 32, .* there"),
+        ((models.experiment_4, RECIPE, right), r"c1_1x1\.conv is Conv2d\(64, 32, .* there \(and \d+ more\)"),
+        ((network, replace(RECIPE, lr=0.2), right), r"lr is 0\.2 here, but 0\.1 there"),
+        ((network, RECIPE, others), f"digest is 0123456789abcdef here, but {right.digest} there"),
+        ((network, RECIPE, stand_in), "source is stand-in here, but original there"),
+    ):
+        assert shown(monkeypatch, *wanted, name) == "trained", says
+        out = capsys.readouterr().out
+        assert re.fullmatch(rf"This is not the published run of {name}: {says}\. It is trained here\.\n", out), out
+
+
+def test_the_published_run_is_not_shown_for_a_changed_forward(monkeypatch, capsys):
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    monkeypatch.setattr(models, "Residual", Subtracting)
+    for name in ("small", "accurate"):
+        recipe = EXPERIMENTS[name].recipe
+        assert shown(monkeypatch, models.networks()[name], recipe, published_images(name), name) == "trained"
+        assert "its forward computes something else here" in capsys.readouterr().out
+
+
+def test_without_a_published_run_and_on_request_it_is_trained(root, monkeypatch, capsys):
+    assert shown(monkeypatch, tiny_network, ONE, random_images(), "mine") == "trained"
+    assert capsys.readouterr().out == "This is not the published run of mine: there is none. It is trained here.\n"
+    monkeypatch.setattr(utils, "ROOT", ROOT)
+    monkeypatch.setattr(runs, "train", lambda *_, **options: options["progress"])
+    wanted = models.experiment_5, RECIPE, published_images("experiment_5")
+    assert runs.show(*wanted, name="experiment_5", retrain=True) is True
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    assert runs.show(*wanted, name="experiment_5") is False
+    assert capsys.readouterr().out == ""
+
+
+# ---------------------------------------------------------------- a network of one's own
+
+EXPERIMENT_6 = """
+
+def experiment_6() -> ConvNet:
+    return ConvNet(
+        16,
+        c1_1=conv(3, 16, stride=2),
+        c2_1=separable(16, 16, stride=2),
+        c3_1=conv(16, 16, dilation=2),
+    )
+"""
+
+
+@pytest.mark.parametrize("place", ["beside experiment_5", "at the end"])
+def test_one_function_in_models_is_all_it_takes(tmp_path, command, place):
+    project = copy_of_project(tmp_path)
+    path = project / "utils" / "models.py"
+    text = path.read_text(encoding="utf-8")
+    before = text.index("\n\ndef small(") if place == "beside experiment_5" else len(text)
+    path.write_text(text[:before] + EXPERIMENT_6 + text[before:], encoding="utf-8")
+    done = command(project, "train", "experiment_6", "--epochs", "1")
+    assert done.code == 0, done.err
+    assert "Training experiment_6; images: stand-in." in done.out and "\nEpoch   1 " in done.out
+    assert "The run and its graphs are in runs/experiment_6." in done.out
+    names = {file.name for file in (project / "runs" / "experiment_6").iterdir()}
+    assert names == {"checkpoint.pt", "curves.png", "history.csv", "metrics.json", "weights.pt"}
+    assert read_metrics(project / "runs" / "experiment_6")["recipe"] == asdict(replace(RECIPE, epochs=1))
+    listed = command(project, "runs")
+    assert listed.code == 0 and "runs/experiment_6" in listed.out
+
+
+class Deciding(nn.Module):
+    """No graph can be made of its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.linear = conv(3, 8, stride=4), nn.Linear(8, 10)
+
+    def forward(self, images):
+        found = self.layers(images).mean((2, 3))
+        if found.mean() > 0:
+            found = 2 * found
+        return self.linear(found)
+
+
+def sequential(outputs=10):
+    layers = dict(conv=nn.Conv2d(3, 8, 3, stride=4), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(OrderedDict(**layers, flat=nn.Flatten(), linear=nn.Linear(8, outputs)))
+
+
+OWN = {
+    "function": tiny_network,
+    "partial": partial(tiny_network, channels=12),
+    "module": tiny_network(),
+    "sequential": sequential(),
+    "sequential_function": sequential,
+    "deciding": Deciding,
+    "large": lambda: ConvNet(256, c1=conv(3, 32, stride=4), c2=conv(32, 256), c3=conv(256, 64), c4=conv(64, 256)),
+}
+
+
+@pytest.fixture(scope="module")
+def own_runs(tmp_path_factory, one_thread):
+    """A run of each of them, in one project."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(utils, "ROOT", tmp_path_factory.mktemp("own"))
+        monkeypatch.setattr(utils, "FAST_RUN", False)
+        yield {name: train(network, name=name) for name, network in OWN.items()}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_any_network_can_be_trained_and_shown_without_prior_work(own_runs, name):
+    run, network = own_runs[name], OWN[name]
+    assert len(run.history) == 1 and not run.model.training and run.folder == utils.ROOT / "runs" / name
+    parameters = sum(p.numel() for p in records.build(network).parameters())
+    assert run.metrics["parameters"] == parameters and (parameters > 200_000) == (name == "large")
+    known = (run.metrics["macs"] is None, run.metrics["receptive_field"] is None)
+    assert known == (name == "deciding", name == "deciding")
+    assert json.loads(json.dumps(run.metrics)) == read_metrics(run.folder)
+
+    table = runs.compare(run, f"runs/{name}")
+    assert table.columns.tolist() == [f"runs/{name}"], "once as a value, once by name"
+    multiply_adds = "not known" if name == "deciding" else f"{run.metrics['macs']:,}"
+    assert table.loc["multiply-adds", f"runs/{name}"] == multiply_adds
+    plotting.save(plotting.curves(run), run.folder / "curves.png")
+    published = pd.DataFrame([own_runs["function"].metrics], index=["function"])
+    for costs in (("parameters", "epochs"), ("macs", "epochs")):
+        figure = plotting.landscape(published, own={name: run.metrics}, costs=costs)
+        figure.canvas.draw()
+        plotting.landscape(pd.DataFrame([run.metrics], index=[name]), costs=("parameters", "epochs")).canvas.draw()
+    loaded = runs.load(f"runs/{name}", network)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.model(images), run.model(images))
+
+
+def test_all_of_them_stand_in_one_table(own_runs):
+    table = runs.table()
+    assert sorted(table.index) == sorted(f"runs/{name}" for name in OWN)
+    assert pd.isna(table.loc["runs/deciding", "macs"]) and table.loc["runs/large", "parameters"] > 200_000
+    assert set(runs.compare(*own_runs.values()).columns) == set(table.index)
+
+
+def test_a_finished_module_is_copied_and_trained_from_its_own_weights(root, capsys):
+    torch.manual_seed(7)
+    module = tiny_network().train()
+    before = deepcopy(module.state_dict())
+    run = train(module, replace(ONE, lr=1e-12))
+    assert module.training and run.model is not module
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert torch.allclose(run.model.linear.weight, module.linear.weight, atol=1e-6)
+    assert not torch.allclose(run.model.linear.weight, records.build(tiny_network).linear.weight, atol=1e-3)
+    assert re.fullmatch(r"given \([0-9a-f]{16}\)", run.metrics["run"]["first_weights"])
+    assert train(name="function").metrics["run"]["first_weights"] == "from the seed"
+
+    # the same weights again are the same run, others are another one
+    assert train(deepcopy(module), replace(ONE, lr=1e-12)).folder == run.folder
+    capsys.readouterr()
+    assert train(run.model, replace(ONE, lr=1e-12)).folder.name == "mine-2"
+    assert re.search(r"first weights is given \(.{16}\) here, but given \(.{16}\) there", capsys.readouterr().out)
+
+
+def broken():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(9, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (partial(sequential, 9), "The network must return 10 logits for an image; mend its last layer."),
+        (sequential(9), "The network must return 10 logits for an image; mend its last layer."),
+        (broken, "Sequential fails on an image of 3x32x32 (Given groups=1, weight of size"),
+        (lambda: "no network", "A network is a function that returns an nn.Module, or a module; this is"),
+        ("experiment_5", "A network is a function that returns an nn.Module, or a module; this is 'experiment_5'."),
+    ],
+    ids=["nine outputs", "module", "broken", "no module", "name"],
+)
+def test_a_network_that_cannot_be_used_is_a_sentence(root, network, sentence):
+    with pytest.raises(NetworkError) as error:
+        train(network)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert not (root / "runs").exists()
+
+
+# ---------------------------------------------------------------- loading what was made
+
+
+def test_a_try_of_the_search_is_loaded_with_its_arguments(root, capsys):
+    changes = ["c1=8", "c2=8", "c3=16", "epochs=1", "batch_size=32"]
+    search.attempt("small", changes, random_images())
+    metrics = read_metrics("runs/search/small")
+    assert metrics["built_by"] == dict(function="small", arguments=dict(c1=8, c2=8, c3=16))
+    loaded = runs.load("runs/search/small")
+    assert loaded.model.linear.in_features == 16 and loaded.metrics == metrics
+    search.attempt("small", [*changes[:2], "c3=8", *changes[3:]], random_images())
+    assert runs.load("runs/search/small-2").model.linear.in_features == 8
+    assert len(search.attempt("small", changes, random_images())) == 2, "a finished try is not repeated"
+    with pytest.raises(RunError, match=r"than the run runs/search/small: c1_1\.conv is Conv2d\(3, 16"):
+        runs.load("runs/search/small", models.small)
+
+
+def test_a_network_of_a_cell_is_loaded_with_its_function(root):
+    run = train()
+    with pytest.raises(RunError) as error:
+        runs.load("runs/mine")
+    assert re.fullmatch(
+        r"runs/mine was built by tiny_network\(\), which is not in utils/models\.py; .*", str(error.value)
+    )
+    assert runs.load("runs/mine", tiny_network).metrics["run"] == run.metrics["run"]
+    with pytest.raises(RunError, match=r"than the run runs/mine: c1\.conv is Conv2d\(3, 9"):
+        runs.load("runs/mine", partial(tiny_network, 9))
+
+
+def test_a_network_of_a_cell_with_a_name_from_models_is_not_mistaken_for_it(root):
+    def experiment_5():
+        return tiny_network()
+
+    train(experiment_5)
+    with pytest.raises(RunError, match=r"than the run runs/mine: c1_1 is Sequential\(\) here, but missing there"):
+        runs.load("runs/mine")
+    assert runs.load("runs/mine", experiment_5).folder.name == "mine"
+
+
+@pytest.mark.parametrize(
+    "network", [partial(tiny_network, 12), partial(tiny_network, channels=np.int64(12))], ids=["by place", "numpy"]
+)
+def test_arguments_are_kept_however_they_were_given(root, monkeypatch, network):
+    monkeypatch.setattr(models, "tiny_network", tiny_network, raising=False)
+    train(network)
+    assert read_metrics("runs/mine")["built_by"]["arguments"] == dict(channels=12)
+    assert runs.load("runs/mine").model.linear.in_features == 12
+
+
+def activated(activation=nn.ReLU):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), activation(), nn.Flatten(), nn.Linear(512, 10))
+
+
+def test_an_argument_that_is_no_number_does_not_lose_the_run(root):
+    run = train(partial(activated, activation=nn.GELU))
+    assert read_metrics("runs/mine")["run"] == run.metrics["run"]
+    assert isinstance(runs.load("runs/mine", partial(activated, activation=nn.GELU)).model[1], nn.GELU)
+    assert train(activated).folder.name == "mine-2"
+
+
+def test_an_argument_that_is_no_number_cannot_be_found_again_by_itself(root, monkeypatch):
+    """The name of the function is in models, but what it was given cannot be written down."""
+    monkeypatch.setattr(models, "activated", activated, raising=False)
+    train(partial(activated, activation=nn.GELU))
+    with pytest.raises(RunError, match=r"runs/mine was built by activated\(activation=.*; hand its network to load"):
+        runs.load("runs/mine")
+
+
+def choosing(activation=None):
+    return activated(activation or nn.ReLU)
+
+
+def test_an_argument_that_is_none_is_found_again(root, monkeypatch):
+    monkeypatch.setattr(models, "choosing", choosing, raising=False)
+    train(partial(choosing, activation=None))
+    assert isinstance(runs.load("runs/mine").model[1], nn.ReLU)
+
+
+# ---------------------------------------------------------------- the held-out images
+
+
+def test_what_is_judged_on_held_out_images_says_so(root, capsys):
+    run = train()
+    out = capsys.readouterr().out
+    assert re.search(r"^Epoch   1   training .*   validation .* %$", out, re.M) and "test " not in out
+    assert run.history.columns.tolist() == (
+        "epoch lr train_loss train_accuracy validation_loss validation_accuracy seconds".split()
+    )
+    metrics = read_metrics("runs/mine")
+    assert metrics["evaluated_on"] == metrics["run"]["data"]["judged_on"] == "validation"
+    assert {"validation_accuracy_last", "validation_accuracy_best"} < metrics.keys()
+    assert not [key for key in metrics if "test" in key]
+    table = runs.compare(run)
+    assert "validation accuracy, last epoch" in table.index and not [row for row in table.index if "test" in row]
+    assert table.loc["judged on", "runs/mine"] == "validation"
+    axes = plotting.curves(run).axes
+    labels = [text.get_text() for axis in axes[:2] for text in axis.get_legend().get_texts()]
+    assert [label.split(":")[0] for label in labels] == ["training", "validation"] * 2
+
+    judged = train(test=True, name="final")
+    assert judged.history.columns.tolist()[4:6] == ["test_loss", "test_accuracy"]
+    assert judged.metrics["evaluated_on"] == "test" and not [key for key in judged.metrics if "validation" in key]
+
+
+def test_held_out_images_are_not_trained_on_and_test_images_not_touched(root, monkeypatch):
+    seen, data = {}, random_images(training=200, test=40)
+
+    def fit(_, __, train, judged, **options):
+        seen.update(train=train.dataset, judged=judged.dataset, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        train(data=data)
+    trained, held_out, tested, everything = (
+        [image.tobytes() for image in images]
+        for images in (seen["train"].images, seen["judged"].images, data.test_images, data.train_images)
+    )
+    assert seen["judged_on"] == "validation" and (len(trained), len(held_out)) == (180, 20)
+    assert not set(trained) & set(held_out) and set(trained) | set(held_out) == set(everything)
+    assert not set(tested) & {*trained, *held_out}
+    assert np.bincount(seen["judged"].labels).tolist() == [2] * 10
+    with pytest.raises(KeyboardInterrupt):
+        train(data=data, test=True)
+    assert seen["judged_on"] == "test" and [image.tobytes() for image in seen["judged"].images] == tested
+    assert {image.tobytes() for image in seen["train"].images} == set(everything)
+
+
+def test_the_test_images_decide_nothing_of_a_run_on_held_out_images(root):
+    data = random_images()
+    other = replace(data, test_images=255 - data.test_images, test_labels=data.test_labels[::-1].copy())
+    one, two = train(data=data), train(data=other, name="other")
+    columns = one.history.columns.drop("seconds")
+    assert one.history[columns].equals(two.history[columns]) and one.metrics["mean"] == two.metrics["mean"]
+
+
+# ---------------------------------------------------------------- going on
+
+THREE = replace(ONE, epochs=3)
+
+
+def stop_after(epoch, *arguments, **options):
+    """As `train`, but it is stopped when this epoch is finished."""
+    log_line = training.log_line
+
+    def stop(history, judged_on):
+        if len(history) == epoch:
+            raise KeyboardInterrupt
+        return log_line(history, judged_on)
+
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(KeyboardInterrupt):
+        monkeypatch.setattr(training, "log_line", stop)
+        train(*arguments, **options)
+
+
+def test_a_run_that_goes_on_unchanged_is_bit_identical_and_says_nothing(root, capsys):
+    straight = train(recipe=THREE, name="straight")
+    stop_after(1, recipe=THREE)
+    stop_after(2, recipe=THREE)
+    capsys.readouterr()
+    resumed = train(recipe=THREE)
+    assert re.fullmatch(r"Going on after epoch 2\.\nEpoch   3   training .*\n", capsys.readouterr().out)
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    columns = straight.history.columns.drop("seconds")
+    assert straight.history[columns].equals(resumed.history[columns])
+    assert resumed.metrics["made_under"] == straight.metrics["made_under"]
+    assert [under["from_epoch"] for under in resumed.metrics["made_under"]] == [1]
+
+
+def test_a_run_that_goes_on_under_other_circumstances_says_so_in_a_line(root, capsys):
+    stop_after(1, recipe=THREE)
+    capsys.readouterr()
+    torch.set_num_threads(2)
+    try:
+        run = train(recipe=replace(THREE, precision="bfloat16"))
+    finally:
+        torch.set_num_threads(1)
+    lines = capsys.readouterr().out.splitlines()
+    changes = "precision bfloat16 (was float32), cpu_threads 2 (was 1)"
+    assert lines[0] == "Going on after epoch 1."
+    assert lines[1] == f"From here on not bit-identical to a run in one piece: {changes}."
+    assert [line[:9] for line in lines[2:]] == ["Epoch   2", "Epoch   3"] and run.folder.name == "mine"
+    under = read_metrics("runs/mine")["made_under"]
+    seen = [(u["from_epoch"], u["precision"], u["cpu_threads"]) for u in under]
+    assert seen == [(1, "float32", 1), (2, "bfloat16", 2)]
+    assert {"device", "processor", "processes", "system", "python", "torch_version", "commit"} < under[0].keys()
+
+    # finished, it is only loaded, whatever it would be made under today
+    before = contents(root)
+    again = train(recipe=THREE)
+    assert capsys.readouterr().out == "" and contents(root) == before
+    assert again.metrics["recipe"]["precision"] == "bfloat16" and again.metrics["made_under"] == under
+
+
+def test_a_run_goes_on_in_its_own_precision(root, capsys, monkeypatch):
+    monkeypatch.setattr("utils.engine.checkpoints.suitable_precision", lambda _: "float32")
+    stop_after(1, recipe=replace(THREE, precision=None))
+    monkeypatch.setattr("utils.engine.checkpoints.suitable_precision", lambda _: "bfloat16")
+    capsys.readouterr()
+    run = train(recipe=replace(THREE, precision=None))
+    assert "From here on" not in capsys.readouterr().out
+    assert [under["precision"] for under in run.metrics["made_under"]] == ["float32"]
+
+
+@pytest.mark.parametrize("before", ["without identity", "weights alone"])
+def test_a_run_from_before_is_left_alone(root, capsys, before):
+    stop_after(1, recipe=THREE)
+    path = root / "runs" / "mine" / "checkpoint.pt"
+    state = read_checkpoint(path)
+    if before == "weights alone":
+        state = state["model"]
+    else:
+        for key in ("identity", "made_under", "response", "finished"):
+            state.pop(key, None)
+        state |= dict(recipe=asdict(THREE), precision="float32")
+    save_atomically(state, path)
+    first = contents(root)
+    capsys.readouterr()
+    run = train(recipe=THREE)
+    assert run.folder.name == "mine-2" and len(run.history) == 3 and first.items() <= contents(root).items()
+    said = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"mine in runs/ is another run: its .* not known there\. This one is kept in mine-2\.", said)
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again(root, capsys):
+    """As after copying a published one, or after making room on the disk."""
+    run = train()
+    (run.folder / "checkpoint.pt").unlink()
+    before = contents(root)
+    capsys.readouterr()
+    again = train()
+    assert again.folder == run.folder and "Epoch" not in capsys.readouterr().out
+    assert contents(root) == before
+
+
+# ---------------------------------------------------------------- the precision
+
+
+def test_the_precision_does_not_depend_on_time(monkeypatch):
+    def measured(*_):
+        raise AssertionError("the precision was measured")
+
+    for clock in ("perf_counter", "perf_counter_ns", "monotonic", "time", "process_time"):
+        monkeypatch.setattr(time, clock, measured)
+    for name in ("cpu", "mps"):
+        device = torch.device(name)
+        assert len({speed.suitable_precision(device) for _ in range(20)}) == 1
+    assert speed.suitable_precision(torch.device("mps")) == "float32"
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_the_precision_is_what_the_processor_computes_fast(monkeypatch, native, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict(avx512_bf16=native, avx512_f=True), raising=False)
+    assert speed.suitable_precision(torch.device("cpu")) == precision
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: native)
+    assert speed.suitable_precision(torch.device("cuda")) == ("bfloat16" if native else "float16")
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", "half"], ids=str)
+def test_a_damaged_checkpoint_is_a_sentence_and_nothing_is_lost(root, damage):
+    stop_after(1, recipe=THREE)
+    path = root / "runs" / "mine" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage == "half" else damage)
+    before = contents(root)
+    with pytest.raises(RunError) as error:
+        train(recipe=THREE)
+    assert re.fullmatch(rf"{path} cannot be read \(\w+\); delete its folder to train anew\.", str(error.value))
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"name": "mine"}', "half"])
+def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage):
+    train()
+    path = root / "runs" / "mine" / "metrics.json"
+    path.write_text(path.read_text()[:200] if damage == "half" else damage)
+    (root / "runs" / "mine" / "checkpoint.pt").unlink()  # as of a published run
+    before = contents(root)
+    for use in (train, lambda: runs.load("runs/mine", tiny_network), runs.table, lambda: runs.compare("runs/mine")):
+        with pytest.raises(RunError) as error:
+            use()
+        assert str(error.value).startswith(f"{path} cannot be read (") and "\n" not in str(error.value)
+    assert main(["runs"]) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {path} cannot be read")
+    assert contents(root) == before
+
+
+def test_damaged_weights_are_a_sentence(root):
+    train()
+    (root / "runs" / "mine" / "weights.pt").write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"weights\.pt cannot be read"):
+        runs.load("runs/mine", tiny_network)

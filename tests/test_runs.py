@@ -1,0 +1,355 @@
+"""Runs: what is published of them, keeping and loading, comparing, publishing."""
+
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import utils
+from utils import architecture, models, runs
+from utils.__main__ import main
+from utils.data import eval_loader
+from utils.engine import records
+from utils.engine.checkpoints import save_atomically
+from utils.engine.records import read_history, read_metrics
+from utils.errors import RunError
+from utils.experiments import EXPERIMENTS, FINAL, RECIPE, experiment
+from utils.report.publish import publish_run, publish_tables
+from utils.runs import Run
+from utils.training import epochs_to_target, evaluate
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("**/metrics.json"))
+WITH_WEIGHTS = [folder for folder in PUBLISHED if (folder / "weights.pt").exists()]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Most networks here are only built, and two threads on a busy machine wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty project."""
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    return tmp_path
+
+
+def finished_run(name=FINAL, network=None, recipe=None, seed=1, judged_on="test", source="original"):
+    """A run as `runs.train` returns it, which nobody trained."""
+    network, recipe = network or models.networks()[name], recipe or experiment(name).recipe
+    model = records.build(network, seed)
+    data = dict(source=source, digest="0123456789abcdef", judged_on=judged_on)
+    identity = records.identity(network, model, asdict(recipe), data, seed)
+    history = pd.DataFrame(dict(epoch=range(1, recipe.epochs + 1), lr=0.1, train_loss=0.5, train_accuracy=80.0))
+    history[f"{judged_on}_loss"], history[f"{judged_on}_accuracy"], history["seconds"] = 0.5, 84.0, 1.0
+    history.loc[0, f"{judged_on}_accuracy"] = 85.0
+    metrics = dict(
+        name=name,
+        **architecture.totals(model),
+        epochs=recipe.epochs,
+        epochs_to_85=1,
+        **{f"{judged_on}_accuracy_last": 84.0, f"{judged_on}_accuracy_best": 85.0},
+        train_accuracy_last=80.0,
+        seed=seed,
+        data_source=source,
+        evaluated_on=judged_on,
+        recipe=asdict(recipe),
+        built_by=records.built_by(network),
+        run={key: identity[key] for key in ("network", "first_weights", "data")},
+    )
+    metrics["run"]["response"] = records.response(model)
+    return Run(model.eval(), history, metrics)
+
+
+def keep_checkpoint(run, folder):
+    """What lies in runs/ after the last finished epoch."""
+    response, weights = run.metrics["run"]["response"], run.model.state_dict()
+    save_atomically(dict(identity=records.identity_of(run.metrics), response=response, model=weights), folder)
+
+
+# ---------------------------------------------------------------- what is published
+
+
+def test_the_table_holds_the_reference_figures():
+    rows = {name: row.prior for name, row in EXPERIMENTS.items() if row.prior.source == "reference"}
+    assert len(rows) == 7
+    for name, prior in rows.items():
+        found = architecture.totals(models.build_model(name))
+        assert (found["parameters"], found["receptive_field"]) == (prior.parameters, prior.receptive_field), name
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: str(path.relative_to(ROOT / "results")))
+def test_published_metrics_agree_with_their_history_network_and_recipe(folder):
+    metrics, history = read_metrics(folder), read_history(folder)
+    split = "validation" if folder.name == "validation" else "test"
+    assert metrics["evaluated_on"] == metrics["run"]["data"]["judged_on"] == split
+    assert metrics["data_source"] == metrics["run"]["data"]["source"] == "original"
+
+    accuracy = history[f"{split}_accuracy"]
+    assert history.epoch.tolist() == list(range(1, metrics["epochs"] + 1))
+    assert metrics[f"{split}_accuracy_last"] == pytest.approx(accuracy.iloc[-1], abs=1e-3)
+    assert metrics[f"{split}_accuracy_best"] == pytest.approx(accuracy.max(), abs=1e-3)
+    assert metrics["train_accuracy_last"] == pytest.approx(history.train_accuracy.iloc[-1], abs=1e-3)
+    assert metrics["epochs_to_85"] == epochs_to_target(accuracy)
+    assert metrics["seconds_per_epoch"] == pytest.approx(history.seconds.median(), abs=0.1)
+    other = "test" if split == "validation" else "validation"
+    assert not [key for key in [*metrics, *history] if key.startswith(other)]
+
+    model = records.builder(metrics, folder.name)()
+    assert metrics["run"]["network"] == records.modules(model)
+    assert {key: metrics[key] for key in ("parameters", "macs", "receptive_field")} == architecture.totals(model)
+    said = dict(part.rsplit("_", 1) for part in folder.relative_to(ROOT / "results").parts[1:] if "_" in part)
+    recipe = experiment(metrics["name"]).recipe
+    recipe = replace(recipe, epochs=int(said.get("epochs", recipe.epochs)))
+    same_recipe = records.difference(dict(recipe=asdict(recipe)), dict(recipe=metrics["recipe"]))
+    assert same_recipe is None and metrics["epochs"] == recipe.epochs
+    assert metrics["seed"] == int(said.get("seed", 1))
+    assert metrics["made_under"][0]["from_epoch"] == 1
+
+
+@pytest.mark.parametrize("folder", WITH_WEIGHTS, ids=lambda path: path.name)
+def test_published_weights_give_the_recorded_accuracy(folder, cifar10):
+    """To the last image for the final network; for the others on the first 500, for the time it takes."""
+    if cifar10.source != "original":
+        pytest.skip("the published runs saw the original images")
+    run = runs.load(folder.name)
+    count, tolerance = (10_000, 0.05) if folder.name == FINAL else (500, 4)
+    statistics = run.metrics["mean"], run.metrics["std"]
+    _, accuracy = evaluate(
+        run.model, eval_loader(cifar10.test_images[:count], cifar10.test_labels[:count], *statistics)
+    )
+    assert accuracy == pytest.approx(run.metrics["test_accuracy_last"], abs=tolerance)
+    assert run.metrics["run"]["data"]["digest"] == cifar10.digest
+    assert records.response(run.model) == pytest.approx(run.metrics["run"]["response"], abs=0.01)
+
+
+# ---------------------------------------------------------------- names and places
+
+
+def test_a_network_without_a_row_is_trained_with_the_usual_recipe(monkeypatch):
+    assert experiment("small") is EXPERIMENTS["small"]
+    monkeypatch.setattr(models, "experiment_6", lambda: models.experiment_5(), raising=False)
+    assert experiment("experiment_6").recipe == RECIPE and experiment("experiment_6").prior is None
+
+
+def test_unknown_networks_are_refused(root, capsys):
+    for command in ("train", "publish", "search"):
+        assert main([command, "experiment_9"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("Error: There is no network 'experiment_9'") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", "../mine", "/mine", "a b", "mine/", "mine/../../x", "-mine", "."])
+def test_a_name_that_leads_out_of_runs_is_refused(root, name):
+    run = finished_run()
+    with pytest.raises(RunError, match="is no name for a run"):
+        records.own_folder(name, records.identity_of(run.metrics), run.model)
+
+
+def test_where_runs_lie_and_what_they_are_called(root):
+    assert records.path_of("experiment_5/seed_2") == root / "results" / "experiment_5" / "seed_2"
+    assert records.path_of("runs/mine-2") == root / "runs" / "mine-2"
+    for name in ("experiment_5/seed_2", "runs/mine-2"):
+        assert records.title_of(records.path_of(name)) == name
+    assert records.title_of(finished_run().folder) == "this run"
+
+
+def test_a_difference_is_named_and_the_rest_counted():
+    wanted = dict(network={"layers.c1.conv": "Conv2d(3, 8)"}, recipe=dict(lr=0.1, flip=0.5), seed=1)
+    assert records.difference(wanted, wanted) is None
+    assert records.difference(wanted, wanted | dict(seed=2)) == "seed is 1 here, but 2 there"
+    other = wanted | dict(recipe=dict(lr=0.2, flip=0.0), seed=2)
+    assert records.difference(wanted, other) == "lr is 0.1 here, but 0.2 there (and 1 more)"
+    other = dict(network={"layers.c1.conv": "Conv2d(3, 9)", "layers.c2": "Identity()"})
+    assert records.difference(wanted, other) == "c1.conv is Conv2d(3, 8) here, but Conv2d(3, 9) there (and 1 more)"
+    assert records.difference(wanted, {}) == "its network is not known there"
+
+
+def test_the_precision_is_no_part_of_what_a_run_is(root):
+    run = finished_run()
+    wanted = records.identity(
+        models.experiment_5,
+        run.model,
+        asdict(replace(experiment(FINAL).recipe, precision="float16")),
+        run.metrics["run"]["data"],
+        1,
+    )
+    assert records.difference(wanted, records.identity_of(run.metrics)) is None
+
+
+def test_epochs_to_target():
+    assert epochs_to_target(pd.Series([84.99, 85.0, 84.0])) == 2
+    assert epochs_to_target(pd.Series([84.99])) is None
+
+
+# ---------------------------------------------------------------- keeping, loading, comparing
+
+
+def test_saved_and_loaded_runs_agree(root):
+    run = finished_run()
+    runs.save(run, root / "runs" / "mine")
+    loaded = runs.load("runs/mine")
+    assert loaded.metrics == run.metrics and loaded.folder == root / "runs" / "mine"
+    pd.testing.assert_frame_equal(loaded.history, run.history, check_dtype=False)
+    images = torch.randn(2, 3, 32, 32)
+    assert not loaded.model.training and torch.equal(loaded.model(images), run.model(images))
+
+
+def test_a_run_that_is_not_there_is_a_sentence(root):
+    runs.save(finished_run("small"), root / "results" / "small")
+    with pytest.raises(RunError, match=r"experiment_5 holds no finished run; results/ holds those of small\."):
+        runs.load("experiment_5")
+    (root / "results" / "small" / "weights.pt").unlink()
+    with pytest.raises(RunError, match=r"small has no weights\.pt"):
+        runs.load("small")
+
+
+def test_what_is_published_stands_in_the_order_of_the_experiments(root):
+    for name in ("strideless", "small", "experiment_5", "another", "experiment_4"):
+        runs.save(finished_run(name, models.experiment_5, RECIPE), root / "results" / name)
+    runs.save(finished_run(seed=2), root / "results" / "experiment_5" / "seed_2")
+    assert list(runs.published().index) == ["experiment_4", "experiment_5", "small", "strideless", "another"]
+
+
+def test_the_comparison_has_runs_names_and_prior_work(root):
+    runs.save(finished_run(), root / "results" / "experiment_5")
+    runs.save(finished_run(judged_on="validation"), root / "runs" / "mine")
+    table = runs.compare(finished_run(), "experiment_5", "runs/mine", EXPERIMENTS[FINAL].prior, None)
+    assert list(table.columns) == ["this run", "experiment_5", "runs/mine", "reference"]
+    assert table.loc["test accuracy, last epoch"].tolist() == ["84.00 %", "84.00 %", "-", "85.13 %"]
+    assert table.loc["validation accuracy, last epoch"].tolist() == ["-", "-", "84.00 %", "-"]
+    assert table.loc["judged on"].tolist() == ["test", "test", "validation", "test"]
+    assert table.loc["multiply-adds"].tolist() == ["10,774,848"] * 3 + ["-"]
+    assert table.loc["first epoch at 85 %"].tolist() == [1, 1, 1, "-"]
+
+
+def test_the_table_of_runs_shows_what_differs_between_their_recipes(root, capsys):
+    assert main(["runs"]) == 0 and capsys.readouterr().out == "runs/ holds no finished run yet.\n"
+    runs.save(finished_run(), root / "runs" / "mine")
+    runs.save(finished_run(recipe=replace(RECIPE, lr=0.2)), root / "runs" / "search" / "mine-2")
+    table = runs.table()
+    assert sorted(table.index) == ["runs/mine", "runs/search/mine-2"]
+    assert table.loc["runs/search/mine-2", "lr"] == 0.2 and not {"flip", "momentum"} & set(table)
+    assert set(table.network) == {"experiment_5"} and set(table.accuracy) == {84.0} and set(table.epochs) == {24}
+    assert main(["runs"]) == 0 and "runs/search/mine-2" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- publishing
+
+
+def test_publish_copies_a_finished_run_and_nothing_else(root):
+    run, folder, target = finished_run(), root / "runs" / "experiment_5", root / "results" / "experiment_5"
+    runs.save(run, folder)
+    keep_checkpoint(run, folder / "checkpoint.pt")
+    (folder / "curves.png").touch()
+    (target / "seed_2").mkdir(parents=True)
+    (target / "calibration.json").touch()  # of the weights before
+    assert publish_run("experiment_5") == target
+    assert sorted(path.name for path in target.iterdir()) == ["history.csv", "metrics.json", "seed_2", "weights.pt"]
+    for name in ("history.csv", "metrics.json", "weights.pt"):
+        assert (target / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (dict(seed=2), "seed_2"),
+        (dict(validation=True), "validation"),
+        (dict(epochs=5), "epochs_5"),
+        (dict(epochs=5, seed=3, validation=True), "epochs_5/seed_3/validation"),
+    ],
+)
+def test_other_runs_of_a_network_are_published_below_it_without_weights(root, options, place):
+    recipe = replace(experiment(FINAL).recipe, epochs=options.get("epochs", 24))
+    judged_on = "validation" if options.get("validation") else "test"
+    runs.save(finished_run(), root / "runs" / "experiment_5")
+    runs.save(
+        finished_run(recipe=recipe, seed=options.get("seed", 1), judged_on=judged_on),
+        root / "runs" / "experiment_5-2",
+    )
+    target = publish_run("experiment_5", **options)
+    assert target == root / "results" / "experiment_5" / place
+    assert sorted(path.name for path in target.iterdir()) == ["history.csv", "metrics.json"]
+    assert (target / "metrics.json").read_bytes() == (root / "runs/experiment_5-2/metrics.json").read_bytes()
+
+
+def test_publish_takes_the_folder_of_the_run_that_the_code_has(root):
+    runs.save(finished_run(source="stand-in"), root / "runs" / "experiment_5")
+    runs.save(finished_run(network=models.experiment_4), root / "runs" / "experiment_5-2")
+    runs.save(finished_run(), root / "runs" / "experiment_5-10")
+    runs.save(finished_run(), root / "runs" / "experiment_5_long")
+    target = publish_run("experiment_5")
+    assert (target / "weights.pt").read_bytes() == (root / "runs/experiment_5-10/weights.pt").read_bytes()
+    with pytest.raises(RunError, match=r"runs/experiment_5_long: epochs is 60 here, but 24 there\)"):
+        publish_run("experiment_5_long")
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        (None, "there is no runs/experiment_5"),
+        (dict(source="stand-in"), "source is original here, but stand-in there"),
+        (dict(judged_on="validation"), "judged on is test here, but validation there"),
+        (dict(seed=2), "seed is 1 here, but 2 there"),
+        (dict(recipe=replace(RECIPE, lr=9.0)), "lr is 0.1 here, but 9.0 there"),
+        (dict(recipe=replace(RECIPE, epochs=1)), "epochs is 24 here, but 1 there"),
+        (dict(network=models.experiment_4), "c1_1x1.conv is Conv2d(64, 16"),
+        ("unfinished", "it is not finished"),
+    ],
+    ids=["nothing", "stand-in", "validation", "seed", "recipe", "epochs", "network", "unfinished"],
+)
+def test_publish_refuses_anything_else_and_says_what_is_there(root, capsys, kept, sentence):
+    folder = root / "runs" / "experiment_5"
+    if kept == "unfinished":
+        keep_checkpoint(finished_run(), folder / "checkpoint.pt")
+    elif kept:
+        runs.save(finished_run(**kept), folder)
+    assert main(["publish", "experiment_5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: There is no finished run of experiment_5") and sentence in error
+    assert error.count("\n") == 1
+    assert not (root / "results").exists()
+
+
+def test_only_tables_measured_on_cifar10_are_published(root, capsys):
+    with pytest.raises(RunError, match="runs/benchmark holds no table yet"):
+        publish_tables("benchmark")
+    folder = root / "runs" / "benchmark"
+    folder.mkdir(parents=True)
+    table = pd.DataFrame(dict(seconds=[1.0], data_source=["stand-in"]))
+    table.to_csv(folder / "growth.csv", index=False)
+    assert main(["publish", "benchmark"]) == 2
+    assert "growth.csv was measured on the stand-in" in capsys.readouterr().err
+    assert not (root / "results").exists()
+    table.assign(data_source="original").to_csv(folder / "growth.csv", index=False)
+    assert publish_tables("benchmark") == root / "results" / "benchmark"
+    assert pd.read_csv(root / "results" / "benchmark" / "growth.csv").seconds.tolist() == [1.0]
+
+
+def test_calibration_is_of_the_official_images_only(root, monkeypatch, capsys):
+    from utils.cifar10.sources import stand_in
+    from utils.report import publish
+
+    runs.save(finished_run(), root / "results" / "experiment_5")
+    monkeypatch.setattr(publish, "load_cifar10", stand_in)
+    assert main(["calibrate", "experiment_5"]) == 2
+    assert re.fullmatch(r"Error: The temperature is fitted on CIFAR-10's test images; .*\n", capsys.readouterr().err)
+    assert not (root / "results" / "experiment_5" / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("folder", WITH_WEIGHTS, ids=lambda path: path.name)
+def test_every_published_network_is_calibrated_on_the_official_images(folder):
+    found = pd.read_json(folder / "calibration.json", typ="series")
+    assert found.data_source == "original" and found.test_images == 10_000
+    assert 0.3 < found.temperature < 3 and found.error_after < found.error_before + 1
+    assert np.isfinite([found.error_before, found.error_after]).all()

@@ -1,0 +1,227 @@
+"""What a run is, and whether the one that was kept is the one that is wanted.
+
+A run is the network as built, its first weights, the recipe, the images with their split, and the seed. A network has
+two sides: its modules with their arguments, and what it computes with its weights, because a changed `forward` does
+not show in its modules.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+import utils
+from utils import models
+from utils.engine.checkpoints import UNKNOWN, read_checkpoint
+from utils.errors import NetworkError, RunError
+
+Network = Callable[[], nn.Module] | nn.Module
+
+
+def build(network: Network, seed: int = 1) -> nn.Module:
+    """The network with the first weights that `seed` decides, or a copy of a finished module."""
+    torch.manual_seed(seed)
+    if isinstance(network, nn.Module):
+        return deepcopy(network)
+    model = network() if callable(network) else network
+    if not isinstance(model, nn.Module):
+        raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
+    return model
+
+
+def built_by(network: Network) -> dict:
+    """The function that built the network and its arguments, from which `builder` finds it again."""
+    if isinstance(network, partial):
+        given = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
+        plain = {key: value.item() if hasattr(value, "item") else value for key, value in given.items()}
+        plain = {key: value if isinstance(value, int | float | str) else repr(value) for key, value in plain.items()}
+        return dict(function=network.func.__name__, arguments=plain)
+    return dict(function=getattr(network, "__name__", type(network).__name__), arguments={})
+
+
+def builder(metrics: Mapping, title: str) -> Network:
+    """The function of `models` that built a run's network; RunError if it is not there."""
+    made = metrics.get("built_by", dict(function=metrics["name"], arguments={}))
+    function = models.networks().get(made["function"])
+    if function is None or not made["arguments"].keys() <= inspect.signature(function).parameters.keys():
+        call = f"{made['function']}({', '.join(f'{k}={v}' for k, v in made['arguments'].items())})"
+        raise RunError(f"{title} was built by {call}, which is not in utils/models.py; hand its network to load().")
+    return partial(function, **made["arguments"])
+
+
+# ---------------------------------------------------------------- what it is
+
+
+def modules(model: nn.Module) -> dict[str, str]:
+    """Every module with its arguments, by name; of one that contains others only its own kind and arguments."""
+
+    def own(module: nn.Module) -> str:
+        return f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
+
+    return {name or "network": own(module) for name, module in model.named_modules()}
+
+
+@torch.no_grad()
+def response(model: nn.Module) -> list[float]:
+    """The output of the network, in eval mode, for one image that is made by a formula."""
+    image = torch.sin(torch.arange(3 * 32 * 32) * 0.7).reshape(1, 3, 32, 32)
+    was_training = model.training
+    output = model.eval()(image.to(next((p.device for p in model.parameters()), None)))
+    model.train(was_training)
+    return [round(value, 6) for value in output.float().flatten().tolist()]
+
+
+def identity(network: Network, model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
+    """What makes a run itself; `model` is what `network` built, `data` says which images with which split."""
+    first_weights = "from the seed"
+    if isinstance(network, nn.Module):
+        state = b"".join(value.cpu().numpy().tobytes() for value in model.state_dict().values())
+        first_weights = f"given ({hashlib.sha256(state).hexdigest()[:16]})"
+    return dict(network=modules(model), first_weights=first_weights, recipe=recipe_of(recipe), data=data, seed=seed)
+
+
+def identity_of(metrics: Mapping) -> dict:
+    """The same of a finished run."""
+    known = {key: metrics.get("run", {}).get(key, UNKNOWN) for key in ("network", "first_weights", "data")}
+    return known | dict(recipe=recipe_of(metrics["recipe"]), seed=metrics["seed"])
+
+
+def recipe_of(fields: Mapping) -> dict:
+    """The recipe as far as it belongs to the identity; the precision is a circumstance."""
+    return {key: value for key, value in fields.items() if key != "precision"}
+
+
+# ---------------------------------------------------------------- whether it is the one that is wanted
+
+
+def difference(wanted: Mapping, found: Mapping) -> str | None:
+    """In words the first thing in which the run `found` is not the one `wanted`; None if they are the same run."""
+    for key, value in wanted.items():
+        other = found.get(key, UNKNOWN)
+        if not isinstance(value, dict):
+            value, other = {key: value}, {key: other}
+        elif not isinstance(other, dict):
+            return f"its {key} is not known there"
+        keys = value if key == "data" else value | other  # publishing leaves open which copy of the images it was
+        differing = [k for k in keys if value.get(k, "missing") != other.get(k, "missing")]
+        if differing:
+            first = differing[0]
+            name = first.removeprefix("layers.").replace("_", " " if key != "network" else "_")
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
+    return None
+
+
+def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str) -> str | None:
+    """In words that `model` with these weights answers otherwise than `recorded`; None if it answers the same.
+
+    The tolerance of a hundredth covers what device and precision do.
+    """
+    copy = deepcopy(model)
+    try:
+        copy.load_state_dict(weights)
+    except RuntimeError:
+        return "its modules are the same, but other weights are in them there"
+    if recorded == UNKNOWN:
+        return None
+    found, recorded = np.array(response(copy)), np.array(recorded)
+    if found.shape == recorded.shape and np.abs(found - recorded).max() <= 0.01 * max(1, np.abs(recorded).max()):
+        return None
+    return "its modules are the same, but with the weights of there its forward computes something else here"
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether there is one in the folder, finished or not."""
+    return any((folder / file).exists() for file in ("checkpoint.pt", "metrics.json"))
+
+
+def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
+    """In words why the run in `folder` is not the one `wanted`, whose network is `model`; None if it is."""
+    if (folder / "checkpoint.pt").exists():
+        state = read_checkpoint(folder / "checkpoint.pt")
+        found, recorded, weights = state.get("identity") or {}, state.get("response", UNKNOWN), state.get("model")
+    else:
+        metrics = read_metrics(folder)
+        found, recorded = identity_of(metrics), metrics.get("run", {}).get("response", UNKNOWN)
+        weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
+    return difference(wanted, found) or (computes_otherwise(model, weights, recorded) if weights else None)
+
+
+def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
+    """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the first that holds it or nothing."""
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):
+        raise RunError(f"{name!r} is no name for a run; use letters, digits, '_', '-' and '.'.")
+    folder, number, why = utils.ROOT / "runs" / name, 1, None
+    while holds_a_run(folder):
+        why = why_not(wanted, model, folder)
+        if why is None:
+            return folder
+        before, number = folder.name, number + 1
+        folder = utils.ROOT / "runs" / f"{name}-{number}"
+    if why:
+        print(f"{before} in runs/ is another run: {why}. This one is kept in {folder.name}.", flush=True)
+    return folder
+
+
+def find(name: str, wanted: dict, model: nn.Module) -> Path:
+    """The folder of the finished run that is wanted; RunError says what is there instead."""
+    reasons = []
+    for folder in sorted((utils.ROOT / "runs").glob(f"{name}*"), key=lambda path: (len(path.name), path.name)):
+        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", folder.name) and holds_a_run(folder):
+            why = why_not(wanted, model, folder)
+            if why is None and (folder / "metrics.json").exists():
+                return folder
+            reasons.append(f"runs/{folder.name}: {why or 'it is not finished'}")
+    there = "; ".join(reasons) or f"there is no runs/{name}"
+    raise RunError(f"There is no finished run of {name} to publish ({there}); train it on CIFAR-10 to its end.")
+
+
+# ---------------------------------------------------------------- reading
+
+
+def path_of(run: str | Path) -> Path:
+    """A name in results/, such as experiment_5/seed_2, or a path below the project, such as runs/mine."""
+    if isinstance(run, Path):
+        return run
+    return utils.ROOT / run if run.startswith("runs/") else utils.ROOT / "results" / run
+
+
+def title_of(folder: Path | None) -> str:
+    """What tables and figures call a run: experiment_5 if published, runs/mine-2 if not, "this run" if not kept."""
+    if folder is None:
+        return "this run"
+    return folder.as_posix().removeprefix(f"{utils.ROOT.as_posix()}/").removeprefix("results/")
+
+
+def last_accuracy(metrics: Mapping) -> float:
+    """Accuracy in percent after the last epoch, on the images that the run was judged on."""
+    return metrics[f"{metrics['evaluated_on']}_accuracy_last"]
+
+
+def read_metrics(run: str | Path) -> dict:
+    """metrics.json of a finished run; RunError if there is none."""
+    path = path_of(run) / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(metrics, dict) or not {"name", "recipe", "seed", "evaluated_on"} <= metrics.keys():
+            raise ValueError("it holds something else")
+        return metrics
+    except FileNotFoundError:
+        published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/*/metrics.json")))
+        raise RunError(f"{path.parent} holds no finished run; results/ holds those of {published}.") from None
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read ({error}); fetch the file or make the run again.") from None
+
+
+def read_history(run: str | Path) -> pd.DataFrame:
+    """history.csv of a run, one row an epoch."""
+    return pd.read_csv(path_of(run) / "history.csv")

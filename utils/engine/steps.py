@@ -1,0 +1,76 @@
+"""An epoch of training and the device it runs on: mixed precision, several processes, a progress bar."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from utils.engine import distributed
+from utils.engine.speed import autocast, memory_format
+from utils.errors import RunError
+
+
+def default_device() -> torch.device:
+    """CUDA, else MPS, else the CPU; of several processes on a Mac, all take the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() and distributed.world_size() == 1 else "cpu")
+
+
+def to_device(device: torch.device, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch on the device, in the memory layout that is fast there."""
+    asynchronous = images.is_pinned()  # other memory may be freed before it is read
+    images = images.to(device, non_blocking=asynchronous, memory_format=memory_format(device))
+    return images, labels.to(device, non_blocking=asynchronous)
+
+
+@dataclass
+class TrainingStep:
+    """What a step is made of; called with a batch it makes one and returns the mean loss and the right answers."""
+
+    model: nn.Module
+    label_smoothing: float
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler  # float16 needs its gradients scaled; otherwise it is off
+    device: torch.device
+    precision: str
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with autocast(self.device, self.precision):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return loss.detach(), (logits.argmax(1) == labels).sum()
+
+
+def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, float]:
+    """One pass over `batches` with a step for each; returns mean loss per image and accuracy in percent.
+
+    Raises:
+        RunError: if the loss is not finite.
+    """
+    step.model.train()
+    loss_sum, correct, seen = torch.zeros((), device=step.device), torch.zeros((), device=step.device), 0
+    for number, batch in enumerate(batches):
+        images, labels = to_device(step.device, *batch)
+        loss, right = step(images, labels)
+        loss_sum += loss * len(labels)
+        correct += right
+        seen += len(labels)
+        if number % 20 == 0 or number + 1 == len(batches):  # asking a GPU for a number makes it wait
+            mean = loss_sum.item() / seen
+            if not math.isfinite(mean):
+                raise RunError(
+                    f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew."
+                )
+            batches.set_postfix_str(f"loss {mean:.4f}, accuracy {100 * correct.item() / seen:.2f} %", refresh=False)
+    loss_sum, correct, seen = distributed.totals(loss_sum, correct, seen, device=step.device)
+    return loss_sum / seen, 100 * correct / seen

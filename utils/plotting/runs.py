@@ -1,0 +1,180 @@
+"""Figures of runs and networks; each takes plain data and returns a matplotlib Figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from utils.architecture import MAX_PARAMETERS, TARGET
+from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, subplots
+
+
+def curves(run: Any, prior: Any = None) -> Figure:
+    """Loss and accuracy against the epoch, training and judged images in one panel each, and the learning rate.
+
+    Args:
+        run: a `runs.Run`.
+        prior: an `experiments.PriorWork` to name beside it.
+    """
+    history, metrics = run.history, run.metrics
+    split, first = metrics["evaluated_on"], metrics["epochs_to_85"]
+    figure, ((loss, accuracy, rate),) = subplots(1, 3, size=(9, 3.6), width_ratios=[1, 1.25, 0.8])
+    for axis, measure in ((loss, "loss"), (accuracy, "accuracy")):
+        for part, (colour, marker) in zip(("train", split), LINES, strict=False):
+            values = history[f"{part}_{measure}"]
+            label = f"{part.replace('train', 'training')}: {values.iloc[-1]:.2f}"
+            axis.plot(history.epoch, values, color=colour, marker=marker, ms=3, label=label)
+        axis.legend(title="last epoch", fontsize=9, title_fontsize=9)
+    accuracy.axhline(TARGET, color=GREY, ls="--", lw=1, zorder=0)
+    accuracy.set_ylim(history[["train_accuracy", f"{split}_accuracy"]].min().min() // 10 * 10, 100)
+    said = [f"first at {TARGET:g} %: epoch {first}" if first else f"{TARGET:g} % not reached"]
+    if first:
+        accuracy.plot(first, history[f"{split}_accuracy"][first - 1], "*", color=RED, ms=13, zorder=3)
+    if prior:
+        said.append(f"{prior.source}: {prior.accuracy:g} %, epoch {prior.epoch}")
+    rate.plot(history.epoch, history.lr, color=GREEN)
+    loss.set(title="loss", ylabel="cross-entropy per image")
+    accuracy.set_ylabel("accuracy (%)")
+    accuracy.set_title("; ".join(said), fontsize=9)
+    rate.set(title="learning rate", ylim=(0, None))
+    for axis in (loss, accuracy, rate):
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    images = "handwritten digits, NOT CIFAR-10" if metrics["data_source"] == "stand-in" else "CIFAR-10"
+    figure.suptitle(f"{metrics['name']}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
+    return figure
+
+
+def cost_growth(table: pd.DataFrame) -> Figure:
+    """Seconds an epoch and peak memory against batch size, images and parameters, from results/benchmark/growth.csv."""
+    varied = {"batch_size": "batch size", "images": "images in an epoch", "parameters": "parameters"}
+    usual = {name: table[name].mode()[0] for name in varied}  # what stays the same while another thing varies
+    figure, axes = subplots(2, 3, size=(8, 5), sharex="col", sharey="row")
+    for column, (name, label) in zip(axes.T, varied.items(), strict=True):
+        fixed = [other for other in varied if other != name]
+        part = table[(table[fixed] == [usual[other] for other in fixed]).all(axis=1)].sort_values(name)
+        for axis, (value, colour) in zip(column, (("seconds", BLUE), ("peak_mib", ORANGE)), strict=True):
+            axis.plot(part[name], part[value], color=colour, marker="o", ms=4, ls="-" if name != "parameters" else "")
+            axis.set_ylim(0, 1.1 * table[value].max())
+        column[1].set(xlabel=label, xlim=(0, None))
+        column[1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        column[1].tick_params(axis="x", labelsize=8.5)
+    axes[0, 0].set_ylabel("seconds an epoch")
+    axes[1, 0].set_ylabel("peak memory (MiB)")
+    same = f"batch {usual['batch_size']}, {usual['images']:,} images"
+    machine = f"{table.cpu_threads[0]} CPU threads"
+    figure.suptitle(f"{table.network.mode()[0]}, {machine}; where not varied: {same}", fontsize=11)
+    return figure
+
+
+def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Test accuracy of several runs against the epoch; on the right the part near the target, enlarged."""
+    figure, ((whole, end),) = subplots(1, 2, size=(8, 4))
+    bottom = TARGET - 5
+    for axis in (whole, end):
+        for (name, history), (colour, marker) in zip(histories.items(), LINES, strict=False):
+            axis.plot(history.epoch, history.test_accuracy, color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+        axis.axhline(TARGET, color=GREY, ls="--", lw=1)
+        axis.set_xlabel("epoch")
+    whole.set(ylabel="test accuracy (%)", title="whole run")
+    whole.text(1, TARGET + 0.6, f"{TARGET:g} %", color=GREY, fontsize=9)
+    end.set(title=f"above {bottom:g} %", ylim=(bottom, None))
+    together = pd.concat(histories.values())
+    near = together.epoch[together.test_accuracy >= bottom]
+    if len(near):
+        end.set_xlim(near.min() - 0.5)
+    end.legend(fontsize=9, loc="lower right")
+    return figure
+
+
+COSTS = {  # column of the table of runs -> name on the axis, unit, and where a `PriorWork` has the same
+    "parameters": (f"parameters (thousands); fewer than {MAX_PARAMETERS / 1e3:g}", 1e3, "parameters"),
+    "macs": ("multiply-adds an image (millions)", 1e6, None),
+    "epochs": ("epochs", 1, "epoch"),
+}
+OTHERS = {  # source of a `PriorWork` -> how it is drawn
+    "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
+    "best elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, best epoch on the test set"),
+}
+
+
+def landscape(
+    runs: pd.DataFrame,
+    priors: Sequence[Any] = (),
+    own: Mapping[str, Mapping] | None = None,
+    costs: tuple[str, str] = ("parameters", "epochs"),
+) -> Figure:
+    """Accuracy after the last epoch against two costs, both on a log axis.
+
+    Args:
+        runs: one row a name, as `runs.published` gives; all judged on the same images.
+        priors: `PriorWork` to draw beside them where its cost is known.
+        own: title -> metrics of runs of one's own, drawn as stars.
+        costs: of COSTS.
+    """
+    figure, (axes,) = subplots(1, 2, size=(9, 5.6), sharey=True)
+    split = runs.evaluated_on.iloc[0]
+    for axis, cost in zip(axes, costs, strict=True):
+        title, unit, of_prior = COSTS[cost]
+        for source, style in OTHERS.items():
+            points = {(getattr(p, of_prior), p.accuracy) for p in priors if of_prior and p and p.source == source}
+            if points:
+                axis.plot(*zip(*sorted(points), strict=True), ls="", ms=7, **style)
+        accuracy = runs[f"{split}_accuracy_last"]
+        axis.plot(runs[cost], accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
+        for name, x, y in zip(runs.index, runs[cost], accuracy, strict=True):
+            before = name in ("experiment_1", "accurate", "strideless")  # where a neighbour has its name behind it
+            text = name.removeprefix("experiment_").replace("_", " ")
+            place = dict(xytext=(-7 if before else 7, 0), textcoords="offset points", ha="right" if before else "left")
+            axis.annotate(text, (x, y), va="center", fontsize=9, color=BLUE, **place)
+        for name, metrics in (own or {}).items():
+            if metrics[cost] is not None:
+                value = metrics[f"{metrics['evaluated_on']}_accuracy_last"]
+                axis.plot(metrics[cost], value, "*", color=RED, ms=15, label=f"{name}: {value:.2f} %", zorder=3)
+        if split == "test":
+            axis.axhline(TARGET, color=GREY, ls="--", lw=1)
+        if cost == "parameters":
+            axis.axvline(MAX_PARAMETERS, color=GREY, ls=":", lw=1)
+        axis.set(xscale="log", xlabel=title)
+        axis.margins(x=0.16)
+        wide = runs[cost].max() > 5 * runs[cost].min()
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if wide else (1, 1.5, 2, 3, 5, 7)))
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.xaxis.set_major_formatter(lambda value, _, unit=unit: f"{value / unit:g}")
+    axes[0].set_ylabel(f"{split} accuracy (%)")
+    legend_below(figure, axes[0], columns=3)
+    images = "test images" if split == "test" else f"held-out images, {runs.epochs.iloc[0]} epochs each"
+    figure.suptitle(f"CIFAR-10, {images}, single runs; 1 to 5 are the experiments", fontsize=11)
+    return figure
+
+
+def architecture(table: pd.DataFrame) -> Figure:
+    """The network as boxes: height is the side of the layer's output, width its channels, colour its kind."""
+    convs = table[table.kind.isin(["Conv2d", "Linear"])]
+    figure, ((axis,),) = subplots(size=(8, 3.6))
+    x, kinds = 0.0, {}
+    for row in convs.itertuples():
+        if row.kind == "Linear":
+            kind, colour = "global average, linear", GREY
+        elif row.groups > 1:
+            kind, colour = "depthwise 3x3", GREEN
+        elif row.kernel == 1:
+            kind, colour = "1x1", ORANGE
+        else:
+            kind, colour = (f"{row.kernel}x{row.kernel}, dilated", RED) if row.dilation > 1 else ("3x3", BLUE)
+        kinds[kind] = colour
+        width, height = row.out_channels / 8, row.out_size
+        axis.add_patch(Rectangle((x, -height / 2), width, height, facecolor=colour, edgecolor="white"))
+        size = f"{row.out_channels}" + (f"\n{height}x{height}" if height > 1 else "")
+        axis.text(x + width / 2, height / 2 + 0.8, size, ha="center", fontsize=8)
+        name = row.layer.split(".")[0] + ("" if row.kind == "Linear" else f"\nRF {row.receptive_field:.0f}")
+        axis.text(x + width / 2, -18.5, name, ha="center", va="top", fontsize=8, rotation=90)
+        x += width + 3
+    axis.set(xlim=(-1, x - 1), ylim=(-30, 23))
+    axis.axis("off")
+    handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in kinds.values()]
+    figure.legend(handles, kinds, loc="outside lower center", ncols=len(kinds), fontsize=9, frameon=False)
+    return figure

@@ -1,0 +1,1 @@
+"""Entered to publish: runs/ -> results/ -> the README's tables and images/."""

@@ -1,0 +1,228 @@
+"""A run from start to end: train any network, keep it, load it, show it, compare it.
+
+What a run is: the network as built, the recipe, the images with their split, and the seed. Where any of these differs
+it is another run, with a folder of its own: `runs/mine`, then `runs/mine-2`, `runs/mine-3`, ... What it was made
+under (precision, device, threads, versions, ...) is recorded beside it. Published runs lie in `results/`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+import utils
+from utils import architecture, training
+from utils.cifar10.files import ImageData
+from utils.data import channel_statistics, eval_loader, hold_out, train_loader
+from utils.engine import distributed, records
+from utils.engine.checkpoints import UNKNOWN, read_checkpoint, save_atomically
+from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
+from utils.engine.speed import keep_freed_memory
+from utils.errors import NetworkError, RunError
+from utils.experiments import EXPERIMENTS, PriorWork
+from utils.training import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the trained network (in eval mode, on the CPU), its history, its metrics, and where it lies."""
+
+    model: nn.Module
+    history: pd.DataFrame
+    metrics: dict
+    folder: Path | None = None  # nothing was written
+
+
+def train(
+    network: Network,
+    recipe: Recipe,
+    data: ImageData,
+    *,
+    name: str,
+    seed: int = 1,
+    test: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train `network` into runs/<name>, or go on where this run stopped, or load it if it is finished.
+
+    Under FAST_RUN one epoch is trained and nothing is written.
+
+    Args:
+        network: the function that builds it, so that the seed decides its first weights; or a finished module, which
+            is copied and trained from the weights that it has.
+        name: of its folder in runs/; a run of something else there is left alone, and this one gets a number.
+        test: train on all training images and judge on the test images after every epoch, for a final result;
+            otherwise on nine in ten of the training images, judged on the others, which is how to compare.
+
+    Raises:
+        NetworkError: if the network does not take images or does not return ten logits for each.
+        RunError: if the name is no name for a folder, or what is kept there is damaged.
+    """
+    recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
+    judged_on = "test" if test else "validation"
+    model = build(network, seed)
+    totals = architecture.totals(model)
+    if len(records.response(model)) != len(data.classes):
+        raise NetworkError(f"The network must return {len(data.classes)} logits for an image; mend its last layer.")
+    images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
+    identity = records.identity(network, model, asdict(recipe), images, seed)
+    folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
+    if folder and (folder / "metrics.json").exists():
+        return load(folder, network)
+
+    part = data if test else hold_out(data)
+    mean, std = channel_statistics(part.train_images)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and recipe.dropout:
+            module.p = recipe.dropout
+    history, made_under = training.fit(
+        model,
+        recipe,
+        train_loader(part.train_images, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation),
+        eval_loader(part.test_images, part.test_labels, mean, std),
+        judged_on=judged_on,
+        folder=folder,
+        identity=identity,
+        progress=progress,
+    )
+    accuracy = history[f"{judged_on}_accuracy"]
+    metrics = dict(
+        name=name,
+        **totals,
+        epochs=recipe.epochs,
+        epochs_to_85=training.epochs_to_target(accuracy),
+        **{f"{judged_on}_accuracy_last": float(accuracy.iloc[-1]), f"{judged_on}_accuracy_best": float(accuracy.max())},
+        train_accuracy_last=float(history.train_accuracy.iloc[-1]),
+        seed=seed,
+        data_source=data.source,
+        evaluated_on=judged_on,
+        recipe=asdict(recipe),
+        seconds_per_epoch=round(float(history.seconds.median()), 1),
+        **{key: made_under[-1][key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
+        mean=mean,
+        std=std,
+        built_by=records.built_by(network),
+        run={key: identity[key] for key in ("network", "first_weights", "data")},
+        made_under=made_under,
+    )
+    metrics["run"]["response"] = records.response(model)
+    run = Run(model.eval(), history, metrics, folder)
+    if folder and distributed.rank() == 0:
+        save(run, folder)
+    return run
+
+
+def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrain: bool = False) -> Run:
+    """What a notebook shows: the published run of exactly this network and recipe on these images, with its log; else
+    a run of its own on all training images, judged on the test images.
+
+    Args:
+        retrain: train here, into runs/, in any case.
+    """
+    folder, model = path_of(name), build(network)
+    if not (utils.FAST_RUN or retrain):
+        images = dict(source=data.source, digest=data.digest, judged_on="test")
+        wanted = records.identity(network, model, asdict(recipe), images, seed=1)
+        why = records.why_not(wanted, model, folder) if records.holds_a_run(folder) else "there is none"
+        if why is None:
+            run = load(folder, network)
+            print(f"The published run of {name} (seed {run.metrics['seed']}, {data.source} CIFAR-10):")
+            rows = run.history.to_dict("records")
+            print(*(training.log_line(rows[:last], "test") for last in range(1, len(rows) + 1)), sep="\n")
+            return run
+        print(f"This is not the published run of {name}: {why}. It is trained here.")
+    return train(network, recipe, data, name=name, test=True, progress=not utils.FAST_RUN)
+
+
+# ---------------------------------------------------------------- keeping and loading
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write weights.pt, history.csv and metrics.json; metrics.json comes last and marks the run as finished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_atomically(run.model.state_dict(), folder / "weights.pt")
+    run.history.to_csv(folder / "history.csv", index=False, float_format="%.6g", lineterminator="\n")
+    text = json.dumps(run.metrics, indent=2) + "\n"
+    (folder / "metrics.json").write_text(text, encoding="utf-8", newline="\n")
+
+
+def load(run: str | Path, network: Network | None = None) -> Run:
+    """A run that `save` wrote, such as load("experiment_5") from results/, or, of a network that is no function of
+    `models`, load("runs/mine", my_network).
+
+    Raises:
+        RunError: if there is no such run, or the network or recipe of today is not that of the run.
+    """
+    folder, metrics, title = path_of(run), read_metrics(run), title_of(path_of(run))
+    if not (folder / "weights.pt").exists():
+        raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")
+    model = build(network or records.builder(metrics, title))
+    wanted = dict(network=records.modules(model))
+    if title in EXPERIMENTS and not network:
+        wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
+    if why := records.why_not(wanted, model, folder):
+        raise RunError(
+            f"The code has another network or recipe than the run {title}: {why}. Put it back, or train the changed "
+            "one under a name of its own."
+        )
+    model.load_state_dict(read_checkpoint(folder / "weights.pt"))
+    keep_freed_memory()
+    return Run(model.eval(), read_history(folder), metrics, folder)
+
+
+def published(held_out: int | None = None) -> pd.DataFrame:
+    """The metrics of every published main run, one row a name, in the order of EXPERIMENTS, and what it is to be called
+    (`title`); with `held_out`, of those runs on the held-out images that have so many epochs."""
+    pattern = "*/metrics.json" if held_out is None else "*/**/validation/metrics.json"
+    folders = [path.parent for path in (utils.ROOT / "results").glob(pattern)]
+    known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
+    found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
+    names = [name for name in {**EXPERIMENTS, **found} if name in found]
+    return pd.DataFrame([found[name] for name in names], index=names)
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
+    """Any runs, a column each: as values, or by name, such as "experiment_5/seed_2" (published) or "runs/mine"."""
+    columns = {}
+    for run in filter(None, runs):
+        if not hasattr(run, "metrics") and not isinstance(run, str):
+            columns[run.source] = {
+                "images": "original",
+                "judged on": "test",
+                "parameters": f"{run.parameters:,}",
+                "receptive field": run.receptive_field or UNKNOWN,
+                "epochs": run.epoch,
+                "test accuracy, last epoch": f"{run.accuracy:.2f} %",
+            }
+            continue
+        m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
+        columns[title] = {
+            "images": m["data_source"],
+            "judged on": m["evaluated_on"],
+            "parameters": f"{m['parameters']:,}",
+            "multiply-adds": UNKNOWN if m["macs"] is None else f"{m['macs']:,}",
+            "receptive field": m["receptive_field"] or UNKNOWN,
+            "epochs": m["epochs"],
+            "first epoch at 85 %": m["epochs_to_85"] or "not reached",
+            "training accuracy, last epoch": f"{m['train_accuracy_last']:.2f} %",
+            f"{m['evaluated_on']} accuracy, last epoch": f"{last_accuracy(m):.2f} %",
+        }
+    return pd.DataFrame(columns).fillna("-")
+
+
+def table() -> pd.DataFrame:
+    """Every finished run in runs/, a row each, oldest first; of the recipes only what differs between them."""
+    paths = sorted((utils.ROOT / "runs").glob("**/metrics.json"), key=lambda path: path.stat().st_mtime)
+    rows = {}
+    for m, path in ((read_metrics(path.parent), path) for path in paths):
+        row = {key: m[key] for key in ("parameters", "macs", "receptive_field", "seed", "data_source", "evaluated_on")}
+        row |= dict(accuracy=round(last_accuracy(m), 2), **m["recipe"])
+        rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
+    return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])

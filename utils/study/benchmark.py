@@ -1,0 +1,210 @@
+"""`make bench`: the plain loop that tutorials teach and ours in turn, on the same images; and how cost grows.
+
+Every measurement runs in a process of its own, for `keep_freed_memory` and the peak memory are a whole process's.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+import utils
+from utils.cifar10.files import ImageData
+from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
+from utils.engine.speed import suitable_precision
+from utils.experiments import FINAL, FIVE, experiment
+from utils.models import build_model
+from utils.training import Recipe, evaluate, fit, plain_loop
+from utils.transforms import train_transform
+
+CPU = torch.device("cpu")  # both loops, also where there is something faster
+DROPOUT = 0.05  # of the plain loop, as in the reference
+
+
+class PlainDataset(Dataset):
+    """One augmented image and its label at a time, as a tutorial would write it."""
+
+    def __init__(self, images, labels, transform) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(image=self.images[index])["image"], self.labels[index]
+
+
+def train(loop: str, network: str, recipe: Recipe, data: ImageData, seed: int = 1) -> tuple[nn.Module, list[float]]:
+    """Train `network` on data's training images; returns it and the seconds of each epoch.
+
+    The "plain" loop has float32, NCHW, dropout and augmentation in the training process; the other one is "our".
+    """
+    torch.manual_seed(seed)
+    model, images, labels = build_model(network), data.train_images, data.train_labels
+    mean, std = channel_statistics(images)
+    if loop == "our":
+        few = eval_loader(images[: recipe.batch_size], labels[: recipe.batch_size], mean, std)
+        batches = train_loader(images, labels, mean, std, recipe.batch_size, seed, **recipe.augmentation)
+        history, _ = fit(model, recipe, batches, few, device=CPU, progress=False)
+        return model, history.seconds.tolist()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = DROPOUT
+    transform = train_transform(mean, std, **recipe.augmentation)
+    transform.set_random_seed(seed)
+    dataset = PlainDataset(images, labels, transform)
+    batches = DataLoader(dataset, recipe.batch_size, sampler=DistributedSampler(dataset, num_replicas=1, rank=0))
+    return model, [row["seconds"] for row in plain_loop(model, recipe, batches)]
+
+
+# ---------------------------------------------------------------- one measurement, in a process of its own
+
+
+def in_own_process(function: Callable[..., dict], *arguments) -> dict:
+    """`function(*arguments)` in a fresh Python process that prints nothing; what it raises is raised here."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_quiet) as executor:
+        return executor.submit(function, *arguments).result()
+
+
+def _quiet() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)  # the profiler's C++ part writes there too
+
+
+def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool = True) -> dict:
+    """Train with the "plain" or "our" loop on the first `count` images; timed is the last epoch, when all is warm.
+
+    Returns:
+        seconds (of the last epoch), images, precision, peak_mib (of the training process, without its
+        workers), data_source and, with `profile`, the percentages of `shares` from one more epoch.
+    """
+    data = load_cifar10()
+    data = replace(data, train_images=data.train_images[:count].copy(), train_labels=data.train_labels[:count].copy())
+    with contextlib.suppress(OSError):  # what loading took is not training's; only Linux can start the peak anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # see proc(5)
+    _, seconds = train(loop, network, recipe, data)
+    found = dict(seconds=round(seconds[-1], 3), images=len(data.train_images), peak_mib=_peak_memory())
+    found["precision"] = "float32" if loop == "plain" else recipe.precision or suitable_precision(CPU)
+    found["data_source"] = data.source
+    if profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            train(loop, network, replace(recipe, epochs=1), data)
+        found |= shares(profiler)
+    return found
+
+
+def _peak_memory() -> float:
+    """Of this process, in MiB; nan where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)
+
+
+def shares(profiler: torch.profiler.profile) -> dict[str, float]:
+    """Percent of the training process's time in each part of a step; "data" is making it or waiting for it."""
+    events = profiler.key_averages()
+
+    def total(*starts: str) -> float:
+        return sum(e.cpu_time_total for e in events if e.key.startswith(starts))
+
+    part = dict(
+        data=total("enumerate(DataLoader)"),
+        backward=total("autograd::engine::evaluate_function"),
+        optimiser=total("Optimizer."),
+        random_numbers=total("aten::bernoulli_"),
+    )
+    everything = sum(e.self_cpu_time_total for e in events)
+    part["forward"] = everything - sum(part.values())
+    return {name: round(100 * time / everything, 1) for name, time in part.items()}
+
+
+def accuracy(variant: str, seed: int, epochs: int) -> dict:
+    """Accuracy in percent of FINAL on one in ten of the training images, trained on the rest.
+
+    The variant is the "plain" loop, or ours in "float32" or "bfloat16".
+    """
+    data = hold_out(load_cifar10())
+    recipe = replace(experiment(FINAL).recipe, epochs=epochs, precision=None if variant == "plain" else variant)
+    model, _ = train("plain" if variant == "plain" else "our", FINAL, recipe, data, seed)
+    held_out = eval_loader(data.test_images, data.test_labels, *channel_statistics(data.train_images))
+    reached = evaluate(model, held_out)[1]
+    return dict(variant=variant, seed=seed, epochs=epochs, validation_accuracy=reached, data_source=data.source)
+
+
+# ---------------------------------------------------------------- the three reports
+
+
+def compare(rounds: int = 5, count: int = 12_800) -> pd.DataFrame:
+    """Both loops in turn, `rounds` times; prints images/s, their ratio, where the time goes and peak memory."""
+    recipe = replace(experiment(FINAL).recipe, epochs=2)
+
+    def measured(number: int, loop: str) -> dict:
+        found = in_own_process(measure, loop, FINAL, recipe, count)
+        return dict(round=number, loop=loop, images_per_second=round(found["images"] / found["seconds"])) | found
+
+    table = kept("speed", (measured(number, loop) for number in range(1, rounds + 1) for loop in ("plain", "our")))
+    speed = table.pivot(index="round", columns="loop", values="images_per_second")
+    ratio = speed.our / speed.plain
+    print(f"\n{FINAL}, {table.images[0]:,} images ({table.data_source[0]}), {table.cpu_threads[0]} CPU threads")
+    print(f"ratio: median {ratio.median():.2f}, minimum {ratio.min():.2f}, maximum {ratio.max():.2f}\n")
+    parts = ["data", "forward", "random_numbers", "backward", "optimiser"]
+    medians = table.groupby("loop", sort=False)[[*parts, "peak_mib"]].median().T
+    medians.index = [*(f"{part.replace('_', ' ')} (% of the time)" for part in parts), "peak memory (MiB)"]
+    print(medians.rename_axis(columns=None).round(1).to_string())
+    return table
+
+
+def grow() -> None:
+    """Seconds an epoch and peak memory against batch size, images and network -> runs/benchmark/growth.csv.
+
+    Everything is measured twice, one pass after the other, and the faster counts: a busy machine is only ever slower.
+    """
+    base = dict(network=FINAL, batch_size=128, images=6_400)
+    points = [{**base, "batch_size": size} for size in (32, 64, 128, 256, 512)]
+    points += [{**base, "images": images} for images in (3_200, 12_800, 25_600)]
+    points += [{**base, "network": name} for name in FIVE if name != FINAL]
+
+    def measured(point: dict) -> dict:
+        recipe = replace(experiment(FINAL).recipe, epochs=2, batch_size=point["batch_size"])
+        return in_own_process(measure, "our", point["network"], recipe, point["images"], False)
+
+    def better(point: dict, first: dict) -> dict:
+        found = min(first, measured(point), key=lambda found: found["seconds"])
+        return point | dict(parameters=sum(p.numel() for p in build_model(point["network"]).parameters())) | found
+
+    kept("growth", map(better, points, [measured(point) for point in points]))
+
+
+def compare_accuracy(epochs: int = 3, seeds: tuple[int, ...] = (1, 2, 3)) -> None:
+    """Plain loop, ours in float32 and in bfloat16 after a short run -> runs/benchmark/accuracy.csv."""
+    variants = ("plain", "float32", "bfloat16")
+    kept("accuracy", (in_own_process(accuracy, name, seed, epochs) for seed in seeds for name in variants))
+
+
+def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
+    """Print each row as it is measured; the table of them, also in runs/benchmark/<name>.csv."""
+    rows = []
+    for row in measured:
+        rows.append(row | dict(cpu_threads=torch.get_num_threads()))
+        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    table = pd.DataFrame(rows)
+    if not utils.FAST_RUN:
+        path = utils.ROOT / "runs" / "benchmark" / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False, lineterminator="\n")
+        print(f"\nKept in runs/benchmark/{name}.csv.")
+    return table

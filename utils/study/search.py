@@ -1,0 +1,65 @@
+"""How a recipe or a network was found: something changed, judged on the held-out images, one row a try.
+
+`python -m utils search fast c2=48 lr=0.2` trains `fast` with those changes on nine in ten of the training images
+and adds a row to runs/search/fast.csv; the notebooks read what is published of it.
+"""
+
+import inspect
+from dataclasses import asdict, replace
+from functools import partial
+
+import pandas as pd
+
+import utils
+from utils import models, runs
+from utils.cifar10.files import ImageData
+from utils.errors import RunError
+from utils.experiments import experiment
+from utils.training import Recipe
+
+KEPT = """seed parameters macs receptive_field epochs_to_85 data_source train_accuracy validation_accuracy
+    seconds_per_epoch""".split()  # of the metrics of a try, beside its recipe and channels
+
+
+def choices(name: str) -> tuple[dict, dict]:
+    """What can be changed of `name` and its values now: the fields of its recipe, and its network's channels."""
+    recipe = asdict(experiment(name).recipe)
+    parameters = inspect.signature(models.networks()[name]).parameters
+    return recipe, {key: parameter.default for key, parameter in parameters.items()}
+
+
+def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
+    """["c2=48", "lr=0.2"] as the recipe with lr=0.2 and {"c2": 48}; RunError says what is wrong with it."""
+    recipe, channels = choices(name)
+    now, parsed = recipe | channels, {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in now:
+            raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
+        try:
+            parsed[key] = value if key == "precision" else type(now[key])(value)
+        except ValueError:
+            raise RunError(f"{change!r}: {key} must be a number such as {now[key]}.") from None
+        if key in channels and parsed[key] < 1:
+            raise RunError(f"{change!r}: {key} must be at least 1.")
+    changed = replace(experiment(name).recipe, **{key: value for key, value in parsed.items() if key in recipe})
+    return changed, {key: value for key, value in parsed.items() if key in channels}
+
+
+def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd.DataFrame:
+    """Train `name` with `changes`; returns the table of all tries so far, also kept in runs/search/."""
+    recipe, channels = parse(name, changes)
+    network = partial(models.networks()[name], **channels)
+    m = runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics
+    m |= dict(train_accuracy=round(m["train_accuracy_last"], 2), validation_accuracy=m["validation_accuracy_last"])
+    row = {key: value for key, value in m["recipe"].items() if key != "precision"} | choices(name)[1] | channels
+    row |= {key: m[key] for key in KEPT}
+    path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
+    table = pd.DataFrame([row])
+    before = path if path.exists() else published  # so that publishing never loses a row
+    if before.exists():
+        table = pd.concat([pd.read_csv(before), table]).drop_duplicates(ignore_index=True)
+    if not utils.FAST_RUN:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False, lineterminator="\n")
+    return table
