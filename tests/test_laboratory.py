@@ -78,6 +78,16 @@ def tiny_network(channels=8):
     return ConvNet(channels, c1=conv(3, channels, stride=2), c2=conv(channels, channels, stride=2))
 
 
+def with_digest(data, digest):
+    """The same images, taken for others."""
+
+    class Pretending(ImageData):
+        pass
+
+    Pretending.digest = digest
+    return Pretending(**vars(data))
+
+
 def train(network=tiny_network, recipe=ONE, data=None, name="mine", **options):
     return runs.train(network, recipe, data or random_images(), name=name, progress=False, **options)
 
@@ -224,7 +234,7 @@ CHANGES = {
         "models.py",
         "return x + self.layers(x)",
         "return x - self.layers(x)",
-        "modules are the same, but with the weights of there its forward computes something else here",
+        "modules are the same, but",
     ),
     "recipe": Change(
         "experiment_5",
@@ -374,7 +384,7 @@ def shown(monkeypatch, network, recipe, data, name):
 def published_images(name):
     """Images that pass for those of the published run."""
     data = random_images(source="original")
-    data.__dict__["digest"] = read_metrics(name)["run"]["data"]["digest"]
+    data = with_digest(data, read_metrics(name)["run"]["data"]["digest"])
     return data
 
 
@@ -393,9 +403,9 @@ def test_the_published_run_is_not_shown_for_anything_else(monkeypatch, capsys):
     monkeypatch.setattr(utils, "FAST_RUN", False)
     name, network, right = "experiment_5", models.experiment_5, published_images("experiment_5")
     others = replace(right)
-    others.__dict__["digest"] = "0123456789abcdef"
+    others = with_digest(others, "0123456789abcdef")
     stand_in = replace(right, source="stand-in")
-    stand_in.__dict__["digest"] = right.digest
+    stand_in = with_digest(stand_in, right.digest)
     for wanted, says in (
         ((padded, RECIPE, right), r"c5\.conv is Conv2d\(64, 32, .* there"),
         ((models.experiment_4, RECIPE, right), r"c1_1x1\.conv is Conv2d\(64, 32, .* there \(and \d+ more\)"),
@@ -414,7 +424,7 @@ def test_the_published_run_is_not_shown_for_a_changed_forward(monkeypatch, capsy
     for name in ("small", "accurate"):
         recipe = EXPERIMENTS[name].recipe
         assert shown(monkeypatch, models.networks()[name], recipe, published_images(name), name) == "trained"
-        assert "its forward computes something else here" in capsys.readouterr().out
+        assert "its modules are the same, but" in capsys.readouterr().out
 
 
 def test_without_a_published_run_and_on_request_it_is_trained(root, monkeypatch, capsys):
@@ -542,14 +552,14 @@ def test_a_finished_module_is_copied_and_trained_from_its_own_weights(root, caps
         assert torch.equal(value, before[name]), name
     assert torch.allclose(run.model.linear.weight, module.linear.weight, atol=1e-6)
     assert not torch.allclose(run.model.linear.weight, records.build(tiny_network).linear.weight, atol=1e-3)
-    assert re.fullmatch(r"given \([0-9a-f]{16}\)", run.metrics["run"]["first_weights"])
-    assert train(name="function").metrics["run"]["first_weights"] == "from the seed"
+    assert run.metrics["built_by"]["first_weights"] == "given"
+    assert train(name="function").metrics["built_by"]["first_weights"] == "from the seed"
 
     # the same weights again are the same run, others are another one
     assert train(deepcopy(module), replace(ONE, lr=1e-12)).folder == run.folder
     capsys.readouterr()
     assert train(run.model, replace(ONE, lr=1e-12)).folder.name == "mine-2"
-    assert re.search(r"first weights is given \(.{16}\) here, but given \(.{16}\) there", capsys.readouterr().out)
+    assert "its first weights, or what its forward computes, are others here" in capsys.readouterr().out
 
 
 def broken():
@@ -581,7 +591,7 @@ def test_a_try_of_the_search_is_loaded_with_its_arguments(root, capsys):
     changes = ["c1=8", "c2=8", "c3=16", "epochs=1", "batch_size=32"]
     search.attempt("small", changes, random_images())
     metrics = read_metrics("runs/search/small")
-    assert metrics["built_by"] == dict(function="small", arguments=dict(c1=8, c2=8, c3=16))
+    assert metrics["built_by"]["function"] == "small" and metrics["built_by"]["arguments"] == dict(c1=8, c2=8, c3=16)
     loaded = runs.load("runs/search/small")
     assert loaded.model.linear.in_features == 16 and loaded.metrics == metrics
     search.attempt("small", [*changes[:2], "c3=8", *changes[3:]], random_images())
@@ -638,7 +648,7 @@ def test_an_argument_that_is_no_number_cannot_be_found_again_by_itself(root, mon
     """The name of the function is in models, but what it was given cannot be written down."""
     monkeypatch.setattr(models, "activated", activated, raising=False)
     train(partial(activated, activation=nn.GELU))
-    with pytest.raises(RunError, match=r"runs/mine was built by activated\(activation=.*; hand its network to load"):
+    with pytest.raises(RunError, match=r"runs/mine was built by activated\(.*; hand its network to load"):
         runs.load("runs/mine")
 
 
@@ -650,6 +660,51 @@ def test_an_argument_that_is_none_is_found_again(root, monkeypatch):
     monkeypatch.setattr(models, "choosing", choosing, raising=False)
     train(partial(choosing, activation=None))
     assert isinstance(runs.load("runs/mine").model[1], nn.ReLU)
+
+
+def initialised():
+    model = tiny_network()
+    nn.init.zeros_(model.linear.weight)
+    return model
+
+
+class Dropping(ConvNet):
+    """Differs from a ConvNet in training mode only."""
+
+    def forward(self, images):
+        return super().forward(nn.functional.dropout(images, 0.3, self.training))
+
+
+def dropping():
+    return Dropping(8, **dict(tiny_network().layers.named_children()))
+
+
+@pytest.mark.parametrize("network", [initialised, dropping])
+def test_another_initialisation_or_another_forward_in_training_is_another_run(root, capsys, network):
+    train()
+    again = train(network)
+    assert again.folder.name == "mine-2" and "mine in runs/ is another run: " in capsys.readouterr().out
+
+
+def test_a_function_that_returns_the_same_module_again_starts_from_its_first_weights(root):
+    module = tiny_network()
+    first, second = train(lambda: module), train(lambda: module, name="again")
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    assert torch.equal(module.linear.weight, records.build(lambda: module).linear.weight)
+
+
+def test_images_that_were_changed_in_place_are_other_images(root, capsys):
+    data = random_images()
+    train(data=data)
+    data.train_labels[:] = data.train_labels[::-1].copy()
+    assert train(data=data).folder.name == "mine-2" and "digest is" in capsys.readouterr().out
+
+
+def test_a_published_folder_that_holds_another_run_is_refused(root):
+    shutil.copytree(ROOT / "results" / "experiment_1", root / "results" / "experiment_2")
+    with pytest.raises(RunError, match="results/experiment_2 holds another run than its name says"):
+        runs.load("experiment_2")
 
 
 # ---------------------------------------------------------------- the held-out images

@@ -122,9 +122,9 @@ def test_unknown_network_is_named():
         build_model("no_such_network")
 
 
-@pytest.mark.parametrize("pair", [conv_pair(8, dilation=2), bsconv_pair(8), bsconv_pair(8, dilation=2)])
-def test_a_pair_adds_to_its_input_or_takes_away(pair):
-    images = torch.randn(4, 8, 6, 6)
+@pytest.mark.parametrize("make, dilation", [(conv_pair, 2), (bsconv_pair, 1), (bsconv_pair, 2)])
+def test_a_pair_adds_to_its_input_or_takes_away(make, dilation):
+    pair, images = make(8, dilation), torch.randn(4, 8, 6, 6)
     changed = pair(images) - images.relu()
     assert (changed > 0).any() and (changed < 0).any()
     nn.init.zeros_(pair[0].layers[-1].norm.weight)  # so that the branch gives 0

@@ -91,11 +91,13 @@ def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
 
 
 def test_a_run_of_ones_own_is_a_star_among_the_others():
-    own = dict(parameters=5_000, macs=None, epochs=3, evaluated_on="test", test_accuracy_last=70.0)
+    own = dict(
+        parameters=5_000, macs=None, epochs=3, evaluated_on="test", test_accuracy_last=70.0, data_source="folder"
+    )
     figure = plotting.landscape(runs.published(), own={"mine": own}, costs=("parameters", "macs"))
     parameters, macs = map(points, figure.axes)
-    assert parameters["mine: 70.00 %"] == [(5_000, 70.0)]
-    assert "mine: 70.00 %" not in macs, "where its cost is not known it is not drawn"
+    assert parameters["mine: 70.00 %, test on the folder"] == [(5_000, 70.0)]
+    assert "mine: 70.00 %, test on the folder" not in macs, "where its cost is not known it is not drawn"
 
 
 @pytest.mark.parametrize("name", ["experiment_5", "experiment_5/validation"])

@@ -49,7 +49,7 @@ def finished_run(name=FINAL, network=None, recipe=None, seed=1, judged_on="test"
     network, recipe = network or models.networks()[name], recipe or experiment(name).recipe
     model = records.build(network, seed)
     data = dict(source=source, digest="0123456789abcdef", judged_on=judged_on)
-    identity = records.identity(network, model, asdict(recipe), data, seed)
+    identity = records.identity(model, asdict(recipe), data, seed)
     history = pd.DataFrame(dict(epoch=range(1, recipe.epochs + 1), lr=0.1, train_loss=0.5, train_accuracy=80.0))
     history[f"{judged_on}_loss"], history[f"{judged_on}_accuracy"], history["seconds"] = 0.5, 84.0, 1.0
     history.loc[0, f"{judged_on}_accuracy"] = 85.0
@@ -65,7 +65,7 @@ def finished_run(name=FINAL, network=None, recipe=None, seed=1, judged_on="test"
         evaluated_on=judged_on,
         recipe=asdict(recipe),
         built_by=records.built_by(network),
-        run={key: identity[key] for key in ("network", "first_weights", "data")},
+        run={key: identity[key] for key in ("network", "data", "first_response")},
     )
     metrics["run"]["response"] = records.response(model)
     return Run(model.eval(), history, metrics)
@@ -178,8 +178,7 @@ def test_a_difference_is_named_and_the_rest_counted():
 def test_the_precision_is_no_part_of_what_a_run_is(root):
     run = finished_run()
     wanted = records.identity(
-        models.experiment_5,
-        run.model,
+        records.build(models.experiment_5),
         asdict(replace(experiment(FINAL).recipe, precision="float16")),
         run.metrics["run"]["data"],
         1,

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from utils.errors import NetworkError
+from utils.errors import NetworkError, first_line
 
 MAX_PARAMETERS = 200_000  # and strictly fewer
 MIN_RECEPTIVE_FIELD = 44  # and strictly more
@@ -49,21 +49,17 @@ def _trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None
             try:
                 traced = fx.symbolic_trace(model)
             except Exception as error:  # tracing fails in many ways, of which none is the network's fault
-                why = _first_line(error)
+                why = first_line(error)
                 print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
                 return None
             ShapeProp(traced).propagate(image)
             return traced
     except Exception as error:  # whatever a network's own forward may raise
-        size, why = "x".join(map(str, input_size)), _first_line(error)
+        size, why = "x".join(map(str, input_size)), first_line(error)
         raise NetworkError(f"{type(model).__name__} fails on an image of {size} ({why}); mend its layers.") from None
     finally:
         for module, training in was_training.items():
             module.training = training
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _rows_of_modules(model: nn.Module) -> list[dict]:

@@ -102,10 +102,7 @@ def train_loader(
     workers: int = 2,
     **probabilities: float,
 ) -> DataLoader:
-    """Shuffled, augmented batches (probabilities as in `transforms.augmentations`).
-
-    Call `loader.sampler.set_epoch(epoch)` before each epoch.
-    """
+    """Shuffled, augmented batches; before each epoch call `loader.sampler.set_epoch(epoch)`."""
     augment = compose(list(augmentations(mean, **probabilities).values()))
     return loader(Batches(images, labels, augment, seed), batch_size, seed, mean, std, workers)
 

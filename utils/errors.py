@@ -5,6 +5,11 @@ class ProjectError(Exception):
     """Anything the user can mend; the command line prints it and exits with code 2."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's code says, as a part of one sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class DataError(ProjectError):
     """The images cannot be found, read or trusted."""
 

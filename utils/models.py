@@ -280,11 +280,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 
 def build_model(name: str) -> nn.Module:
-    """The network `name` with freshly initialised weights, on the CPU.
-
-    Raises:
-        KeyError: if there is no such network.
-    """
+    """The network `name` with freshly initialised weights, on the CPU; KeyError if there is none."""
     known = networks()
     if name not in known:
         raise KeyError(f"no network named {name!r}; there are {', '.join(known)}")

@@ -57,17 +57,16 @@ def train(
             otherwise on nine in ten of the training images, judged on the others, which is how to compare.
 
     Raises:
-        NetworkError: if the network does not take images or does not return ten logits for each.
-        RunError: if the name is no name for a folder, or what is kept there is damaged.
+        NetworkError, RunError: what is wrong with the network, the name, or what is kept under it.
     """
     recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
     judged_on = "test" if test else "validation"
     model = build(network, seed)
     totals = architecture.totals(model)
-    if len(records.response(model)) != len(data.classes):
-        raise NetworkError(f"The network must return {len(data.classes)} logits for an image; mend its last layer.")
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
-    identity = records.identity(network, model, asdict(recipe), images, seed)
+    identity = records.identity(model, asdict(recipe), images, seed)
+    if len(identity["first_response"]) != 4 * len(data.classes):
+        raise NetworkError(f"The network must return {len(data.classes)} logits for an image; mend its last layer.")
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
     if folder and (folder / "metrics.json").exists():
         return load(folder, network)
@@ -104,7 +103,7 @@ def train(
         mean=mean,
         std=std,
         built_by=records.built_by(network),
-        run={key: identity[key] for key in ("network", "first_weights", "data")},
+        run={key: identity[key] for key in ("network", "data", "first_response")},
         made_under=made_under,
     )
     metrics["run"]["response"] = records.response(model)
@@ -116,15 +115,12 @@ def train(
 
 def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrain: bool = False) -> Run:
     """What a notebook shows: the published run of exactly this network and recipe on these images, with its log; else
-    a run of its own on all training images, judged on the test images.
-
-    Args:
-        retrain: train here, into runs/, in any case.
+    a run of its own on all training images, judged on the test images. With `retrain` it is trained here in any case.
     """
     folder, model = path_of(name), build(network)
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
-        wanted = records.identity(network, model, asdict(recipe), images, seed=1)
+        wanted = records.identity(model, asdict(recipe), images, seed=1)
         why = records.why_not(wanted, model, folder) if records.holds_a_run(folder) else "there is none"
         if why is None:
             run = load(folder, network)
@@ -150,18 +146,19 @@ def save(run: Run, folder: Path) -> None:
 
 def load(run: str | Path, network: Network | None = None) -> Run:
     """A run that `save` wrote, such as load("experiment_5") from results/, or, of a network that is no function of
-    `models`, load("runs/mine", my_network).
-
-    Raises:
-        RunError: if there is no such run, or the network or recipe of today is not that of the run.
+    `models`, load("runs/mine", my_network); RunError if there is none, or the code has another network or recipe now.
     """
     folder, metrics, title = path_of(run), read_metrics(run), title_of(path_of(run))
     if not (folder / "weights.pt").exists():
         raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")
     model = build(network or records.builder(metrics, title))
     wanted = dict(network=records.modules(model))
-    if title in EXPERIMENTS and not network:
-        wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
+    if title in EXPERIMENTS:
+        expected = dict(name=title, seed=1, evaluated_on="test", data_source="original")
+        if not expected.items() <= metrics.items():
+            raise RunError(f"results/{title} holds another run than its name says; fetch that folder again.")
+        if not network:
+            wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
     if why := records.why_not(wanted, model, folder):
         raise RunError(
             f"The code has another network or recipe than the run {title}: {why}. Put it back, or train the changed "

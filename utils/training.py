@@ -5,6 +5,7 @@ other images after every epoch, a checkpoint to go on from, mixed precision, and
 """
 
 import math
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -138,9 +139,7 @@ def fit(
     Returns:
         History with one row an epoch: epoch, lr, train_loss, train_accuracy, test_loss, test_accuracy (or validation_),
         seconds; losses are means per image, accuracies percent. And the circumstances, with the epoch each held from.
-
-    Raises:
-        RunError: if the checkpoint cannot be read, or the loss is not finite.
+        RunError if the checkpoint cannot be read, or the loss is not finite.
     """
     device = device or default_device()
     optimizer, scheduler = optimizer_and_schedule(model, recipe, recipe.epochs * len(train))
@@ -156,8 +155,8 @@ def fit(
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             start, lr = time.perf_counter(), scheduler.get_last_lr()[0]
             train.sampler.set_epoch(epoch)
-            hidden = {} if progress and first else {"disable": True}
-            bar = tqdm(train, f"Epoch {epoch}", leave=False, file=sys.stderr, **hidden)
+            hidden = not (progress and first) or "TQDM_DISABLE" in os.environ  # which tqdm does not heed in Jupyter
+            bar = tqdm(train, f"Epoch {epoch}", leave=False, file=sys.stderr, disable=hidden)
             train_loss, train_accuracy = train_epoch(step, bar, epoch)
             loss, accuracy = evaluate(step.model, judged, device)
             row = dict(epoch=epoch, lr=lr, train_loss=train_loss, train_accuracy=train_accuracy)

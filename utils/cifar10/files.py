@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -41,7 +40,7 @@ class ImageData:
     classes: list[str]
     source: str
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """What tells these images and labels from any others, in 16 hexadecimal digits."""
         digest = hashlib.sha256()

@@ -1,11 +1,10 @@
 """What a run is, and whether the one that was kept is the one that is wanted.
 
 A run is the network as built, its first weights, the recipe, the images with their split, and the seed. A network has
-two sides: its modules with their arguments, and what it computes with its weights, because a changed `forward` does
-not show in its modules.
+two sides: its modules with their arguments, and what it computes with its weights, first and last, because a changed
+`forward` or initialisation does not show in its modules.
 """
 
-import hashlib
 import inspect
 import json
 import re
@@ -30,32 +29,34 @@ Network = Callable[[], nn.Module] | nn.Module
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
     torch.manual_seed(seed)
-    if isinstance(network, nn.Module):
-        return deepcopy(network)
-    model = network() if callable(network) else network
+    model = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(model, nn.Module):
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
-    return model
+    return deepcopy(model)  # a function, too, may return the same module again
 
 
 def built_by(network: Network) -> dict:
     """The function that built the network and its arguments, from which `builder` finds it again."""
+    given = isinstance(network, nn.Module)
+    made = dict(function=type(network).__name__, arguments={}, first_weights="given" if given else "from the seed")
     if isinstance(network, partial):
-        given = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
-        plain = {key: value.item() if hasattr(value, "item") else value for key, value in given.items()}
-        plain = {key: value if isinstance(value, int | float | str) else repr(value) for key, value in plain.items()}
-        return dict(function=network.func.__name__, arguments=plain)
-    return dict(function=getattr(network, "__name__", type(network).__name__), arguments={})
+        bound = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
+        made["arguments"] = {key: value.item() if hasattr(value, "item") else value for key, value in bound.items()}
+        network = network.func
+    made["function"] = getattr(network, "__name__", made["function"])
+    if not all(isinstance(value, int | float | str | None) for value in made["arguments"].values()):
+        made["arguments"] = UNKNOWN  # they cannot be written down
+    return made
 
 
 def builder(metrics: Mapping, title: str) -> Network:
     """The function of `models` that built a run's network; RunError if it is not there."""
     made = metrics.get("built_by", dict(function=metrics["name"], arguments={}))
-    function = models.networks().get(made["function"])
-    if function is None or not made["arguments"].keys() <= inspect.signature(function).parameters.keys():
-        call = f"{made['function']}({', '.join(f'{k}={v}' for k, v in made['arguments'].items())})"
+    function, arguments = models.networks().get(made["function"]), made["arguments"]
+    if not function or arguments == UNKNOWN or not arguments.keys() <= inspect.signature(function).parameters.keys():
+        call = f"{made['function']}({'...' if arguments == UNKNOWN else arguments or ''})"
         raise RunError(f"{title} was built by {call}, which is not in utils/models.py; hand its network to load().")
-    return partial(function, **made["arguments"])
+    return partial(function, **arguments)
 
 
 # ---------------------------------------------------------------- what it is
@@ -72,26 +73,24 @@ def modules(model: nn.Module) -> dict[str, str]:
 
 @torch.no_grad()
 def response(model: nn.Module) -> list[float]:
-    """The output of the network, in eval mode, for one image that is made by a formula."""
-    image = torch.sin(torch.arange(3 * 32 * 32) * 0.7).reshape(1, 3, 32, 32)
-    was_training = model.training
-    output = model.eval()(image.to(next((p.device for p in model.parameters()), None)))
-    model.train(was_training)
-    return [round(value, 6) for value in output.float().flatten().tolist()]
+    """The logits of the network for eight images that are made by a formula, of the faintest and the strongest: in eval
+    mode, then in training mode with the random numbers of one seed; always on the CPU."""
+    copy, images = deepcopy(model).cpu(), torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
+    images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        logits = torch.cat([copy.eval()(images)[[0, -1]], copy.train()(images)[[0, -1]]])
+    return [round(value, 6) for value in logits.flatten().tolist()]
 
 
-def identity(network: Network, model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
-    """What makes a run itself; `model` is what `network` built, `data` says which images with which split."""
-    first_weights = "from the seed"
-    if isinstance(network, nn.Module):
-        state = b"".join(value.cpu().numpy().tobytes() for value in model.state_dict().values())
-        first_weights = f"given ({hashlib.sha256(state).hexdigest()[:16]})"
-    return dict(network=modules(model), first_weights=first_weights, recipe=recipe_of(recipe), data=data, seed=seed)
+def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
+    """What makes a run itself; `model` is the network as built, `data` says which images with which split."""
+    return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed, first_response=response(model))
 
 
 def identity_of(metrics: Mapping) -> dict:
     """The same of a finished run."""
-    known = {key: metrics.get("run", {}).get(key, UNKNOWN) for key in ("network", "first_weights", "data")}
+    known = {key: metrics.get("run", {}).get(key, UNKNOWN) for key in ("network", "data", "first_response")}
     return known | dict(recipe=recipe_of(metrics["recipe"]), seed=metrics["seed"])
 
 
@@ -107,6 +106,10 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
     """In words the first thing in which the run `found` is not the one `wanted`; None if they are the same run."""
     for key, value in wanted.items():
         other = found.get(key, UNKNOWN)
+        if key == "first_response":
+            if not alike(value, other):
+                return "its modules are the same, but its first weights, or what its forward computes, are others here"
+            continue
         if not isinstance(value, dict):
             value, other = {key: value}, {key: other}
         elif not isinstance(other, dict):
@@ -121,20 +124,24 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
     return None
 
 
-def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str) -> str | None:
-    """In words that `model` with these weights answers otherwise than `recorded`; None if it answers the same.
+def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
+    """Whether two responses agree within a thousandth of the largest logit, which covers what machines differ in; one
+    that is not known agrees with any."""
+    if UNKNOWN in (found, recorded):
+        return True
+    found, recorded = np.array(found), np.array(recorded)
+    largest = np.abs(recorded).max(initial=1e-6)
+    return found.shape == recorded.shape and bool((np.abs(found - recorded) <= 0.001 * largest).all())
 
-    The tolerance of a hundredth covers what device and precision do.
-    """
+
+def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str) -> str | None:
+    """In words that `model` with these weights answers otherwise than `recorded`; None if it answers the same."""
     copy = deepcopy(model)
     try:
         copy.load_state_dict(weights)
     except RuntimeError:
         return "its modules are the same, but other weights are in them there"
-    if recorded == UNKNOWN:
-        return None
-    found, recorded = np.array(response(copy)), np.array(recorded)
-    if found.shape == recorded.shape and np.abs(found - recorded).max() <= 0.01 * max(1, np.abs(recorded).max()):
+    if alike(response(copy), recorded):
         return None
     return "its modules are the same, but with the weights of there its forward computes something else here"
 

@@ -133,7 +133,9 @@ def landscape(
         for name, metrics in (own or {}).items():
             if metrics[cost] is not None:
                 value = metrics[f"{metrics['evaluated_on']}_accuracy_last"]
-                axis.plot(metrics[cost], value, "*", color=RED, ms=15, label=f"{name}: {value:.2f} %", zorder=3)
+                images = "" if metrics["data_source"] == "original" else f" on the {metrics['data_source']}"
+                label = f"{name}: {value:.2f} %, {metrics['evaluated_on']}{images}"
+                axis.plot(metrics[cost], value, "*", color=RED, ms=15, label=label, zorder=3)
         if split == "test":
             axis.axhline(TARGET, color=GREY, ls="--", lw=1)
         if cost == "parameters":

@@ -34,7 +34,7 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     network = models.networks()[name]
     model = records.build(network, seed)
     images = dict(source="original", judged_on="validation" if validation else "test")
-    source = records.find(name, records.identity(network, model, asdict(recipe), images, seed), model)
+    source = records.find(name, records.identity(model, asdict(recipe), images, seed), model)
     with_weights = target.parent.name == "results"  # the first seed's
     files = ["history.csv", "metrics.json"] + ["weights.pt"] * with_weights
     _copy([source / file for file in files], target)
