@@ -1,7 +1,6 @@
 """The albumentations pipelines for training and evaluation.
 
-Images are uint8 arrays (32, 32, 3) in RGB; `mean` and `std` are three numbers each in units of
-the full range (0 to 1), as `utils.data.channel_statistics` computes them.
+Images are uint8 arrays (32, 32, 3) in RGB; `mean` and `std` are three numbers each from 0 to 1 (of the full range).
 """
 
 import os
