@@ -60,7 +60,7 @@ FIVE = [f"experiment_{k}" for k in range(1, 6)]
 FINAL = "experiment_5"
 MAIN = [*FIVE, "experiment_5_long"]  # the reference's networks
 RECORDS = ["small", "tiny", "fast", "accurate", "strideless"]
-SHORT = 5  # epochs of the runs on held-out images that every network has, to compare a network of one's own with
+SHORT = 5  # epochs of the published runs on held-out images that a network of one's own is compared with
 
 
 def experiment(name: str) -> Experiment:
