@@ -679,8 +679,25 @@ def dropping():
     return Dropping(8, **dict(tiny_network().layers.named_children()))
 
 
-@pytest.mark.parametrize("network", [initialised, dropping])
-def test_another_initialisation_or_another_forward_in_training_is_another_run(root, capsys, network):
+class Detached(ConvNet):
+    """Computes the same as a ConvNet, but its layers never learn."""
+
+    def forward(self, images):
+        return self.linear(self.layers(images).detach().mean((2, 3)))
+
+
+def detached():
+    return Detached(8, **dict(tiny_network().layers.named_children()))
+
+
+def frozen():
+    model = tiny_network()
+    model.layers[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("network", [initialised, dropping, detached, frozen])
+def test_another_initialisation_forward_in_training_or_gradient_is_another_run(root, capsys, network):
     train()
     again = train(network)
     assert again.folder.name == "mine-2" and "mine in runs/ is another run: " in capsys.readouterr().out

@@ -65,7 +65,7 @@ def train(
     totals = architecture.totals(model)
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     identity = records.identity(model, asdict(recipe), images, seed)
-    if len(identity["first_response"]) != 4 * len(data.classes):
+    if len(identity["first_response"]) != 4 * len(data.classes) + 1:
         raise NetworkError(f"The network must return {len(data.classes)} logits for an image; mend its last layer.")
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
     if folder and (folder / "metrics.json").exists():
