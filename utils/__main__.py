@@ -76,14 +76,14 @@ def train(arguments: argparse.Namespace) -> None:
 
     from torchsummary import summary
 
-    from utils import architecture, models, plotting, runs
+    from utils import architecture, plotting, runs
     from utils.data import load_cifar10
     from utils.engine import distributed
     from utils.engine.records import path_of
-    from utils.experiments import experiment
+    from utils.study.baselines import chosen
 
-    name, row = arguments.experiment, experiment(arguments.experiment)
-    network, epochs = models.networks()[name], arguments.epochs or row.recipe.epochs
+    name, (network, row) = arguments.experiment, chosen(arguments.experiment)
+    epochs = arguments.epochs or row.recipe.epochs
     recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
     with distributed.process_group():
         with distributed.first_process_first():
