@@ -1,8 +1,8 @@
 """How far an accuracy, or the difference of two, can be trusted; everything in percent and points.
 
 Three questions, three answers. Another set of test images: `accuracy_interval`, and `paired` for two networks on the
-same images. Another seed: `over_seeds`, and `seeds_apart` for two networks. One change at a time, each with the same
-seeds: `against_base`. Every interval is a 95 % interval: of twenty such, one misses the true value on average.
+same images. Another seed: `over_seeds`. Several networks or recipes with the same seeds: `against_base`. Every interval
+is a 95 % interval: of twenty such, one misses the true value on average.
 """
 
 from collections.abc import Sequence
@@ -55,14 +55,6 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float:
     groups = [np.asarray(group, float) for group in groups if len(group) > 1]
     squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
     return float(np.sqrt(squares / sum(len(group) - 1 for group in groups)))
-
-
-def seeds_apart(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
-    """`difference` of two means over seeds that were drawn independently, with `low`, `high` and `p` (Welch, 1947)."""
-    test = stats.ttest_ind(first, second, equal_var=False)
-    low, high = test.confidence_interval(LEVEL)
-    difference = float(np.mean(first) - np.mean(second))
-    return dict(difference=difference, low=float(low), high=float(high), p=float(test.pvalue))
 
 
 def against_base(table: pd.DataFrame, base: str, value: str = "validation_accuracy") -> pd.DataFrame:
