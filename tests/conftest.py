@@ -3,16 +3,19 @@ import pickle
 import shutil
 import subprocess
 import sys
+from functools import partial
 from hashlib import md5
 
 os.environ.pop("FAST_RUN", None)  # before utils is imported, which reads it once
 
 import numpy as np
 import pytest
+import torch
 
-from utils import ROOT
+import utils
+from utils import ROOT, runs
 from utils.cifar10 import sources
-from utils.cifar10.files import CLASSES, OFFICIAL
+from utils.cifar10.files import CLASSES, OFFICIAL, ImageData
 
 REAL = os.environ.get("CIFAR10_PATH")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
@@ -26,6 +29,34 @@ def cifar10():
     from utils.data import load_cifar10
 
     return load_cifar10()
+
+
+def random_images(seed=0, training=100, test=20, source="stand-in"):
+    """Noise with labels, which claims to come from `source`."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for count in (training, test):
+        arrays += [rng.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count, dtype=np.int64) % 10]
+    return ImageData(*arrays, list("0123456789"), source)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty project."""
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For small networks: two threads on a busy machine wait for each other; nor do a hundred images need workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(runs, "train_loader", partial(runs.train_loader, workers=0))
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

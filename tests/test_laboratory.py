@@ -36,42 +36,19 @@ from utils.models import ConvNet, conv
 from utils.study import search
 from utils.training import Recipe
 
+from .conftest import random_images
+
 ROOT = Path(__file__).resolve().parent.parent
 ONE = Recipe(epochs=1, batch_size=32, affine=0.0, precision="float32")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These networks are too small for more, and two threads on a busy machine wait for each other; nor do a hundred
-    images need worker processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(runs, "train_loader", partial(runs.train_loader, workers=0))
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """An empty project."""
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    monkeypatch.setattr(utils, "FAST_RUN", False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def contents(*places):
     """Every file at or below these places with its bytes, but for the graphs of a run, which are drawn each time."""
     files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
     return {file: file.read_bytes() for file in files if file.is_file() and file.name != "curves.png"}
-
-
-def random_images(seed=0, training=100, test=20, source="stand-in"):
-    rng = np.random.default_rng(seed)
-    arrays = []
-    for count in (training, test):
-        arrays += [rng.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count, dtype=np.int64) % 10]
-    return ImageData(*arrays, list("0123456789"), source)
 
 
 def tiny_network(channels=8):
@@ -700,8 +677,25 @@ def dropping():
     return Dropping(8, **dict(tiny_network().layers.named_children()))
 
 
-@pytest.mark.parametrize("network", [initialised, dropping])
-def test_another_initialisation_or_another_forward_in_training_is_another_run(root, capsys, network):
+class Detached(ConvNet):
+    """Computes the same as a ConvNet, but its layers never learn."""
+
+    def forward(self, images):
+        return self.linear(self.layers(images).detach().mean((2, 3)))
+
+
+def detached():
+    return Detached(8, **dict(tiny_network().layers.named_children()))
+
+
+def frozen():
+    model = tiny_network()
+    model.layers[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("network", [initialised, dropping, detached, frozen])
+def test_another_initialisation_forward_in_training_or_gradient_is_another_run(root, capsys, network):
     train()
     again = train(network)
     assert again.folder.name == "mine-2" and "mine in runs/ is another run: " in capsys.readouterr().out

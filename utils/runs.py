@@ -66,7 +66,7 @@ def train(
     totals = architecture.totals(model)
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     identity = records.identity(model, asdict(recipe), images, seed)
-    if len(identity["first_response"]) != 4 * len(data.classes):
+    if len(identity["first_response"]) != 4 * len(data.classes) + 1:
         raise NetworkError(f"The network must return {len(data.classes)} logits for an image; mend its last layer.")
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
     if folder and (folder / "metrics.json").exists():
@@ -181,15 +181,27 @@ def load(run: str | Path, network: Network | None = None) -> Run:
     return Run(model.eval(), read_history(folder), metrics, folder)
 
 
+def seeds(name: str) -> pd.DataFrame:
+    """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
+    folder = path_of(name)
+    return pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*"))))).set_index("seed")
+
+
 def published(held_out: int | None = None) -> pd.DataFrame:
     """The metrics of every published main run, one row a name, in the order of EXPERIMENTS, and what it is to be called
-    (`title`); with `held_out`, of those runs on the held-out images that have so many epochs."""
+    (`title`); with `held_out`, of those runs on the held-out images that have so many epochs.
+
+    Of all `seeds` of a run: `accuracy` after the last epoch in percent, their mean, and `deviation`, their standard
+    deviation (nan where there is one seed).
+    """
     pattern = "*/metrics.json" if held_out is None else "*/**/validation/metrics.json"
     folders = [path.parent for path in (utils.ROOT / "results").glob(pattern)]
     known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
     found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
     names = [name for name in {**EXPERIMENTS, **found} if name in found]
-    return pd.DataFrame([found[name] for name in names], index=names)
+    reached = [seeds(found[name]["title"]).apply(last_accuracy, axis=1) for name in names]
+    spread = [dict(seeds=len(values), accuracy=values.mean(), deviation=values.std()) for values in reached]
+    return pd.DataFrame([found[name] | over for name, over in zip(names, spread, strict=True)], index=names)
 
 
 # ---------------------------------------------------------------- comparing

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -24,7 +25,7 @@ from utils.engine import distributed
 from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
 from utils.engine.records import response
 from utils.engine.speed import PRECISIONS, prepared
-from utils.engine.steps import TrainingStep, default_device, to_device, train_epoch
+from utils.engine.steps import TrainingStep, default_device, moving_average, to_device, train_epoch
 from utils.errors import RunError
 
 
@@ -32,11 +33,13 @@ from utils.errors import RunError
 class Recipe:
     """Everything that decides how a network is trained.
 
-    SGD with Nesterov momentum under one cycle of the learning rate (Smith & Topin, "Super-Convergence", 2018): up to
-    `lr` during the share `warmup` of all steps, then down along a cosine. Weight decay acts on weights only, not on
-    biases and norms. `dropout` is the probability of every Dropout layer; 0 leaves each as the network has it. flip,
-    affine and hole are the probabilities of the augmentations. `precision` is "float32", "bfloat16" or "float16"; None
-    takes what suits the device. RunError names the first value that makes no sense.
+    One cycle of the learning rate (Smith & Topin, "Super-Convergence", 2018): up to `lr` during the share `warmup` of
+    all steps, then down along a cosine. `optimizer` is "sgd" (with Nesterov momentum) or "adam" (`momentum` is its
+    first beta). Weight decay acts on weights only, not on biases and norms. `dropout` is the probability of every
+    Dropout layer; 0 leaves each as the network has it. flip, affine and hole are the probabilities of the
+    augmentations. With `average`, such as 0.999, what is judged and kept is the exponential moving average of the
+    weights with this decay (Polyak & Juditsky, 1992). `precision` is "float32", "bfloat16" or "float16"; None takes
+    what suits the device. RunError names the first value that makes no sense.
     """
 
     epochs: int
@@ -50,12 +53,16 @@ class Recipe:
     flip: float = 0.5
     affine: float = 0.25
     hole: float = 0.25
+    optimizer: str = "sgd"
+    average: float = 0.0
     precision: str | None = None
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
             if key == "precision":
                 sensible, wanted = value in (None, *PRECISIONS), f"None or one of {', '.join(PRECISIONS)}"
+            elif key == "optimizer":
+                sensible, wanted = value in ("sgd", "adam"), "sgd or adam"
             elif key in ("epochs", "batch_size"):
                 sensible, wanted = isinstance(value, int) and value >= 1, "a whole number of at least 1"
             elif key == "lr":
@@ -71,11 +78,15 @@ class Recipe:
         return dict(flip=self.flip, affine=self.affine, hole=self.hole)
 
 
-def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.SGD, OneCycleLR]:
-    """SGD with Nesterov momentum for the weights of `model`, and its learning rate over `steps` steps."""
+def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, OneCycleLR]:
+    """The recipe's optimizer for the weights of `model`, and its learning rate over `steps` steps."""
     weights = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
     biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
-    optimizer = torch.optim.SGD([weights, biases_and_norms], recipe.lr, recipe.momentum, nesterov=True)
+    groups = [weights, biases_and_norms]
+    if recipe.optimizer == "adam":
+        optimizer = torch.optim.Adam(groups, recipe.lr, betas=(recipe.momentum, 0.999))
+    else:
+        optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
     return optimizer, OneCycleLR(optimizer, recipe.lr, steps, pct_start=recipe.warmup, cycle_momentum=False)
 
 
@@ -84,6 +95,8 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
 
 def plain_loop(model: nn.Module, recipe: Recipe, batches: DataLoader) -> list[dict]:
     """Train `model` in place, as a textbook writes it; returns loss, accuracy and seconds of each epoch.
+
+    The recipe's `average` is left to `fit`.
 
     Args:
         batches: yields images, float32 (B, 3, 32, 32), and labels, int64 (B,), as `data.train_loader` does.
@@ -148,17 +161,20 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == "float16")
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     with prepared(model, device):
+        averaged = moving_average(model, recipe.average) if recipe.average else None
+        if averaged:
+            parts["averaged"] = averaged
         if history:
             restore(state, parts)
         ours = distributed.parallel(model)
-        step = TrainingStep(ours, recipe.label_smoothing, optimizer, scheduler, scaler, device, precision)
+        step = TrainingStep(ours, recipe.label_smoothing, optimizer, scheduler, scaler, device, precision, averaged)
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             start, lr = time.perf_counter(), scheduler.get_last_lr()[0]
             train.sampler.set_epoch(epoch)
             hidden = not (progress and first) or "TQDM_DISABLE" in os.environ  # which tqdm does not heed in Jupyter
             bar = tqdm(train, f"Epoch {epoch}", leave=False, file=sys.stderr, disable=hidden)
             train_loss, train_accuracy = train_epoch(step, bar, epoch)
-            loss, accuracy = evaluate(step.model, judged, device)
+            loss, accuracy = evaluate(averaged or step.model, judged, device)
             row = dict(epoch=epoch, lr=lr, train_loss=train_loss, train_accuracy=train_accuracy)
             row |= {f"{judged_on}_loss": loss, f"{judged_on}_accuracy": accuracy}
             history.append(row | dict(seconds=time.perf_counter() - start))
@@ -170,6 +186,8 @@ def fit(
                 kept |= {name: part.state_dict() for name, part in parts.items()} | rng_state()
                 save_atomically(kept, folder / "checkpoint.pt")
             print(log_line(history, judged_on), flush=True)  # after the checkpoint: what is printed is kept
+        if averaged:
+            model.load_state_dict(averaged.module.state_dict())
     return pd.DataFrame(history), state["made_under"]
 
 

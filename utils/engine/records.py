@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import utils
 from utils import models
@@ -71,16 +72,24 @@ def modules(model: nn.Module) -> dict[str, str]:
     return {name or "network": own(module) for name, module in model.named_modules()}
 
 
-@torch.no_grad()
 def response(model: nn.Module) -> list[float]:
-    """The logits of the network for eight images that are made by a formula, of the faintest and the strongest: in eval
-    mode, then in training mode with the random numbers of one seed; always on the CPU."""
+    """What the network makes of eight images that are a formula; always on the CPU.
+
+    The logits of the faintest and the strongest image in eval mode, then in training mode with the random numbers of
+    one seed; last the length of the gradient of a loss, which tells a layer that is frozen or detached.
+    """
     copy, images = deepcopy(model).cpu(), torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
-    with torch.random.fork_rng(devices=[]):
+    copy.zero_grad()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        logits = torch.cat([copy.eval()(images)[[0, -1]], copy.train()(images)[[0, -1]]])
-    return [round(value, 6) for value in logits.flatten().tolist()]
+        judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
+        loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
+        if loss.requires_grad:
+            loss.backward()
+    gradient = sum(p.grad.square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
+    logits = torch.cat([judged, trained[[0, -1]]]).flatten().tolist()
+    return [round(value, 6) for value in [*logits, gradient]]
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
@@ -125,13 +134,14 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
 
 
 def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
-    """Whether two responses agree within a thousandth of the largest logit, which covers what machines differ in; one
-    that is not known agrees with any."""
+    """Whether two responses agree within a thousandth of the largest logit, and of the gradient, which covers what
+    machines differ in; one that is not known agrees with any."""
     if UNKNOWN in (found, recorded):
         return True
     found, recorded = np.array(found), np.array(recorded)
-    largest = np.abs(recorded).max(initial=1e-6)
-    return found.shape == recorded.shape and bool((np.abs(found - recorded) <= 0.001 * largest).all())
+    largest = np.abs(recorded[:-1]).max(initial=1e-6)
+    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), 0.001 * abs(recorded[-1]))
+    return found.shape == recorded.shape and bool((np.abs(found - recorded) <= allowed).all())
 
 
 def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from utils.engine import distributed
@@ -27,6 +28,11 @@ def to_device(device: torch.device, images: torch.Tensor, labels: torch.Tensor) 
     return images, labels.to(device, non_blocking=asynchronous)
 
 
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of weights and batch-norm statistics: decay * average + (1 - decay) * new."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
 @dataclass
 class TrainingStep:
     """What a step is made of; called with a batch it makes one and returns the mean loss and the right answers."""
@@ -38,6 +44,7 @@ class TrainingStep:
     scaler: torch.amp.GradScaler  # float16 needs its gradients scaled; otherwise it is off
     device: torch.device
     precision: str
+    averaged: AveragedModel | None = None
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with autocast(self.device, self.precision):
@@ -48,6 +55,8 @@ class TrainingStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
         return loss.detach(), (logits.argmax(1) == labels).sum()
 
 

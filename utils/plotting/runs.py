@@ -126,9 +126,9 @@ def landscape(
             points = {(getattr(p, of_prior), p.accuracy) for p in priors if of_prior and p and p.source == source}
             if points:
                 axis.plot(*zip(*sorted(points), strict=True), ls="", ms=7, **style)
-        accuracy = runs[f"{split}_accuracy_last"]
-        axis.plot(runs[cost], accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
-        for name, x, y in zip(runs.index, runs[cost], accuracy, strict=True):
+        axis.plot(runs[cost], runs.accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
+        axis.errorbar(runs[cost], runs.accuracy, runs.deviation, fmt="none", ecolor=BLUE, capsize=4)
+        for name, x, y in zip(runs.index, runs[cost], runs.accuracy, strict=True):
             before = name in ("experiment_1", "accurate", "strideless")  # where a neighbour has its name behind it
             text = name.removeprefix("experiment_").replace("_", " ")
             place = dict(xytext=(-7 if before else 7, 0), textcoords="offset points", ha="right" if before else "left")
@@ -152,7 +152,8 @@ def landscape(
     axes[0].set_ylabel(f"{split} accuracy (%)")
     legend_below(figure, axes[0], columns=3)
     images = "test images" if split == "test" else f"held-out images, {runs.epochs.iloc[0]} epochs each"
-    figure.suptitle(f"CIFAR-10, {images}, single runs; 1 to 5 are the experiments", fontsize=11)
+    several = "mean and standard deviation over the seeds" if runs.seeds.max() > 1 else "one seed each"
+    figure.suptitle(f"CIFAR-10, {images}, {several}; 1 to 5 are the experiments", fontsize=11)
     return figure
 
 

@@ -83,11 +83,13 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def shrink(png: bytes, path: Path) -> None:
-    """Write a PNG with at most 255 colours, which a chart does not miss."""
+    """Write a PNG with at most 255 colours, which a chart does not miss; it names the matplotlib that drew it."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     if path.suffix.lower() != ".png":
         raise ProjectError(f"{path} does not end in .png; name the picture so.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    image.quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
+    drawn, about = Image.open(io.BytesIO(png)), PngInfo()
+    about.add_text("Software", drawn.info.get("Software", ""))
+    drawn.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=about)

@@ -9,12 +9,11 @@ import pandas as pd
 from scipy.special import softmax
 
 import utils
-from utils import models, runs
+from utils import runs
 from utils.data import load_cifar10
 from utils.engine import records
 from utils.errors import RunError
-from utils.experiments import experiment
-from utils.study import analysis
+from utils.study import analysis, baselines
 
 
 def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int | None = None) -> Path:
@@ -22,7 +21,7 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
 
     RunError if runs/ has no finished run on the official images of just this network, recipe and seed.
     """
-    recipe = experiment(name).recipe
+    network, recipe = baselines.chosen(name)[0], baselines.chosen(name)[1].recipe
     target = utils.ROOT / "results" / name
     if epochs not in (None, recipe.epochs):
         target /= f"epochs_{epochs}"
@@ -31,7 +30,6 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
         target /= f"seed_{seed}"
     if validation:
         target /= "validation"
-    network = models.networks()[name]
     model = records.build(network, seed)
     images = dict(source="original", judged_on="validation" if validation else "test")
     source = records.find(name, records.identity(model, asdict(recipe), images, seed), model)

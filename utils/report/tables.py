@@ -8,8 +8,9 @@ import pandas as pd
 
 import utils
 from utils import architecture, models, plotting, runs, training
-from utils.engine.records import read_history, read_metrics
+from utils.engine.records import last_accuracy, read_history, read_metrics
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
+from utils.study import statistics
 
 
 def markdown(columns: Mapping[str, Iterable] | str) -> str:
@@ -20,10 +21,6 @@ def markdown(columns: Mapping[str, Iterable] | str) -> str:
     right = [table[name].str.match(r"[-+]?\d|-?$").all() for name in table]
     lines = [list(table), ["--:" if r else "---" for r in right], *table.values.tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def first_epoch(runs: pd.DataFrame) -> pd.Series:
-    return runs.epochs_to_85.map(lambda epoch: f"{epoch:.0f}" if epoch > 0 else "not reached")
 
 
 def published(names: list[str]) -> pd.DataFrame:
@@ -41,17 +38,33 @@ def notebook_links(names: Iterable[str]) -> list[str]:
 # ---------------------------------------------------------------- the tables
 
 
+def plus_minus(mean: float, deviation: float, seeds: int) -> str:
+    """Mean and standard deviation over seeds, in percent."""
+    return f"{mean:.2f} ± {deviation:.2f} %" if seeds > 1 else f"{mean:.2f} % (one seed)"
+
+
+def accuracies(runs: pd.DataFrame) -> list[str]:
+    return list(map(plus_minus, runs.accuracy, runs.deviation, runs.seeds))
+
+
+def first_epochs(name: str) -> str:
+    """In which epoch the seeds of a run reach 85 % for the first time."""
+    epochs = runs.seeds(name).epochs_to_85
+    if epochs.isna().any():
+        return "not reached" if epochs.isna().all() else f"not reached by {epochs.isna().sum()} of {len(epochs)}"
+    low, high = int(epochs.min()), int(epochs.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def headline() -> str:
     """The result in one sentence."""
     m, reference = runs.published().loc[FINAL], EXPERIMENTS[FINAL].prior
     share = m.parameters / architecture.MAX_PARAMETERS
-    machine = f"{m.cpu_threads} CPU threads" if m.device == "cpu" else m.device
     return (
-        f"**{m.test_accuracy_last:.2f} % of CIFAR-10's test images with {m.parameters:,} parameters after {m.epochs} "
-        f"epochs.** That is\n{100 * share:.0f} % of the parameters that the assignment allows, trained at "
-        f"{m.seconds_per_epoch:.0f} s an epoch on {machine}.\n85 % is first reached in epoch "
-        f"{m.epochs_to_85:.0f}; the reference, with the same network, reached {reference.accuracy:.2f} %\n"
-        f"in epoch {reference.epoch}."
+        f"**{plus_minus(m.accuracy, m.deviation, m.seeds)} of CIFAR-10's test images with {m.parameters:,} parameters "
+        f"after {m.epochs} epochs** (mean and\nstandard deviation over {m.seeds} seeds). That is {100 * share:.0f} % "
+        f"of the parameters that the assignment allows.\n85 % is first reached in epoch {first_epochs(FINAL)}; the "
+        f"reference, with the same network, reached {reference.accuracy:.2f} %\nin epoch {reference.epoch}."
     )
 
 
@@ -64,9 +77,9 @@ def results_table() -> dict:
         "parameters": m.parameters.map("{:,}".format),
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
         "receptive field": m.receptive_field,
-        "first epoch at 85 %": first_epoch(m) + " of " + m.epochs.astype(str),
-        "test accuracy, last epoch": m.test_accuracy_last.map("{:.2f} %".format),
-        "seconds an epoch": m.seconds_per_epoch.map("{:.0f}".format),
+        "test accuracy, last epoch": accuracies(m),
+        "seeds": m.seeds,
+        "first epoch at 85 %": [f"{first_epochs(name)} of {epochs}" for name, epochs in m.epochs.items()],
         "reference at its first 85 %": [f"{prior.accuracy:.2f} % in epoch {prior.epoch}" for prior in priors],
     }
 
@@ -79,37 +92,41 @@ def records_table() -> dict:
         "parameters": m.parameters.map("{:,}".format),
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
         "epochs": m.epochs,
-        "test accuracy, last epoch": m.test_accuracy_last.map("{:.2f} %".format),
+        "test accuracy, last epoch": accuracies(m),
         "best elsewhere": [EXPERIMENTS[name].prior for name in m.index],
     }
 
 
+def by_seed(names: list[str]) -> pd.DataFrame:
+    """Accuracy after the last epoch in percent: a row a run (`change`, `seed`, `accuracy`), for `statistics`."""
+    rows = [runs.seeds(name).apply(last_accuracy, axis=1).rename("accuracy").reset_index() for name in names]
+    return pd.concat([row.assign(change=name) for name, row in zip(names, rows, strict=True)], ignore_index=True)
+
+
 def steps_table() -> dict:
-    """What each experiment changed against the one before."""
-    m = published(FIVE)
-    change = m[["parameters", "macs", "receptive_field", "test_accuracy_last"]].diff()[1:]
+    """What each experiment changed against the one before, and what it is worth, with its 95 % interval."""
+    m, table = published(FIVE), by_seed(FIVE)
+    change = m[["parameters", "macs", "receptive_field"]].diff()[1:]
+    steps = list(zip(m.index, m.index[1:], strict=False))
+    worth = [statistics.against_base(table, before, "accuracy").loc[after] for before, after in steps]
     return {
-        "step": [f"{before[-1]} to {name[-1]}" for before, name in zip(m.index, m.index[1:], strict=False)],
+        "step": [f"{before[-1]} to {after[-1]}" for before, after in steps],
         "parameters": change.parameters.map("{:+,.0f}".format),
         "multiply-adds": (change.macs / 1e6).map("{:+.1f} M".format),
         "receptive field": change.receptive_field.map("{:+.0f}".format),
-        "test accuracy (points)": change.test_accuracy_last.map("{:+.2f}".format),
+        "test accuracy (points)": [f"{row.difference:+.2f}" for row in worth],
+        "95 % interval": ["-" if pd.isna(row.low) else f"{row.low:+.2f} to {row.high:+.2f}" for row in worth],
     }
 
 
 def seeds_table() -> dict:
-    """The final network with every published seed, their mean and standard deviation."""
-    names = [FINAL, *sorted(f"{FINAL}/{path.name}" for path in (utils.ROOT / "results" / FINAL).glob("seed_*"))]
-    m = pd.DataFrame([read_metrics(name) for name in names])
-    accuracy = m.test_accuracy_last
-    return {
-        "seed": [*m.seed, "mean ± standard deviation"],
-        "test accuracy, last epoch": [
-            *accuracy.map("{:.2f} %".format),
-            f"{accuracy.mean():.2f} ± {accuracy.std():.2f} %",
-        ],
-        "first epoch at 85 %": [*first_epoch(m), ""],
-    }
+    """The reference's networks, seed by seed."""
+    wide = by_seed(published(MAIN).index).pivot(index="change", columns="seed", values="accuracy")
+    wide = wide.loc[published(MAIN).index]
+    columns = {f"seed {seed}": wide[seed].map("{:.2f} %".format, na_action="ignore").fillna("-") for seed in wide}
+    over = [statistics.over_seeds(row.dropna()) for _, row in wide.iterrows()]
+    means = [plus_minus(found["mean"], found["deviation"], found["seeds"]) for found in over]
+    return {"network": wide.index, **columns, "mean ± standard deviation": means}
 
 
 def layers_table() -> pd.DataFrame:
@@ -140,7 +157,7 @@ def rules_table() -> pd.DataFrame:
     used = {key: m.recipe[key] for key in ("flip", "affine", "hole")}
     found = ", ".join(f"{key} p={probability}" for key, probability in used.items())
     rules.loc[len(rules)] = "albumentations", found, min(used.values()) > 0
-    found, reached = f"{m.test_accuracy_last:.2f} % after epoch {m.epochs}", m.test_accuracy_last >= architecture.TARGET
+    found, reached = f"{m.accuracy:.2f} % after epoch {m.epochs}", m.accuracy >= architecture.TARGET
     rules.loc[len(rules)] = f"test accuracy of at least {architecture.TARGET:g} %", found, reached
     return rules.assign(passed=rules.passed.map({True: "yes", False: "NO"}))
 

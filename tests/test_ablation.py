@@ -1,0 +1,129 @@
+"""One change at a time: what the changes are, and that the command trains what is missing and nothing else."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import utils
+from utils import models, runs
+from utils.architecture import layer_table
+from utils.errors import RunError
+from utils.experiments import FINAL
+from utils.report.publish import publish_tables
+from utils.study import ablation
+
+from .conftest import random_images
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def differing(first, second):
+    """The layers in which two networks differ."""
+    both = [layer_table(model).set_index("layer") for model in (first, second)]
+    columns = "kernel stride padding dilation groups in_channels out_channels".split()
+    shared = both[0].index.intersection(both[1].index)
+    changed = [layer for layer in shared if not both[0].loc[layer, columns].equals(both[1].loc[layer, columns])]
+    found = set(changed) | set(both[0].index.symmetric_difference(both[1].index))
+    return sorted({layer.split(".")[0] for layer in found})
+
+
+def network(study, change):
+    build, _ = ablation.studies()[study][change]
+    torch.manual_seed(1)
+    return build()
+
+
+def test_each_recipe_changes_what_it_names():
+    study = ablation.studies()["recipe"]
+    for change, fields in ablation.RECIPES.items():
+        assert study[change][1] == replace(ablation.RECIPE, **fields) != ablation.RECIPE, change
+        assert not differing(study[change][0](), models.build_model(FINAL))
+    assert ablation.RECIPE.epochs >= 12 and next(iter(study)) == ablation.BASE
+
+
+def test_each_network_differs_in_the_layers_it_names():
+    base = network("network", ablation.BASE)
+    for change, layers in ablation.NETWORKS.items():
+        model = network("network", change)
+        assert differing(base, model) == sorted(layers), change
+        layers_there = dict(model.layers.named_children())
+        for name, layer in base.layers.named_children():
+            if name not in layers:  # with the same first weights
+                pairs = zip(layer.parameters(), layers_there[name].parameters(), strict=True)
+                assert all(torch.equal(first, second) for first, second in pairs), (change, name)
+    sizes = [layer_table(network("network", change)).out_size for change in (ablation.BASE, "c5 not dilated")]
+    assert sizes[0].tolist() == sizes[1].tolist()
+
+
+def test_the_steps_lead_from_experiment_1_to_3():
+    steps = list(ablation.STEPS)
+    for number, change in enumerate(steps[1:], 1):
+        layers = differing(network("steps", steps[number - 1]), network("steps", change))
+        assert set(layers) <= set(ablation.STEPS[change]) and layers, change
+    assert not differing(network("steps", steps[0]), models.experiment_1())
+    assert not differing(network("steps", "c5 stride 1, padding 1"), models.experiment_2())
+    assert not differing(network("steps", steps[-1]), models.experiment_3())
+
+
+@pytest.fixture
+def few(root, monkeypatch):
+    """An empty project where three changes are trained for an epoch with one seed."""
+    monkeypatch.setattr(ablation, "SEEDS", (1,))
+    monkeypatch.setattr(ablation, "RECIPE", replace(ablation.RECIPE, epochs=1, precision="float32"))
+    monkeypatch.setattr(ablation, "RECIPES", {"learning rate 0.2": dict(lr=0.2)})
+    monkeypatch.setattr(ablation, "NETWORKS", {})
+    monkeypatch.setattr(ablation, "STEPS", {})
+    return random_images()
+
+
+def rows(place="runs"):
+    return pd.read_csv(utils.ROOT / place / "ablation" / "recipe.csv")
+
+
+def test_what_is_missing_is_trained_and_nothing_twice(few, monkeypatch, capsys):
+    trained, train = [], runs.train
+
+    def stopped(*arguments, **options):
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(options["name"])
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(runs, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.ablate(few)
+    assert rows().change.tolist() == [ablation.BASE]
+
+    monkeypatch.setattr(runs, "train", train)
+    ablation.ablate(few)
+    assert rows().change.tolist() == [ablation.BASE, "learning rate 0.2"]
+    found = rows().iloc[1]
+    metrics = runs.read_metrics("runs/ablation/learning_rate_0.2/seed_1")
+    assert found.validation_accuracy == metrics["validation_accuracy_last"] and metrics["recipe"]["lr"] == 0.2
+    assert metrics["evaluated_on"] == "validation"
+    capsys.readouterr()
+    ablation.ablate(few)
+    assert "0 runs of 1 epochs are missing" in capsys.readouterr().out
+
+
+def test_a_row_of_another_network_or_recipe_is_made_again(few, monkeypatch):
+    ablation.ablate(few)
+    before = rows()
+    monkeypatch.setattr(ablation, "RECIPES", {"learning rate 0.2": dict(lr=0.3)})
+    assert ablation.missing(few) == [("recipe", "learning rate 0.2", 1)]
+    ablation.ablate(few)
+    assert rows().change.tolist() == before.change.tolist() and rows().run[0] == before.run[0]
+    assert rows().run[1] != before.run[1]
+
+
+def test_published_rows_are_kept_and_those_of_other_images_are_refused(few):
+    ablation.ablate(few)
+    with pytest.raises(RunError, match="was measured on the stand-in"):
+        publish_tables("ablation")
+    table = rows().assign(data_source="original")
+    (utils.ROOT / "results" / "ablation").mkdir(parents=True)
+    table.to_csv(utils.ROOT / "results" / "ablation" / "recipe.csv", index=False)
+    (utils.ROOT / "runs" / "ablation" / "recipe.csv").unlink()
+    assert ablation.missing(few) == []

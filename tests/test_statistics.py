@@ -1,0 +1,105 @@
+"""Statistics against other ways of computing the same: counting by hand, resampling, scipy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from utils.study import statistics
+
+RNG = np.random.default_rng(0)
+FIRST, SECOND = RNG.random(2000) < 0.86, RNG.random(2000) < 0.84
+
+
+def test_an_interval_of_an_accuracy_covers_the_truth_as_often_as_it_says():
+    assert statistics.accuracy_interval(8, 10) == pytest.approx((49.02, 94.33), abs=0.01)  # Wilson's formula, by hand
+    truth, hits = 0.86, 0
+    for right in np.random.default_rng(1).binomial(1000, truth, 400):
+        low, high = statistics.accuracy_interval(right, 1000)
+        hits += low < 100 * truth < high
+    assert 0.92 < hits / 400 < 0.98
+
+
+def test_the_two_by_two_count_is_that_of_the_images():
+    found = statistics.paired([True, True, True, False, False], [True, False, False, True, False])
+    assert [found[key] for key in ("both", "first_only", "second_only", "neither")] == [1, 2, 1, 1]
+    assert found["difference"] == pytest.approx(20) and found["p"] == 1
+    assert (
+        found["high"] - 20 == 20 - found["low"] == pytest.approx(1.96 * 100 * ((3 / 5 - 0.2**2) / 5) ** 0.5, abs=0.01)
+    )
+
+
+def test_swapping_two_predictions_changes_the_paired_test():
+    found = statistics.paired(FIRST, SECOND)
+    swapped = FIRST.copy()
+    right, wrong = np.flatnonzero(FIRST & ~SECOND)[0], np.flatnonzero(~FIRST & ~SECOND)[0]
+    swapped[[right, wrong]] = swapped[[wrong, right]]  # as accurate as before, on other images
+    assert statistics.paired(swapped, SECOND) == found
+    wrong = np.flatnonzero(~FIRST & SECOND)[0]
+    swapped = FIRST.copy()
+    swapped[[right, wrong]] = swapped[[wrong, right]]
+    other = statistics.paired(swapped, SECOND)
+    assert other["difference"] == found["difference"] and other["p"] < found["p"] and other["low"] > found["low"]
+
+
+def test_the_paired_test_agrees_with_scipy():
+    found = statistics.paired(FIRST, SECOND)
+    differences = 100 * (FIRST.astype(float) - SECOND)
+    assert found["difference"] == pytest.approx(differences.mean())
+    resampled = stats.bootstrap((differences,), np.mean, method="basic").confidence_interval
+    assert (found["low"], found["high"]) == pytest.approx(resampled, abs=0.1)
+    signs = stats.permutation_test(
+        (differences[differences != 0],), np.mean, permutation_type="samples", n_resamples=20_000
+    )
+    assert found["p"] == pytest.approx(signs.pvalue, abs=0.02)
+    assert statistics.paired(SECOND, FIRST)["difference"] == -found["difference"]
+    assert statistics.paired(FIRST, FIRST)["p"] == 1
+
+
+def test_over_seeds_is_students_t():
+    found, values = statistics.over_seeds([86.14, 85.86, 85.89]), [86.14, 85.86, 85.89]
+    expected = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (found["mean"], found["deviation"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+    alone = statistics.over_seeds([85.0])
+    assert alone["mean"] == 85 and np.isnan([alone["deviation"], alone["low"], alone["high"]]).all()
+
+
+def test_the_pooled_deviation_is_that_of_the_residuals():
+    first, second = [86.1, 85.9, 85.8], [84.2, 84.9]
+    squares = 2 * np.var(first, ddof=1) + np.var(second, ddof=1)
+    assert statistics.pooled_deviation([first, second, [99.0]]) == pytest.approx(np.sqrt(squares / 3))
+
+
+def ablation(noise, seeds=(1, 2, 3)):
+    rng, rows = np.random.default_rng(2), []
+    for seed in seeds:
+        luck = rng.normal(0, 2)
+        for change, worth in (("base", 0), ("better", 1), ("worse", -1), ("none", 0)):
+            rows.append(dict(change=change, seed=seed, validation_accuracy=80 + luck + worth + rng.normal(0, noise)))
+    return pd.DataFrame(rows)
+
+
+def test_against_base_takes_out_what_the_seeds_have_in_common():
+    found = statistics.against_base(ablation(noise=1e-3), "base")
+    assert found.index.tolist() == ["better", "worse", "none"]
+    assert found.difference.tolist() == pytest.approx([1, -1, 0], abs=0.01)
+    assert (found.high - found.low < 0.02).all()  # although the seeds differ by points
+
+
+def test_against_base_agrees_with_the_textbook():
+    """The margin is t * sqrt(2 MSE / n), MSE from the two-way analysis of variance: with two changes it is the paired
+    t test."""
+    table = ablation(noise=0.5)
+    two = table[table.change.isin(["base", "better"])]
+    found = statistics.against_base(two, "base").loc["better"]
+    wide = two.pivot(index="seed", columns="change", values="validation_accuracy")
+    expected = stats.ttest_rel(wide.better, wide.base).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+
+def test_a_seed_that_is_not_there_for_every_change_is_left_out():
+    table = ablation(noise=0.5)
+    table = table[:-1]
+    found = statistics.against_base(table, "base")
+    assert found.index.tolist() == ["better", "worse", "none"] and set(found.seeds) == {2}

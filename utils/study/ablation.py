@@ -1,0 +1,141 @@
+"""What each choice of the final network and its recipe is worth: one change at a time, on the held-out images.
+
+`python -m utils ablate` trains what results/ablation does not hold yet, seed after seed, and can be stopped at any
+time. To try a change of your own, add a line to RECIPES or NETWORKS.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from hashlib import sha256
+
+import pandas as pd
+from torch import nn
+
+import utils
+from utils import models, runs
+from utils.cifar10.files import ImageData
+from utils.engine import records
+from utils.experiments import FINAL, experiment
+from utils.models import conv, conv1x1, separable
+from utils.training import Recipe
+
+SEEDS = (1, 2, 3)
+BASE = "as it is"
+RECIPE = replace(experiment(FINAL).recipe, epochs=12)
+
+# change -> the fields of the recipe that are others
+RECIPES = {
+    "no flip": dict(flip=0.0),
+    "no affine": dict(affine=0.0),
+    "no hole": dict(hole=0.0),
+    "no augmentation": dict(flip=0.0, affine=0.0, hole=0.0),
+    "augmentation halved": dict(flip=0.25, affine=0.125, hole=0.125),
+    "affine and hole doubled": dict(affine=0.5, hole=0.5),  # a flip of 1 would only ever show mirrored images
+    "batch 64": dict(batch_size=64),
+    "learning rate 0.05": dict(lr=0.05),
+    "learning rate 0.2": dict(lr=0.2),
+    "no weight decay": dict(weight_decay=0.0),
+    "weight decay tenfold": dict(weight_decay=5e-3),
+    "no warm-up": dict(warmup=0.0),
+    "label smoothing 0.1": dict(label_smoothing=0.1),
+    "dropout 0.05": dict(dropout=0.05),
+    "averaged weights": dict(average=0.999),
+    "float32": dict(precision="float32"),
+}
+
+# change -> the layers of the network that are others; None: the layer goes
+NETWORKS = {
+    "c2_2 ordinary": dict(c2_2=partial(conv, 32, 16, stride=2)),
+    "c5 not dilated": dict(c5=partial(conv, 64, 32, padding=0)),  # its output is 6x6 as before
+    "bottlenecks twice as wide": dict(
+        c1_1x1=partial(conv1x1, 64, 32),
+        c2_1=partial(conv, 32, 32),
+        c3_1x1=partial(conv1x1, 64, 32),
+        c4_1=partial(conv, 32, 32),
+    ),
+}
+
+# from experiment 1 to 2, then to 3; each keeps the changes before it
+STEPS = {
+    "experiment_1": {},
+    "c2_1 ordinary": dict(c2_1=partial(conv, 32, 64)),
+    "c2_2 to 32 channels": dict(c2_2=partial(separable, 64, 32, stride=2), c2_1x1=None),
+    "c3_2 keeps 64 channels": dict(c3_2=partial(conv, 64, 64, stride=2), c3_1x1=partial(conv1x1, 64, 32)),
+    "c4_1 padding 1": dict(c4_1=partial(conv, 32, 64)),
+    "c5 stride 1, padding 1": dict(c5=partial(conv, 64, 64, dilation=2)),  # now it is experiment_2
+    "c3_1 to 32 channels": dict(c3_1=partial(conv, 32, 32), c3_2=partial(conv, 32, 64, stride=2)),
+    "c3_2 stride 1": dict(c3_2=partial(conv, 32, 64)),  # now it is experiment_3
+}
+
+
+def changed(name: str, layers: dict[str, Callable[[], nn.Module] | None]) -> nn.Module:
+    """The network `name` with other layers; those that stay have the first weights that they had."""
+    model = models.build_model(name)
+    for layer, build in layers.items():
+        if build is None:
+            delattr(model.layers, layer)
+        else:
+            setattr(model.layers, layer, build())
+    return model
+
+
+def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
+    """What is trained: name of the table -> change -> network and recipe; the first change is what it starts from."""
+    steps, layers = {}, {}
+    for change, others in STEPS.items():
+        layers = layers | others
+        steps[change] = partial(changed, "experiment_1", layers), RECIPE
+    own = {BASE: {}}
+    return dict(
+        recipe={
+            key: (partial(changed, FINAL, {}), replace(RECIPE, **fields)) for key, fields in (own | RECIPES).items()
+        },
+        network={key: (partial(changed, FINAL, layers), RECIPE) for key, layers in (own | NETWORKS).items()},
+        steps=steps,
+    )
+
+
+def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
+    """Tells whether a row was made with the network and recipe of today, on the images with this digest."""
+    whole = dict(network=records.modules(records.build(network)), recipe=asdict(recipe), data=digest)
+    return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def kept(name: str) -> pd.DataFrame:
+    """The rows of runs/ablation/<name>.csv so far, or else the published ones."""
+    files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in ("runs", "results")]
+    return next((pd.read_csv(file) for file in files if file.exists()), pd.DataFrame(columns=["change", "seed", "run"]))
+
+
+def missing(data: ImageData) -> list[tuple[str, str, int]]:
+    """Table, change and seed of every run that is not there yet, seed after seed, so that no change gets ahead."""
+    there = {(name, row.change, row.seed, row.run) for name in studies() for row in kept(name).itertuples()}
+    digest, every = data.digest, []
+    for name, changes in studies().items():
+        every += [(name, change, fingerprint(*how, digest)) for change, how in changes.items()]
+    wanted = [(name, change, seed, run) for seed in SEEDS for name, change, run in every]
+    return [row[:3] for row in wanted if row not in there]
+
+
+def ablate(data: ImageData) -> None:
+    """Train what is missing, a row each in runs/ablation/; under FAST_RUN nothing is written."""
+    todo = missing(data)
+    print(f"{len(todo)} runs of {RECIPE.epochs} epochs are missing.", flush=True)
+    for name, change, seed in todo:
+        print(f"\n{name}: {change}, seed {seed}", flush=True)
+        network, recipe = studies()[name][change]
+        folder = "_".join(change.replace(",", "").split())
+        m = runs.train(network, recipe, data, name=f"ablation/{folder}/seed_{seed}", seed=seed).metrics
+        row = dict(change=change, seed=seed, validation_accuracy=m["validation_accuracy_last"])
+        row |= {key: m[key] for key in "epochs parameters macs receptive_field seconds_per_epoch data_source".split()}
+        row |= {key: m["made_under"][-1][key] for key in "precision cpu_threads commit tree_clean".split()}
+        row |= dict(train_accuracy=round(m["train_accuracy_last"], 2), run=fingerprint(network, recipe, data.digest))
+        if not utils.FAST_RUN:
+            before = kept(name)
+            if len(before):  # a row of the same change as it was before goes
+                before = before[(before.change != change) | (before.seed != seed)]
+            path = utils.ROOT / "runs" / "ablation" / f"{name}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pd.concat([before, pd.DataFrame([row])]).to_csv(path, index=False, lineterminator="\n")

@@ -1,0 +1,80 @@
+"""How far an accuracy, or the difference of two, can be trusted; everything in percent and points.
+
+Three questions, three answers. Another set of test images: `accuracy_interval`, and `paired` for two networks on the
+same images. Another seed: `over_seeds`. Several networks or recipes with the same seeds: `against_base`. Every interval
+is a 95 % interval: of twenty such, one misses the true value on average.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def accuracy_interval(right: int, images: int) -> tuple[float, float]:
+    """Of an accuracy measured on so many images (Wilson, "Probable Inference, the Law of Succession", 1927)."""
+    interval = stats.binomtest(int(right), int(images)).proportion_ci(LEVEL, method="wilson")
+    return 100 * interval.low, 100 * interval.high
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Two networks on the same images, from what each got right: bool (N,), bool (N,).
+
+    Only the images on which they disagree tell them apart.
+
+    Returns:
+        The two-by-two count `both`, `first_only`, `second_only`, `neither`; `difference` = accuracy of the first minus
+        that of the second, with `low` and `high` (Agresti, "Categorical Data Analysis", 2013, section 11.1); `p` of
+        McNemar's exact test (1947) that both are equally accurate.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    n, a, b = len(first), int((first & ~second).sum()), int((second & ~first).sum())
+    difference = (a - b) / n
+    margin = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((a + b) / n - difference**2) / np.sqrt(n)
+    p = stats.binomtest(a, a + b).pvalue if a + b else 1.0
+    count = dict(both=int((first & second).sum()), first_only=a, second_only=b, neither=int((~first & ~second).sum()))
+    found = dict(difference=difference, low=difference - margin, high=difference + margin)
+    return count | {key: 100 * float(value) for key, value in found.items()} | dict(p=float(p))
+
+
+def over_seeds(accuracies: Sequence[float]) -> dict[str, float]:
+    """`mean` and standard `deviation` over `seeds` runs that differ in nothing else; `low` and `high` of the mean
+    (Student's t). With one run only the mean is known, the others are nan."""
+    values = np.asarray(accuracies, float)
+    n, mean = len(values), float(values.mean())
+    deviation = float(values.std(ddof=1)) if n > 1 else float("nan")
+    margin = stats.t.ppf((1 + LEVEL) / 2, max(n - 1, 1)) * deviation / n**0.5
+    return dict(seeds=n, mean=mean, deviation=deviation, low=mean - margin, high=mean + margin)
+
+
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> float:
+    """One standard deviation between seeds for several networks, each around its own mean."""
+    groups = [np.asarray(group, float) for group in groups if len(group) > 1]
+    squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    return float(np.sqrt(squares / sum(len(group) - 1 for group in groups)))
+
+
+def against_base(table: pd.DataFrame, base: str, value: str = "validation_accuracy") -> pd.DataFrame:
+    """What each change is worth: its mean `value` minus that of `base`, paired by seed.
+
+    A seed's luck (the order of the images, the augmentations) is common to all changes and is taken out; what is left
+    over, pooled over all changes, is the noise: a randomised block design (Montgomery, "Design and Analysis of
+    Experiments", chapter 4). All changes are taken to be equally noisy.
+
+    Args:
+        table: one row a run, with the columns `change`, `seed` and `value`; a seed that some change lacks is left out.
+
+    Returns:
+        One row a change but the base, in the table's order: mean, difference, low, high, seeds.
+    """
+    runs = table.pivot(index="change", columns="seed", values=value).loc[table.change.unique()].dropna(axis=1)
+    k, n = runs.shape
+    rest = runs.sub(runs.mean(axis=1), axis=0).sub(runs.mean(axis=0), axis=1) + runs.to_numpy().mean()
+    freedom = (k - 1) * (n - 1)
+    noise = np.sqrt((rest.to_numpy() ** 2).sum() / freedom) if freedom else float("nan")
+    margin = stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * noise * np.sqrt(2 / n)
+    found = pd.DataFrame(dict(mean=runs.mean(axis=1), difference=runs.mean(axis=1) - runs.loc[base].mean()))
+    return found.assign(low=found.difference - margin, high=found.difference + margin, seeds=n).drop(index=base)
