@@ -165,7 +165,8 @@ def layers(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.Data
     """The layer table to be read, every value a text: convolutions, linear layers and poolings by short names, what all
     other layers (batch norms) have together, and the totals. NetworkError as in `layer_table`."""
     table = pd.DataFrame.from_dict(_read(model, input_size), orient="index", dtype=object)
-    return table.reindex(columns=NUMBERS + WORDS).apply(lambda column: column.map(_text)).rename_axis("layer")
+    columns = [*NUMBERS, *(word for word in WORDS if word != "padding")]  # the sizes show what it does
+    return table.reindex(columns=columns).apply(lambda column: column.map(_text)).rename_axis("layer")
 
 
 def changes(before: nn.Module, after: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
