@@ -31,6 +31,25 @@ def answers(name):
     ]
 
 
+def sides(formula):
+    """The values of those sides of an equation that are pure arithmetic, and how exactly the last one is given."""
+    formula = formula.replace("\\cdot", "*").replace("\\sqrt{2}", "2**0.5").replace(",", "")
+    parts = [re.sub(r"\\sqrt\{(.+)\}", r"(\1)**0.5", part) for part in formula.split("=")]
+    values = [eval(part, {"__builtins__": {}}) for part in parts if re.fullmatch(r"[-+*/(). \d]+", part)]
+    return values, 0.5 * 10.0 ** -len(parts[-1].strip().partition(".")[2])
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_every_equation_in_the_answers_is_true(name):
+    equations = [f for answer in answers(name) for f in re.findall(r"\$(.+?)\$", answer) if "=" in f]
+    compared = 0
+    for equation in equations:
+        values, exact = sides(equation)
+        assert all(abs(value - values[0]) <= exact * 1.01 for value in values[1:]), equation
+        compared += len(values) > 1
+    assert compared >= 2
+
+
 def number(name, layer, column):
     """A number of the layer table."""
     return int(layers(build_model(name)).loc[layer, column].replace(",", ""))
@@ -59,8 +78,7 @@ def test_experiment_1():
     for value in (number("experiment_1", "c3_2", "parameters"), number("experiment_1", "c3_2", "multiply-adds")):
         assert f"= {value:,}$" in weights
     assert (
-        f"together {separable:,}. Ordinary: $9 \\cdot 32 \\cdot 64 = {ordinary:,}$, {ordinary / separable:.1f} times"
-        in weights
+        f"= {separable:,}$. Ordinary" in weights and f"= {ordinary:,}$; ${ordinary:,} / {separable:,} = 7.9$" in weights
     )
     table = layer_table(build_model("experiment_1"))
     seen = table[table.kind.eq("Conv2d") & table.kernel.gt(1)].receptive_field.tolist()
@@ -80,9 +98,9 @@ def test_experiment_2():
     assert f"= {table.loc['c4_1', 'multiply-adds']}$" in padding and "368,640" in table.loc["c4_1", "multiply-adds"]
     fields = {totals(changed("experiment_2", "c5", stride=s))["receptive_field"] for s in (1, 2)}
     assert fields == {77} and "= 77$ with either stride" in stride
-    assert f"{6 * 3 * 24 * 30:,}$ s, {6 * 3 * 24 * 30 / 3600:.1f} hours" in cost.replace("$ s $= ", "")
-    accuracy = read_metrics("experiment_2/epochs_5/validation")["validation_accuracy_last"] / 100
-    assert f"{math.sqrt(accuracy * (1 - accuracy) / 5_000):.2%}"[:4] + " points" in trained
+    assert f"= {6 * 3 * 24 * 30:,}$ seconds, {6 * 3 * 24 * 30 / 3600:.1f} hours" in cost
+    share = read_metrics("experiment_2/epochs_5/validation")["validation_accuracy_last"] / 100
+    assert rf"$\sqrt{{{share:.3f} \cdot {1 - share:.3f} / 5,000}} = 0.0059$, 0.59 points" in trained
     back = changes(build_model("experiment_2"), changed("experiment_2", "c4_1", padding=2))
     for layer in ("c4_1", "c5"):
         assert back.loc[layer, "multiply-adds"].removeprefix("+") + " m" in trained
@@ -98,7 +116,8 @@ def test_experiment_3():
     more = found["macs"] - totals(build_model("experiment_2"))["macs"]
     back = found["macs"] - totals(build_model("experiment_3"))["macs"]
     assert stride.startswith(f"{found['parameters']:,} parameters, as before")
-    assert f"{more:,} more: {found['macs']:,}. " in stride and f"takes {back:,} of these back" in stride
+    assert f"= {more:,}$. " in stride and f"= {found['macs']:,}$. " in stride
+    assert f"takes {back:,} of these back" in stride
     text = text_of("experiment_3")
     both = [read_metrics(f"experiment_{k}/epochs_5/validation")["validation_accuracy_last"] for k in (2, 3)]
     assert "have {:.2f} and {:.2f} % there".format(*both) in text
@@ -108,11 +127,11 @@ def test_experiment_4():
     added, _, more, dilated = answers("experiment_4")
     before, after = (totals(build_model(name)) for name in ("experiment_3", "experiment_4"))
     parameters, macs = (after[key] - before[key] for key in ("parameters", "macs"))
-    assert f"batch norm {parameters:,}. " in added and f"= {macs:,}$" in added
+    assert f"= {parameters:,}$. " in added and f"= {macs:,}$" in added
     assert "from {} to {}".format(*(t["receptive_field"] for t in (before, after))) in added
     fit = (199_999 - after["parameters"]) / parameters
     assert f"= {fit:.2f}$: six" in more and int(fit) == 6
-    assert f"{after['parameters'] + 6 * parameters:,} parameters" in more and "= 109$" in more
+    assert f"= {after['parameters'] + 6 * parameters:,}$ parameters" in more and "= 109$" in more
     deeper = build_model("experiment_4")
     parts = dict(deeper.layers.named_children())
     deeper.layers = nn.Sequential(
@@ -126,13 +145,16 @@ def test_experiment_4():
 def test_experiment_5():
     bottleneck, padding, spread, dropout = answers("experiment_5")
     narrow = sum(number("experiment_5", layer, "parameters") for layer in ("c3_1x1", "c4_1"))
-    assert f"together {narrow:,}. Directly $9 \\cdot 64 \\cdot 32 = 18,432$, {18_432 / narrow:.1f} times" in bottleneck
+    assert f"= {narrow:,}$. Directly $9 \\cdot 64 \\cdot 32 = 18,432$; $18,432 / {narrow:,} = 3.3$ times" in bottleneck
     kept = layers(changed("experiment_5", "c5", padding=2)).loc["c5"]
     assert kept["size"] == "8 to 8" and kept["receptive field"] == "61" and f"= {kept['multiply-adds']}$" in padding
     seeds = ["experiment_5", "experiment_5/seed_2", "experiment_5/seed_3"]
     accuracy = pd.Series([read_metrics(name)["test_accuracy_last"] for name in seeds])
     said = f"mean is {accuracy.mean():.2f} %, the standard deviation {accuracy.std():.2f} points"
-    assert said in spread and f"{math.sqrt(2) * accuracy.std():.2f} points" in spread
+    assert (
+        said in spread
+        and f"\\cdot {accuracy.std():.3f} = {math.sqrt(2) * round(accuracy.std(), 3):.3f}$ points" in spread
+    )
     tried = pd.read_csv(ROOT / "results" / "search" / "experiment_5.csv").set_index("dropout")
     without, with_it = tried.loc[0.0], tried.loc[0.05]
     less = without.validation_accuracy - with_it.validation_accuracy
