@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.architecture import check_rules, layer_table, main_layers, receptive_field, rules, totals
+from utils.architecture import changes, check_rules, layer_table, layers, receptive_field, rules, totals
 from utils.errors import NetworkError
 from utils.experiments import EXPERIMENTS
 from utils.models import ConvNet, Residual, build_model, conv, conv1x1, separable
@@ -60,6 +60,81 @@ def test_table_of_experiment_5():
     assert (table.loc["pool"].in_size, table.loc["pool"].out_size, table.loc["pool"].receptive_field) == (6, 1, 81)
     assert table.parameters.sum() == 92_394
     assert table.macs["linear"] == 320
+
+
+# ---------------------------------------------------------------- the same, to be read
+
+
+def test_the_table_to_be_read_has_what_was_measured():
+    shown, table = layers(build_model("experiment_5")), layer_table(build_model("experiment_5"))
+    assert list(shown)[:2] == ["receptive field", "multiply-adds"]
+    assert shown.loc["c5"].tolist() == ["61", "663,552", "18,432", "3x3", "64 to 32", "8 to 6", "1", "2"]
+    assert shown.loc["c2_2 depthwise"].tolist()[3:] == ["3x3 depthwise", "32 to 32", "16 to 8", "2", "1"]
+    assert shown.loc["pool"].tolist() == ["81", "0", "0", "average", "32 to 32", "6 to 1", "-", "-"]
+    assert shown.loc["other layers", "parameters"] == f"{table.parameters[table.kind == 'BatchNorm2d'].sum():,}"
+    assert shown.loc["in all"].tolist()[:3] == ["61", "10,774,848", "92,394"]
+    parameters = shown.parameters.str.replace(",", "").astype(int)
+    assert parameters[:-1].sum() == parameters["in all"] and len(shown) == 16
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_layers_have_short_names_of_their_own(name):
+    names = layers(build_model(name)).index
+    assert names.is_unique and not [n for n in names if "." in n or "<" in n or len(n) > 20]
+
+
+def test_names_of_residual_pairs_are_numbered():
+    names = layers(build_model("small")).index.tolist()
+    assert names[:3] == ["c1_1", "c1_2 pointwise (1)", "c1_2 depthwise (1)"] and "c2_1 pointwise" in names
+    sequential = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)), nn.MaxPool2d(2))
+    shown = layers(sequential)
+    assert shown.index.tolist() == ["0 (1)", "0 (2)", "1", "other layers", "in all"]
+    assert shown.loc["1"].tolist() == ["2", "0", "0", "MaxPool 2x2", "8 to 8", "32 to 16", "2", "-"]
+
+
+def test_no_change_from_experiment_1_to_2_is_forgotten():
+    table = changes(build_model("experiment_1"), build_model("experiment_2"))
+    expected = {
+        "c2_1 depthwise": ["3x3 depthwise, 32 to 32", "-", "-288", "-73,728"],
+        "c2_1 pointwise": ["1x1, 32 to 64", "-", "-2,048", "-524,288"],
+        "c2_1": ["-", "3x3, 32 to 64", "+18,432", "+4,718,592"],
+        "c2_2 pointwise": ["64 to 64", "64 to 32", "-2,048", "-131,072"],
+        "c2_1x1": ["1x1, 64 to 32", "-", "-2,048", "-131,072"],
+        "c3_2": ["64 to 128", "64 to 64", "-36,864", "-589,824"],
+        "c3_1x1": ["128 to 32", "64 to 32", "-2,048", "-32,768"],
+        "c4_1": ["size 4 to 6, padding 2", "size 4 to 4, padding 1", "0", "-368,640"],
+        "c5": ["size 6 to 3, stride 2, padding 2", "size 4 to 2, stride 1, padding 1", "0", "-184,320"],
+        "pool": ["size 3 to 1", "size 2 to 1", "0", "0"],
+        "other layers": [*(f"BatchNorm2d {n}, ReLU {n}, Dropout {n}" for n in (11, 10)), "-256", "0"],
+        "in all": ["receptive field 77", "receptive field 77", "-27,168", "+2,682,880"],
+    }
+    assert list(table.T.to_dict("list").items()) == list(expected.items()), "in forward order"
+
+
+@pytest.mark.parametrize("pair", [("experiment_1", "experiment_5"), ("small", "accurate"), ("experiment_5", "small")])
+def test_changes_add_up(pair):
+    before, after = (build_model(name) for name in pair)
+    table = changes(before, after)
+    more = table[["parameters", "multiply-adds"]].apply(lambda column: column.str.replace(",", "").astype(int))
+    assert more[:-1].sum().tolist() == more.loc["in all"].tolist()
+    was, now = totals(before), totals(after)
+    assert more.loc["in all"].tolist() == [now[key] - was[key] for key in ("parameters", "macs")]
+    assert list(changes(after, after).index) == ["in all"]
+
+
+def test_changes_name_what_has_no_arguments_of_its_own(capsys):
+    def network(convolution, *others):
+        return nn.Sequential(convolution, *others, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+    plain = network(nn.Conv2d(3, 4, 3))
+    assert changes(plain, network(nn.Conv2d(3, 4, 3, bias=False))).loc["0"].tolist() == ["-", "-", "-4", "0"]
+    grouped = changes(network(nn.Conv2d(4, 4, 3)), network(nn.Conv2d(4, 4, 3, groups=2)), (4, 32, 32))
+    assert grouped.loc["0"].tolist()[:2] == ["3x3", "3x3, 2 groups"]
+    activation = changes(network(nn.Conv2d(3, 4, 3), nn.ReLU()), network(nn.Conv2d(3, 4, 3), nn.GELU()))
+    assert activation.loc["other layers"].tolist() == ["ReLU 1", "GELU 1", "0", "0"]
+    unknown = changes(plain, small(branching)).loc["in all"].tolist()
+    assert unknown == ["receptive field 3", "receptive field -", "+152", "-"]
+    assert "cannot be traced" in capsys.readouterr().out
 
 
 def test_measuring_leaves_the_network_as_it_was():
@@ -119,7 +194,10 @@ def test_where_no_trace_is_possible_the_parameters_are_counted_and_a_line_says_s
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "cannot be traced" in out
     assert totals(model) == dict(parameters=314, macs=None, receptive_field=None)
-    assert main_layers(table).index.tolist() == ["conv", "linear"]
+    shown = layers(model).T
+    capsys.readouterr()
+    assert shown["conv"].tolist() == ["-", "-", "224", "Conv", *"----"]
+    assert shown["in all"].tolist()[:3] == ["-", "-", "314"]
     assert not check_rules(model)
     assert "FAIL  the other rules" in capsys.readouterr().out
 

@@ -348,9 +348,15 @@ def padded():
     return model
 
 
+# of 100 training and 20 test images, whose numbers stand here for what comes out
+EVALUATED = """The weights of the last epoch, evaluated here without augmentation:
+            training 100.0000, 100.00 %   test 20.0000, 20.00 %"""
+
+
 def shown(monkeypatch, network, recipe, data, name):
     """What `show` did, "trained" or "shown", without training."""
     monkeypatch.setattr(runs, "train", lambda *arguments, **options: (arguments, options))
+    monkeypatch.setattr(runs, "evaluate", lambda run, images, labels: (len(images), len(labels)))
     done = runs.show(network, recipe, data, name=name)
     if isinstance(done, runs.Run):
         return "shown"
@@ -372,7 +378,8 @@ def test_the_published_run_is_shown_where_it_is_just_this_one(name, monkeypatch,
     assert shown(monkeypatch, models.networks()[name], recipe, published_images(name), name) == "shown"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"The published run of {name} (seed 1, original CIFAR-10):"
-    assert len(lines) == 1 + recipe.epochs and lines[-1].startswith(f"Epoch {recipe.epochs:>3}   training")
+    assert len(lines) == recipe.epochs + 3 and lines[-3].startswith(f"Epoch {recipe.epochs:>3}   training")
+    assert "\n".join(lines[-2:]) == EVALUATED
     assert sum("first at 85 %" in line for line in lines) == 1
 
 
@@ -392,7 +399,9 @@ def test_the_published_run_is_not_shown_for_anything_else(monkeypatch, capsys):
     ):
         assert shown(monkeypatch, *wanted, name) == "trained", says
         out = capsys.readouterr().out
-        assert re.fullmatch(rf"This is not the published run of {name}: {says}\. It is trained here\.\n", out), out
+        assert re.fullmatch(
+            rf"This is not the published run of {name}: {says}\. It is trained here\.\n{EVALUATED}\n", out
+        ), out
 
 
 def test_the_published_run_is_not_shown_for_a_changed_forward(monkeypatch, capsys):
@@ -406,14 +415,26 @@ def test_the_published_run_is_not_shown_for_a_changed_forward(monkeypatch, capsy
 
 def test_without_a_published_run_and_on_request_it_is_trained(root, monkeypatch, capsys):
     assert shown(monkeypatch, tiny_network, ONE, random_images(), "mine") == "trained"
-    assert capsys.readouterr().out == "This is not the published run of mine: there is none. It is trained here.\n"
+    said = "This is not the published run of mine: there is none. It is trained here."
+    assert capsys.readouterr().out == f"{said}\n{EVALUATED}\n"
     monkeypatch.setattr(utils, "ROOT", ROOT)
     monkeypatch.setattr(runs, "train", lambda *_, **options: options["progress"])
     wanted = models.experiment_5, RECIPE, published_images("experiment_5")
     assert runs.show(*wanted, name="experiment_5", retrain=True) is True
     monkeypatch.setattr(utils, "FAST_RUN", True)
     assert runs.show(*wanted, name="experiment_5") is False
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"{EVALUATED}\n" * 2
+
+
+def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys):
+    data = random_images()
+    run = runs.show(tiny_network, ONE, data, name="mine")
+    loss, accuracy = runs.evaluate(run, data.test_images, data.test_labels)
+    last = run.history.iloc[-1]
+    assert loss == pytest.approx(last.test_loss, rel=1e-3) and accuracy == last.test_accuracy
+    plain, _ = runs.evaluate(run, data.train_images, data.train_labels)
+    training, judged = re.search(r"\n {12}training (\S+), .* %   test (\S+), .* %\n$", capsys.readouterr().out).groups()
+    assert (training, judged) == (f"{plain:.4f}", f"{loss:.4f}") and plain != pytest.approx(last.train_loss, rel=1e-3)
 
 
 # ---------------------------------------------------------------- a network of one's own
@@ -515,7 +536,7 @@ def test_any_network_can_be_trained_and_shown_without_prior_work(own_runs, name)
 def test_all_of_them_stand_in_one_table(own_runs):
     table = runs.table()
     assert sorted(table.index) == sorted(f"runs/{name}" for name in OWN)
-    assert pd.isna(table.loc["runs/deciding", "macs"]) and table.loc["runs/large", "parameters"] > 200_000
+    assert pd.isna(table.loc["runs/deciding", "multiply-adds"]) and table.loc["runs/large", "parameters"] > 200_000
     assert set(runs.compare(*own_runs.values()).columns) == set(table.index)
 
 
@@ -720,7 +741,7 @@ def test_what_is_judged_on_held_out_images_says_so(root, capsys):
     assert table.loc["judged on", "runs/mine"] == "validation"
     axes = plotting.curves(run).axes
     labels = [text.get_text() for axis in axes[:2] for text in axis.get_legend().get_texts()]
-    assert [label.split(":")[0] for label in labels] == ["training", "validation"] * 2
+    assert labels == ["training", "validation"] * 2
 
     judged = train(test=True, name="final")
     assert judged.history.columns.tolist()[4:6] == ["test_loss", "test_accuracy"]

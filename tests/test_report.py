@@ -111,7 +111,11 @@ def test_curves_show_what_the_run_was_judged_on(name):
     figure = plotting.curves(runs.Run(None, history, metrics), prior)
     split, (loss, accuracy, rate) = metrics["evaluated_on"], figure.axes
     assert len(loss.lines) == 2 and len(rate.lines) == 1
-    assert f"{split}: {history[f'{split}_accuracy'].iloc[-1]:.2f}" in points(accuracy)
+    assert {"training", split} <= points(accuracy).keys()
+    for axis, measure in ((loss, "loss"), (accuracy, "accuracy")):
+        ends = {history[f"{part}_{measure}"].iloc[-1] for part in ("train", split)}
+        assert [text.get_va() for text in sorted(axis.texts, key=lambda t: t.xy[1])] == ["top", "bottom"]
+        assert {text.get_text() for text in axis.texts} == {f"{end:.2f}" for end in ends}
     first = metrics["epochs_to_85"]
     said = f"first at 85 %: epoch {first}" if first else "85 % not reached"
     assert accuracy.get_title() == f"{said}; reference: 85.13 %, epoch 69"

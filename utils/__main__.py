@@ -89,9 +89,8 @@ def train(arguments: argparse.Namespace) -> None:
         with distributed.first_process_first():
             data = load_cifar10()
         model = runs.build(network)
-        table = architecture.main_layers(architecture.layer_table(model))
         summary(model, (3, 32, 32), device="cpu")
-        print(table.drop(columns=["padding", "in_channels", "in_size", "jump"]).to_string(), "\n")
+        print(architecture.layers(model).to_string(), "\n")
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")
         run = runs.train(network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation)

@@ -2,7 +2,9 @@
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import pandas as pd
 import torch
@@ -134,11 +136,6 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
     )
 
 
-def main_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with weights to learn in a convolution or linear layer, and poolings: the table to read."""
-    return table[table.kind.str.contains("Conv|Linear|Pool")].set_index("layer")
-
-
 def receptive_field(table: pd.DataFrame) -> int | None:
     """In pixels, of the last convolution, before the global average sees everything; None if it is not known."""
     fields = table[table.kind == "Conv2d"].receptive_field.dropna()
@@ -147,12 +144,84 @@ def receptive_field(table: pd.DataFrame) -> int | None:
 
 def totals(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> dict[str, int | None]:
     """parameters, macs and receptive_field of the network; None for what cannot be known without a trace."""
-    table = layer_table(model, input_size)
+    return _totals(model, layer_table(model, input_size))
+
+
+def _totals(model: nn.Module, table: pd.DataFrame) -> dict[str, int | None]:
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
         macs=None if table.macs.isna().all() else int(table.macs.sum()),
         receptive_field=receptive_field(table),
     )
+
+
+# ---------------------------------------------------------------- the layer table, to be read
+
+NUMBERS = ["receptive field", "multiply-adds", "parameters"]
+WORDS = ["kind", "channels", "size", "stride", "padding", "dilation"]
+
+
+def layers(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
+    """The layer table to be read, every value a text: convolutions, linear layers and poolings by short names, what all
+    other layers (batch norms) have together, and the totals. NetworkError as in `layer_table`."""
+    table = pd.DataFrame.from_dict(_read(model, input_size), orient="index", dtype=object)
+    columns = [*NUMBERS, *(word for word in WORDS if word != "padding")]  # the sizes show what it does
+    return table.reindex(columns=columns).apply(lambda column: column.map(_text)).rename_axis("layer")
+
+
+def changes(before: nn.Module, after: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
+    """Every layer in which two networks differ, in forward order: in what (one that a network lacks is "-" there), and
+    how many parameters and multiply-adds the second has more. NetworkError as in `layer_table`."""
+    old, new = (_read(model, input_size) for model in (before, after))
+    steps = SequenceMatcher(None, list(old), list(new), autojunk=False).get_opcodes()
+    table = {}
+    for name in dict.fromkeys(n for _, i, j, k, m in steps for n in (*list(old)[i:j], *list(new)[k:m])):
+        was, now = old.get(name, {}), new.get(name, {})
+        keys = [key for key in was | now if key not in NUMBERS and was.get(key) != now.get(key)]
+        if not (was and now):  # all of it is new or gone; what goes without saying is left out
+            keys = [key for key in keys if key != "size" and (was | now)[key] not in (0, 1)]
+        if name == "in all":
+            keys = NUMBERS[:1]
+        more = [_text(now.get(count, 0) - was.get(count, 0), "+") for count in ("parameters", "multiply-adds")]
+        if keys or more != ["0", "0"]:
+            named = {key: "" if key in ("kind", "channels") else f"{key} " for key in keys}
+            sides = [", ".join(named[key] + _text(row[key]) for key in keys if key in row) for row in (was, now)]
+            table[name] = [side or "-" for side in sides] + more
+    columns = ["before", "after", "parameters", "multiply-adds"]
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("layer")
+
+
+def _read(model: nn.Module, input_size: Sequence[int]) -> dict[str, dict]:
+    """Short name -> what is known of the layer, under the titles that `layers` shows; the last two are "other layers",
+    with the number of each kind, and "in all"."""
+    table = layer_table(model, input_size)
+    main, rows = table.kind.str.contains("Conv|Linear|Pool"), {}
+    total = {key: pd.NA if value is None else value for key, value in _totals(model, table).items()}
+    for name, row in zip(_short(table.layer[main]), table[main].itertuples(), strict=True):
+        kind = {"AdaptiveAvgPool2d": "average", "Linear": "linear"}.get(row.kind, row.kind.removesuffix("2d"))
+        if not pd.isna(row.kernel):
+            kind = f"{kind} {row.kernel}x{row.kernel}".removeprefix("Conv ")
+        if not pd.isna(row.groups) and row.groups > 1:
+            kind += " depthwise" if row.groups == row.in_channels else f", {row.groups} groups"
+        channels, size = f"{row.in_channels} to {row.out_channels}", f"{row.in_size} to {row.out_size}"
+        values = [row.receptive_field, row.macs, row.parameters, kind, channels, size]
+        known = zip(NUMBERS + WORDS, [*values, row.stride, row.padding, row.dilation], strict=True)
+        rows[name] = {key: value for key, value in known if key in NUMBERS or "<NA>" not in str(value)}
+    others = total["parameters"] - table.parameters[main].sum()
+    rows["other layers"] = {"parameters": others, **Counter(table.kind[~main])}
+    rows["in all"] = dict(zip(NUMBERS, (total[k] for k in ("receptive_field", "macs", "parameters")), strict=True))
+    return rows
+
+
+def _short(paths: pd.Series) -> pd.Series:
+    """c1_1 for c1_1.conv, c2_2 pointwise (2) for c2_2.0.layers.1.pointwise: no steps on the way that say nothing."""
+    names = paths.str.replace(r"\.(\d+|layers|conv)(?=\.|$)", "", regex=True).str.replace(".", " ")
+    number = (names.groupby(names).cumcount() + 1).astype(str)
+    return names.mask(names.duplicated(keep=False), names + " (" + number + ")")
+
+
+def _text(value: float | str | None, sign: str = "") -> str:
+    return value if isinstance(value, str) else "-" if pd.isna(value) else f"{value:{sign if value else ''},.0f}"
 
 
 # ---------------------------------------------------------------- the rules
@@ -177,18 +246,19 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     classes = int(table.out_channels.iloc[-1])
     field = receptive_field(table) or 1
 
-    def layers(rows: pd.DataFrame) -> str:
+    def names(rows: pd.DataFrame) -> str:
         few = len(rows) <= 4  # beyond that their blocks, which still fit into a line
-        names = rows.layer.str.removesuffix(".conv") if few else rows.layer.str.split(".").str[0].unique()
-        return ", ".join(names) or "none"
+        return (
+            ", ".join(_short(convs.layer)[rows.index] if few else rows.layer.str.split(".").str[0].unique()) or "none"
+        )
 
-    downsampling = f"stride 2 at {layers(strided)}" if len(strided) else "no strides"
+    downsampling = f"stride 2 at {names(strided)}" if len(strided) else "no strides"
     found = [
         ("ten classes", f"{classes} outputs", classes == 10),
         ("no pooling between the blocks", ", ".join(pools) or f"none; {downsampling}", not pools),
         (f"receptive field > {MIN_RECEPTIVE_FIELD}", f"{field}", field > MIN_RECEPTIVE_FIELD),
-        ("depthwise separable convolution", layers(separable), len(separable) > 0),
-        ("dilated convolution", layers(dilated), len(dilated) > 0),
+        ("depthwise separable convolution", names(separable), len(separable) > 0),
+        ("dilated convolution", names(dilated), len(dilated) > 0),
         ("global average pooling", ", ".join(averages) or "none", len(averages) > 0),
         few,
     ]

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -116,8 +117,9 @@ def train(
 def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrain: bool = False) -> Run:
     """What a notebook shows: the published run of exactly this network and recipe on these images, with its log; else
     a run of its own on all training images, judged on the test images. With `retrain` it is trained here in any case.
+    At the end its weights are evaluated here, on the training images without augmentation and on the test images.
     """
-    folder, model = path_of(name), build(network)
+    folder, model, run = path_of(name), build(network), None
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
         wanted = records.identity(model, asdict(recipe), images, seed=1)
@@ -127,9 +129,19 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
             print(f"The published run of {name} (seed {run.metrics['seed']}, {data.source} CIFAR-10):")
             rows = run.history.to_dict("records")
             print(*(training.log_line(rows[:last], "test") for last in range(1, len(rows) + 1)), sep="\n")
-            return run
-        print(f"This is not the published run of {name}: {why}. It is trained here.")
-    return train(network, recipe, data, name=name, test=True, progress=not utils.FAST_RUN)
+        else:
+            print(f"This is not the published run of {name}: {why}. It is trained here.")
+    run = run or train(network, recipe, data, name=name, test=True, progress=not utils.FAST_RUN)
+    print("The weights of the last epoch, evaluated here without augmentation:")
+    parts = {"training": (data.train_images, data.train_labels), "test": (data.test_images, data.test_labels)}
+    found = ["{} {:.4f}, {:.2f} %".format(part, *evaluate(run, *images)) for part, images in parts.items()]
+    print(" " * 9, *found, sep="   ")  # under the log
+    return run
+
+
+def evaluate(run: Run, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean loss and accuracy in percent of the run's network on images, uint8 (N, 32, 32, 3), without augmentation."""
+    return training.evaluate(run.model, eval_loader(images, labels, run.metrics["mean"], run.metrics["std"]))
 
 
 # ---------------------------------------------------------------- keeping and loading
@@ -224,12 +236,22 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
     return pd.DataFrame(columns).fillna("-")
 
 
+SHOWN = {  # column of `table` -> key in metrics.json
+    "parameters": "parameters",
+    "multiply-adds": "macs",
+    "receptive field": "receptive_field",
+    "seed": "seed",
+    "images": "data_source",
+    "judged on": "evaluated_on",
+}
+
+
 def table() -> pd.DataFrame:
     """Every finished run in runs/, a row each, oldest first; of the recipes only what differs between them."""
     paths = sorted((utils.ROOT / "runs").glob("**/metrics.json"), key=lambda path: path.stat().st_mtime)
     rows = {}
     for m, path in ((read_metrics(path.parent), path) for path in paths):
-        row = {key: m[key] for key in ("parameters", "macs", "receptive_field", "seed", "data_source", "evaluated_on")}
+        row = {title: m[key] for title, key in SHOWN.items()}
         row |= dict(accuracy=round(last_accuracy(m), 2), **m["recipe"])
         rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
     found = pd.DataFrame.from_dict(rows, orient="index")

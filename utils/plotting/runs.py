@@ -22,12 +22,15 @@ def curves(run: Any, prior: Any = None) -> Figure:
     history, metrics = run.history, run.metrics
     split, first = metrics["evaluated_on"], metrics["epochs_to_85"]
     figure, ((loss, accuracy, rate),) = subplots(1, 3, size=(9, 3.6), width_ratios=[1, 1.25, 0.8])
-    for axis, measure in ((loss, "loss"), (accuracy, "accuracy")):
-        for part, (colour, marker) in zip(("train", split), LINES, strict=False):
-            values = history[f"{part}_{measure}"]
-            label = f"{part.replace('train', 'training')}: {values.iloc[-1]:.2f}"
-            axis.plot(history.epoch, values, color=colour, marker=marker, ms=3, label=label)
-        axis.legend(title="last epoch", fontsize=9, title_fontsize=9)
+    for axis, measure, corner in ((loss, "loss", "upper right"), (accuracy, "accuracy", "lower right")):
+        parts = {"training": history[f"train_{measure}"], split: history[f"{split}_{measure}"]}
+        upper = max(values.iloc[-1] for values in parts.values())
+        for (part, values), (colour, marker) in zip(parts.items(), LINES, strict=False):
+            axis.plot(history.epoch, values, color=colour, marker=marker, ms=3, label=part)
+            end = values.iloc[-1]
+            beside = dict(xytext=(7, 0), textcoords="offset points", va="bottom" if end == upper else "top")
+            axis.annotate(f"{end:.2f}", (history.epoch.iloc[-1], end), color=colour, fontsize=9, **beside)
+        axis.legend(fontsize=9, loc=corner)
     accuracy.axhline(TARGET, color=GREY, ls="--", lw=1, zorder=0)
     accuracy.set_ylim(history[["train_accuracy", f"{split}_accuracy"]].min().min() // 10 * 10, 100)
     said = [f"first at {TARGET:g} %: epoch {first}" if first else f"{TARGET:g} % not reached"]
@@ -42,7 +45,7 @@ def curves(run: Any, prior: Any = None) -> Figure:
     rate.set(title="learning rate", ylim=(0, None))
     for axis in (loss, accuracy, rate):
         axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     images = "handwritten digits, NOT CIFAR-10" if metrics["data_source"] == "stand-in" else "CIFAR-10"
     figure.suptitle(f"{metrics['name']}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
     return figure

@@ -125,21 +125,9 @@ def seeds_table() -> dict:
     return {"network": wide.index, **columns, "mean ± standard deviation": means}
 
 
-def layers_table() -> dict:
+def layers_table() -> pd.DataFrame:
     """Every layer of the final network."""
-    table = architecture.main_layers(architecture.layer_table(models.build_model(FINAL)))
-    some = table[["kernel", "stride", "dilation"]].astype(object).fillna("-")  # what only convolutions have
-    return {
-        "layer": table.index,
-        "kernel": some.kernel.map(lambda side: "-" if side == "-" else f"{side}x{side}"),
-        "stride": some.stride,
-        "dilation": some.dilation,
-        "channels": [f"{row.in_channels} to {row.out_channels}" for row in table.itertuples()],
-        "size": [f"{row.in_size} to {row.out_size}" for row in table.itertuples()],
-        "receptive field": table.receptive_field,
-        "parameters": table.parameters.map("{:,}".format),
-        "multiply-adds": table.macs.map("{:,}".format),
-    }
+    return architecture.layers(models.build_model(FINAL)).reset_index()
 
 
 def summary_text() -> str:

@@ -1,0 +1,186 @@
+"""The answers of the exercises in the notebooks of the five experiments, computed from the code and from results/."""
+
+import math
+import re
+from copy import deepcopy
+
+import pandas as pd
+import pytest
+from torch import nn
+
+from tests.test_notebooks import NOTEBOOKS, cells, source
+from utils import ROOT
+from utils.architecture import changes, layer_table, layers, totals
+from utils.engine.records import read_history, read_metrics
+from utils.experiments import FIVE
+from utils.models import build_model
+from utils.training import Recipe
+
+
+def text_of(name):
+    """All Markdown of the experiment's notebook."""
+    (path,) = [p for p in NOTEBOOKS if p.stem.endswith(f"_{name}")]
+    return "\n".join(source(c) for c in cells(path, "markdown"))
+
+
+def answers(name):
+    """Those of its exercises, thousands without braces."""
+    return [
+        a.replace("{,}", ",")
+        for a in re.findall(r"<summary>Answer</summary>\n\n(.+?)\n\n</details>", text_of(name), re.S)
+    ]
+
+
+def sides(formula):
+    """The values of those sides of an equation that are pure arithmetic, and how exactly the last one is given."""
+    formula = formula.replace("\\cdot", "*").replace("\\sqrt{2}", "2**0.5").replace(",", "")
+    parts = [re.sub(r"\\sqrt\{(.+)\}", r"(\1)**0.5", part) for part in formula.split("=")]
+    values = [eval(part, {"__builtins__": {}}) for part in parts if re.fullmatch(r"[-+*/(). \d]+", part)]
+    return values, 0.5 * 10.0 ** -len(parts[-1].strip().partition(".")[2])
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_every_equation_in_the_answers_is_true(name):
+    equations = [f for answer in answers(name) for f in re.findall(r"\$(.+?)\$", answer) if "=" in f]
+    compared = 0
+    for equation in equations:
+        values, exact = sides(equation)
+        assert all(abs(value - values[0]) <= exact * 1.01 for value in values[1:]), equation
+        compared += len(values) > 1
+    assert compared >= 2
+
+
+def number(name, layer, column):
+    """A number of the layer table."""
+    return int(layers(build_model(name)).loc[layer, column].replace(",", ""))
+
+
+def changed(name, layer, **arguments):
+    """The network with other arguments of a convolution."""
+    model = build_model(name)
+    for key, value in arguments.items():
+        setattr(getattr(model.layers, layer).conv, key, (value, value))
+    return model
+
+
+def test_every_answer_is_folded_so_that_its_markdown_is_rendered():
+    for name in FIVE:
+        text = text_of(name)
+        questions = re.findall(r"^\*\*\d\.\*\* ", text, re.M)
+        assert 2 <= len(questions) <= 4 and len(answers(name)) == len(questions) == text.count("<details>")
+        assert text.count("**Predict first.**") >= 2
+
+
+def test_experiment_1():
+    weights, receptive, spread, short = answers("experiment_1")
+    ordinary = number("experiment_2", "c2_1", "parameters")
+    separable = sum(number("experiment_1", f"c2_1 {part}", "parameters") for part in ("depthwise", "pointwise"))
+    for value in (number("experiment_1", "c3_2", "parameters"), number("experiment_1", "c3_2", "multiply-adds")):
+        assert f"= {value:,}$" in weights
+    assert (
+        f"= {separable:,}$. Ordinary" in weights and f"= {ordinary:,}$; ${ordinary:,} / {separable:,} = 7.9$" in weights
+    )
+    table = layer_table(build_model("experiment_1"))
+    seen = table[table.kind.eq("Conv2d") & table.kernel.gt(1)].receptive_field.tolist()
+    assert [int(r) for r in re.findall(r"` (\d+)(?=[ ,])", receptive)] == seen[:6]
+    assert f"= {seen[6]}$, `c5`" in receptive and receptive.endswith(f"= {seen[7]}$.") and len(seen) == 8
+    assert f"= {math.sqrt(0.86 * 0.14 / 10_000):.4f}$, that is 0.35 points" in spread
+    metrics = read_metrics("experiment_1/epochs_5/validation")
+    assert short.startswith(f"Much higher: {metrics['validation_accuracy_last']:.2f} %")
+    history = read_history("experiment_1")
+    assert f"epoch 5 has {history.test_accuracy[4]:.2f} %" in text_of("experiment_1")
+    assert history.lr.idxmax() in (3, 4, 5)
+
+
+def test_experiment_2():
+    padding, stride, cost, trained = answers("experiment_2")
+    table = changes(build_model("experiment_1"), build_model("experiment_2"))
+    assert f"= {table.loc['c4_1', 'multiply-adds']}$" in padding and "368,640" in table.loc["c4_1", "multiply-adds"]
+    fields = {totals(changed("experiment_2", "c5", stride=s))["receptive_field"] for s in (1, 2)}
+    assert fields == {77} and "= 77$ with either stride" in stride
+    assert f"= {6 * 3 * 24 * 30:,}$ seconds, {6 * 3 * 24 * 30 / 3600:.1f} hours" in cost
+    share = read_metrics("experiment_2/epochs_5/validation")["validation_accuracy_last"] / 100
+    assert rf"$\sqrt{{{share:.3f} \cdot {1 - share:.3f} / 5,000}} = 0.0059$, 0.59 points" in trained
+    back = changes(build_model("experiment_2"), changed("experiment_2", "c4_1", padding=2))
+    for layer in ("c4_1", "c5"):
+        assert back.loc[layer, "multiply-adds"].removeprefix("+") + " m" in trained
+    assert back.loc["c5", ["before", "after"]].tolist() == ["size 4 to 2", "size 6 to 4"]
+
+
+def test_experiment_3():
+    fields, stride, _ = answers("experiment_3")
+    for name in ("experiment_2", "experiment_3"):
+        for layer in ("c4_1", "c5"):
+            assert f"= {number(name, layer, 'receptive field')}$" in fields
+    found = totals(changed("experiment_2", "c3_2", stride=1))
+    more = found["macs"] - totals(build_model("experiment_2"))["macs"]
+    back = found["macs"] - totals(build_model("experiment_3"))["macs"]
+    assert stride.startswith(f"{found['parameters']:,} parameters, as before")
+    assert f"= {more:,}$. " in stride and f"= {found['macs']:,}$. " in stride
+    assert f"takes {back:,} of these back" in stride
+    text = text_of("experiment_3")
+    both = [read_metrics(f"experiment_{k}/epochs_5/validation")["validation_accuracy_last"] for k in (2, 3)]
+    assert "have {:.2f} and {:.2f} % there".format(*both) in text
+
+
+def test_experiment_4():
+    added, _, more, dilated = answers("experiment_4")
+    before, after = (totals(build_model(name)) for name in ("experiment_3", "experiment_4"))
+    parameters, macs = (after[key] - before[key] for key in ("parameters", "macs"))
+    assert f"= {parameters:,}$. " in added and f"= {macs:,}$" in added
+    assert "from {} to {}".format(*(t["receptive_field"] for t in (before, after))) in added
+    fit = (199_999 - after["parameters"]) / parameters
+    assert f"= {fit:.2f}$: six" in more and int(fit) == 6
+    assert f"= {after['parameters'] + 6 * parameters:,}$ parameters" in more and "= 109$" in more
+    deeper = build_model("experiment_4")
+    parts = dict(deeper.layers.named_children())
+    deeper.layers = nn.Sequential(
+        *[deepcopy(part) for name in parts for part in [parts[name]] * (7 if name == "c4_1" else 1)]
+    )
+    assert totals(deeper)["receptive_field"] == 109
+    wider = changed("experiment_3", "c4_1", dilation=2, padding=2)
+    assert totals(wider) == before | {"receptive_field": 61} and "`c5` 61" in dilated
+
+
+def test_experiment_5():
+    bottleneck, padding, spread, dropout = answers("experiment_5")
+    narrow = sum(number("experiment_5", layer, "parameters") for layer in ("c3_1x1", "c4_1"))
+    assert f"= {narrow:,}$. Directly $9 \\cdot 64 \\cdot 32 = 18,432$; $18,432 / {narrow:,} = 3.3$ times" in bottleneck
+    kept = layers(changed("experiment_5", "c5", padding=2)).loc["c5"]
+    assert kept["size"] == "8 to 8" and kept["receptive field"] == "61" and f"= {kept['multiply-adds']}$" in padding
+    seeds = ["experiment_5", "experiment_5/seed_2", "experiment_5/seed_3"]
+    accuracy = pd.Series([read_metrics(name)["test_accuracy_last"] for name in seeds])
+    said = f"mean is {accuracy.mean():.2f} %, the standard deviation {accuracy.std():.2f} points"
+    assert (
+        said in spread
+        and f"\\cdot {accuracy.std():.3f} = {math.sqrt(2) * round(accuracy.std(), 3):.3f}$ points" in spread
+    )
+    tried = pd.read_csv(ROOT / "results" / "search" / "experiment_5.csv").set_index("dropout")
+    without, with_it = tried.loc[0.0], tried.loc[0.05]
+    less = without.validation_accuracy - with_it.validation_accuracy
+    assert f"had {with_it.validation_accuracy:.2f} %, {less:.1f} points less" in dropout
+    assert f"{with_it.seconds_per_epoch} seconds instead of {without.seconds_per_epoch}" in dropout
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_the_code_of_the_exercises_runs(name):
+    """All but the training, which is replaced by a look at what would be trained."""
+    text, trained = text_of(name).split("## Exercises")[1], []
+
+    class Runs:
+        @staticmethod
+        def train(network, recipe, data, *, name):
+            assert isinstance(recipe, Recipe) and totals(network())["parameters"] < 200_000 and data == "images"
+            trained.append(name)
+
+    from utils import architecture, models, plotting
+
+    class Plotting:
+        curves = staticmethod(lambda run: plotting.curves)
+
+    known = dict(architecture=architecture, models=models, runs=Runs, plotting=Plotting, data="images")
+    known["NETWORK"] = models.networks()[name]
+    snippets = re.findall(r"```python\n(.+?)```", text, re.S)
+    for snippet in snippets:
+        exec(snippet, known)
+    assert len(trained) == text.count("runs.train(") and len(snippets) >= 1
