@@ -5,7 +5,6 @@ it is another run, with a folder of its own: `runs/mine`, then `runs/mine-2`, `r
 under (precision, device, threads, versions, ...) is recorded beside it. Published runs lie in `results/`.
 """
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,12 +16,22 @@ from utils import architecture, training
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader
 from utils.engine import distributed, records
-from utils.engine.checkpoints import UNKNOWN, read_checkpoint, save_atomically
+from utils.engine.checkpoints import (
+    UNKNOWN,
+    alone_in,
+    read_checkpoint,
+    save_atomically,
+    save_json,
+    seal,
+    write_atomically,
+)
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
-from utils.errors import NetworkError, RunError
+from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, PriorWork
 from utils.training import Recipe
+
+KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
 
 
 @dataclass(frozen=True)
@@ -62,43 +71,43 @@ def train(
     recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
     judged_on = "test" if test else "validation"
     model = build(network, seed)
+    records.check_outputs(model, len(data.classes))
     totals = architecture.totals(model)
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     identity = records.identity(model, asdict(recipe), images, seed)
-    if len(identity["first_response"]) != 4 * len(data.classes):
-        raise NetworkError(f"The network must return {len(data.classes)} logits for an image; mend its last layer.")
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
     if folder and (folder / "metrics.json").exists():
-        return load(folder, network)
-
+        run = load(folder, network)
+        if recipe.precision not in (None, made_in := run.metrics.get("precision")):
+            print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
+        return run
     part = data if test else hold_out(data)
     mean, std = channel_statistics(part.train_images)
     for module in model.modules():
         if isinstance(module, nn.Dropout) and recipe.dropout:
             module.p = recipe.dropout
-    history, made_under = training.fit(
-        model,
-        recipe,
-        train_loader(part.train_images, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation),
-        eval_loader(part.test_images, part.test_labels, mean, std),
-        judged_on=judged_on,
-        folder=folder,
-        identity=identity,
-        progress=progress,
-    )
-    accuracy = history[f"{judged_on}_accuracy"]
+    with alone_in(folder):
+        history, made_under = training.fit(
+            model,
+            recipe,
+            train_loader(
+                part.train_images, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation
+            ),
+            eval_loader(part.test_images, part.test_labels, mean, std),
+            judged_on=judged_on,
+            folder=folder,
+            identity=identity,
+            progress=progress,
+        )
     metrics = dict(
         name=name,
         **totals,
         epochs=recipe.epochs,
-        epochs_to_85=training.epochs_to_target(accuracy),
-        **{f"{judged_on}_accuracy_last": float(accuracy.iloc[-1]), f"{judged_on}_accuracy_best": float(accuracy.max())},
-        train_accuracy_last=float(history.train_accuracy.iloc[-1]),
+        **training.figures(history, judged_on),
         seed=seed,
         data_source=data.source,
         evaluated_on=judged_on,
         recipe=asdict(recipe),
-        seconds_per_epoch=round(float(history.seconds.median()), 1),
         **{key: made_under[-1][key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
         mean=mean,
         std=std,
@@ -118,6 +127,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
     a run of its own on all training images, judged on the test images. With `retrain` it is trained here in any case.
     """
     folder, model = path_of(name), build(network)
+    records.check_outputs(model, len(data.classes))
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
         wanted = records.identity(model, asdict(recipe), images, seed=1)
@@ -136,12 +146,13 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
 
 
 def save(run: Run, folder: Path) -> None:
-    """Write weights.pt, history.csv and metrics.json; metrics.json comes last and marks the run as finished."""
+    """Write weights.pt, history.csv and metrics.json, which marks the run as finished, and seal them."""
     folder.mkdir(parents=True, exist_ok=True)
     save_atomically(run.model.state_dict(), folder / "weights.pt")
-    run.history.to_csv(folder / "history.csv", index=False, float_format="%.6g", lineterminator="\n")
-    text = json.dumps(run.metrics, indent=2) + "\n"
-    (folder / "metrics.json").write_text(text, encoding="utf-8", newline="\n")
+    rows = run.history.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_atomically(rows.encode(), folder / "history.csv")
+    save_json(run.metrics, folder / "metrics.json")
+    seal(folder)
 
 
 def load(run: str | Path, network: Network | None = None) -> Run:
@@ -172,8 +183,8 @@ def load(run: str | Path, network: Network | None = None) -> Run:
 def published(held_out: int | None = None) -> pd.DataFrame:
     """The metrics of every published main run, one row a name, in the order of EXPERIMENTS, and what it is to be called
     (`title`); with `held_out`, of those runs on the held-out images that have so many epochs."""
-    pattern = "*/metrics.json" if held_out is None else "*/**/validation/metrics.json"
-    folders = [path.parent for path in (utils.ROOT / "results").glob(pattern)]
+    pattern = "[!.]*/*" if held_out is None else "[!.]*/**/validation/*"
+    folders = {path.parent for path in (utils.ROOT / "results").glob(pattern) if path.name in KEPT}
     known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
     found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
     names = [name for name in {**EXPERIMENTS, **found} if name in found]

