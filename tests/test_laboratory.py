@@ -288,7 +288,7 @@ def test_a_changed_line_is_another_run(project, command, commands, change):
     assert contents(project / "runs") == all_runs and contents(*published) == before
     assert command(project, "predict", "picture.png", "--network", name).code == 0
     found = command(project, "publish", name)
-    assert found.code == 2 and "is checked against CIFAR-10's images" in found.err, "it is found, but not checked here"
+    assert found.code == 2 and "is checked on CIFAR-10" in found.err, "it is found, but not checked here"
     assert contents(*published) == before
 
 
@@ -817,7 +817,8 @@ def test_a_run_that_goes_on_under_other_circumstances_says_so_in_a_line(root, ca
     # finished, it is only loaded, whatever it would be made under today
     before = contents(root)
     again = train(recipe=THREE)
-    assert capsys.readouterr().out == "" and contents(root) == before
+    said = "runs/mine is finished; it was trained in bfloat16, not in float32.\n"
+    assert capsys.readouterr().out == said and contents(root) == before
     assert again.metrics["recipe"]["precision"] == "bfloat16" and again.metrics["made_under"] == under
 
 

@@ -43,8 +43,8 @@ def root(tmp_path, monkeypatch):
 
     monkeypatch.setattr(utils, "ROOT", tmp_path)
     monkeypatch.setattr(utils, "FAST_RUN", False)
-    monkeypatch.setattr(publish, "official_images", lambda _: None)  # nobody trained these runs: see test_trust.py
-    monkeypatch.setattr(publish, "inconsistencies", lambda *_: [])
+    monkeypatch.setattr(publish, "official_images", lambda: None)
+    monkeypatch.setattr(publish, "check", lambda *_: None)  # nobody trained these runs: see test_trust.py
     return tmp_path
 
 
@@ -348,7 +348,7 @@ def test_calibration_is_of_the_official_images_only(root, monkeypatch, capsys):
     monkeypatch.setattr(publish, "load_cifar10", stand_in)
     monkeypatch.setattr(publish, "official_images", official_images)
     assert main(["calibrate", "experiment_5"]) == 2
-    assert re.fullmatch(r"Error: A temperature is checked against CIFAR-10's images; .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"Error: What is published is checked on CIFAR-10; .*\n", capsys.readouterr().err)
     assert not (root / "results" / "experiment_5" / "calibration.json").exists()
 
 

@@ -84,6 +84,7 @@ def train(arguments: argparse.Namespace) -> None:
     from utils.experiments import experiment
 
     name, row = arguments.experiment, experiment(arguments.experiment)
+    published = [name] if (path_of(name) / "metrics.json").exists() and read_metrics(name) else []  # not after training
     network, epochs = models.networks()[name], arguments.epochs or row.recipe.epochs
     recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
     with distributed.process_group():
@@ -96,12 +97,6 @@ def train(arguments: argparse.Namespace) -> None:
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")
         run = runs.train(network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation)
-        published = []
-        if (path_of(name) / "metrics.json").exists():
-            try:
-                published = [read_metrics(name) and name]
-            except ProjectError as error:  # what was trained is shown all the same
-                print(f"\n{error}")
         print(f"\n{runs.compare(run, *published, row.prior).to_string()}")
         if run.folder and distributed.rank() == 0:
             plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")

@@ -36,7 +36,7 @@ def load_cifar10(path: str | Path | None = None) -> ImageData:
     cache = sources.cache_folder()
     path = path or os.environ.get("CIFAR10_PATH")
     if path:
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         if not os.path.exists(path) and os.path.exists(utils.ROOT / path):
             path = utils.ROOT / path  # notebooks run in their own folder, where a relative path leads elsewhere
         data = read_path(path, cache)

@@ -5,6 +5,7 @@ it is another run, with a folder of its own: `runs/mine`, then `runs/mine-2`, `r
 under (precision, device, threads, versions, ...) is recorded beside it. Published runs lie in `results/`.
 """
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,16 +16,8 @@ import utils
 from utils import architecture, training
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader
-from utils.engine import distributed, records
-from utils.engine.checkpoints import (
-    UNKNOWN,
-    alone_in,
-    read_checkpoint,
-    save_atomically,
-    save_json,
-    seal,
-    write_atomically,
-)
+from utils.engine import checkpoints, distributed, records
+from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
 from utils.errors import RunError
@@ -71,8 +64,8 @@ def train(
     recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
     judged_on = "test" if test else "validation"
     model = build(network, seed)
-    records.check_outputs(model, len(data.classes))
     totals = architecture.totals(model)
+    records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     identity = records.identity(model, asdict(recipe), images, seed)
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
@@ -99,15 +92,19 @@ def train(
             identity=identity,
             progress=progress,
         )
+    accuracy = history[f"{judged_on}_accuracy"]
     metrics = dict(
         name=name,
         **totals,
         epochs=recipe.epochs,
-        **training.figures(history, judged_on),
+        epochs_to_85=training.epochs_to_target(accuracy),
+        **{f"{judged_on}_accuracy_last": float(accuracy.iloc[-1]), f"{judged_on}_accuracy_best": float(accuracy.max())},
+        train_accuracy_last=float(history.train_accuracy.iloc[-1]),
         seed=seed,
         data_source=data.source,
         evaluated_on=judged_on,
         recipe=asdict(recipe),
+        seconds_per_epoch=round(float(history.seconds.median()), 1),
         **{key: made_under[-1][key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
         mean=mean,
         std=std,
@@ -148,11 +145,11 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
 def save(run: Run, folder: Path) -> None:
     """Write weights.pt, history.csv and metrics.json, which marks the run as finished, and seal them."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_atomically(run.model.state_dict(), folder / "weights.pt")
+    checkpoints.save_atomically(run.model.state_dict(), folder / "weights.pt")
     rows = run.history.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_atomically(rows.encode(), folder / "history.csv")
-    save_json(run.metrics, folder / "metrics.json")
-    seal(folder)
+    checkpoints.write_atomically(rows.encode(), folder / "history.csv")
+    checkpoints.write_atomically(json.dumps(run.metrics, indent=2).encode() + b"\n", folder / "metrics.json")
+    checkpoints.seal(folder)
 
 
 def load(run: str | Path, network: Network | None = None) -> Run:

@@ -77,7 +77,8 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
     biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
     optimizer = torch.optim.SGD([weights, biases_and_norms], recipe.lr, recipe.momentum, nesterov=True)
     # With a first or a last part of no length OneCycleLR divides by zero; so one has a step less.
-    warmup = 0 if recipe.warmup * steps == 1 else min(recipe.warmup, 1 - 1 / steps)
+    warmup = min(float(recipe.warmup), 1 - 1 / steps)
+    warmup = 0.0 if warmup * steps == 1 else warmup
     return optimizer, OneCycleLR(optimizer, recipe.lr, steps, pct_start=warmup, cycle_momentum=False)
 
 
@@ -194,18 +195,6 @@ def epochs_to_target(accuracies: pd.Series) -> int | None:
     """The first epoch with at least 85 %, from the accuracies of epochs 1, 2, ...; None if there is none."""
     reached = [epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= TARGET]
     return reached[0] if reached else None
-
-
-def figures(history: pd.DataFrame, judged_on: str) -> dict:
-    """What metrics.json says of a history."""
-    accuracy = history[f"{judged_on}_accuracy"]
-    return {
-        "epochs_to_85": epochs_to_target(accuracy),
-        f"{judged_on}_accuracy_last": float(accuracy.iloc[-1]),
-        f"{judged_on}_accuracy_best": float(accuracy.max()),
-        "train_accuracy_last": float(history.train_accuracy.iloc[-1]),
-        "seconds_per_epoch": round(float(history.seconds.median()), 1),
-    }
 
 
 def log_line(history: list[dict], judged_on: str) -> str:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from utils.errors import DataError, first_line
 
@@ -105,41 +105,29 @@ def read_official(folder: Path, named: Path) -> ImageData:
 
 
 def make_once(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` fill a folder that becomes `target` when it ends well; otherwise nothing stays.
-
-    One process at a time does so, and those that waited find it there. DataError if the cache cannot be written.
-    """
+    """Let `fill` fill a folder that becomes `target` when it ends well; otherwise nothing stays. One process at a time
+    does so, and others find it there. DataError if the cache cannot be written."""
+    work = target.with_name(f".unfinished-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.parent / ".lock")  # the system frees it when the process dies
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            print("Another process is filling the cache; waiting for it ...", flush=True)
-            lock.acquire()
-        work = target.with_name(f".unfinished-{target.name}")
-        try:
+        with FileLock(target.parent / ".lock"):  # which the system frees when the process dies
             for leftover in target.parent.glob(".unfinished-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             if not target.exists():
-                work.mkdir()
-                fill(work)
-                work.replace(target)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-            lock.release()
+                try:
+                    work.mkdir()
+                    fill(work)
+                    work.replace(target)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         why = f"The cache {target.parent} cannot be filled ({error.strerror or error})"
         raise DataError(f"{why}; make room there, or set XDG_CACHE_HOME to another folder.") from None
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive into `folder`; at most LARGEST bytes, a file counting as one block of the disk or more.
-
-    Raises:
-        DataError: if the archive is truncated, is no tar archive, leaves its folder, or is too large.
-        OSError: if the disk is full, or `folder` cannot be written.
-    """
+    """Unpack a tar archive of at most LARGEST bytes into `folder`; DataError if it is larger, truncated, no tar archive
+    or leaves its folder, OSError if the disk is full."""
     room = LARGEST
 
     def harmless(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:

