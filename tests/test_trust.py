@@ -25,8 +25,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -34,11 +32,11 @@ import utils
 from tests.conftest import ROOT
 from tests.test_laboratory import ONE, random_images, tiny_network, with_digest
 from tests.test_runs import finished_run
-from utils import architecture, models, runs
+from utils import models, runs
 from utils.__main__ import main
 from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES
-from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_validation_split
+from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
 from utils.engine import checkpoints, records
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
@@ -46,7 +44,7 @@ from utils.experiments import FINAL
 from utils.report import publish
 from utils.report.publish import publish_run, put
 from utils.serve.predict import PictureError, open_picture
-from utils.training import Recipe, evaluate, optimizer_and_schedule
+from utils.training import evaluate
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -158,6 +156,11 @@ def forge_weights(run):
     run.model.load_state_dict(other.state_dict())
 
 
+def forge_weights_that_are_no_numbers(run):
+    run.model.linear.weight.data[:] = float("nan")  # the first class is the answer: 1 of 55 images
+    run.history["test_accuracy"] = run.metrics["test_accuracy_last"] = 100 / 55
+
+
 def forge_number(run):
     run.history.loc[3, "train_loss"] = float("nan")
 
@@ -170,7 +173,7 @@ def forge_recipe(run):
     run.metrics["recipe"]["lr"] = 0.2
 
 
-FORGERIES = [forge_accuracy, forge_logged_accuracy, forge_weights, forge_number, forge_epochs, forge_recipe]
+FORGERIES = [value for name, value in list(globals().items()) if name.startswith("forge_")]
 
 
 @pytest.mark.parametrize("forge", FORGERIES)
@@ -339,19 +342,6 @@ def test_fast_run_is_read_or_refused(value, fast):
 
 
 # ---------------------------------------------------------------- 5: any schedule has an end
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 40), st.one_of(st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.floats(0, 1)))
-def test_the_learning_rate_is_defined_in_every_step(steps, warmup):
-    optimizer, schedule = optimizer_and_schedule(nn.Linear(2, 2), Recipe(1, lr=0.1, warmup=warmup), steps)
-    rates = []
-    for _ in range(steps):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        if len(rates) < steps:
-            schedule.step()
-    assert all(0 < rate <= 0.1 + 1e-9 for rate in rates)
 
 
 @pytest.mark.parametrize(("warmup", "count"), [(1.0, 100), (0.0, 100), (0.2, 5 * 32), (0.2, 1), (0.5, 64)])
@@ -857,62 +847,3 @@ def test_a_run_that_is_in_runs_is_named(root):
     runs.save(finished_run(), root / "runs" / "seq")
     with pytest.raises(RunError, match=r"seq holds no finished run; there is runs/seq"):
         runs.load("seq")
-
-
-# ---------------------------------------------------------------- what holds for any input
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 200), st.integers(0, 2**32 - 1))
-def test_any_split_is_whole_and_even(extra, seed):
-    labels = np.random.default_rng(seed).permutation(np.arange(100 + extra) % 10)
-    train, held_out = train_validation_split(labels, validation=10 + extra // 10, seed=seed)
-    assert sorted([*train, *held_out]) == list(range(len(labels)))
-    counts = np.bincount(labels[held_out], minlength=10)
-    assert counts.max() - counts.min() <= 1
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.dictionaries(
-        st.sampled_from(sorted(set(vars(Recipe(1))) - {"precision"})),
-        st.one_of(st.integers(-5, 500), st.floats(), st.booleans(), st.none(), st.text(max_size=3)),
-        max_size=3,
-    )
-)
-def test_any_recipe_is_sensible_or_refused_in_a_sentence(values):
-    try:
-        recipe = Recipe(**{"epochs": 1} | values)
-    except RunError as error:
-        assert str(error).isprintable()
-    else:
-        assert type(recipe.epochs) is int and recipe.epochs >= 1 and 0 < recipe.lr < float("inf")
-        assert all(
-            0 <= getattr(recipe, key) <= 1 for key in ("warmup", "momentum", "dropout", "flip", "affine", "hole")
-        )
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 12), st.sampled_from([1, 3, 5]), st.integers(1, 2), st.integers(1, 3)),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_the_layer_table_of_any_chain_is_right(layers):
-    """Parameters, sizes and receptive field against PyTorch's own counts and the textbook's recurrence."""
-    chain, before, field, jump = [], 3, 1, 1
-    for channels, kernel, stride, dilation in layers:
-        padding = dilation * (kernel - 1) // 2
-        chain.append(nn.Conv2d(before, channels, kernel, stride, padding, dilation))
-        field, jump, before = field + (kernel - 1) * dilation * jump, jump * stride, channels
-    model = nn.Sequential(*chain, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
-    table = architecture.layer_table(model)
-    convolutions = table[table.kernel.notna()].iloc[: len(chain)]
-    assert table.parameters.sum() == sum(p.numel() for p in model.parameters())
-    assert convolutions.receptive_field.iloc[-1] == field and convolutions.jump.iloc[-1] == jump
-    x = torch.zeros(1, 3, 32, 32)
-    for layer, size in zip(chain, convolutions.out_size, strict=True):
-        x = layer(x)
-        assert x.shape[-1] == size

@@ -60,12 +60,12 @@ def check(run: runs.Run, wanted: dict, data: ImageData) -> None:
     m, history = run.metrics, run.history
     part = data if m["evaluated_on"] == "test" else hold_out(data)
     batches = eval_loader(part.test_images, part.test_labels, m["mean"], m["std"])
-    _, accuracy = training.evaluate(run.model, batches)
+    loss, accuracy = training.evaluate(run.model, batches)
     claimed, logged = records.last_accuracy(m), history[f"{m['evaluated_on']}_accuracy"].iloc[-1]
     why = records.difference(wanted, records.identity_of(m))
     if history.epoch.tolist() != list(range(1, m["epochs"] + 1)) or not np.isfinite(history.to_numpy(float)).all():
         why = "history.csv lacks an epoch or a number"
-    elif not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(accuracy):
+    elif not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(loss):
         why = f"its weights reach {accuracy:.2f} %, metrics.json says {claimed:.2f}, history.csv {logged:.2f}"
     if why:
         raise RunError(f"{run.folder} does not fit together: {why}. Delete that folder and train anew.")
