@@ -5,7 +5,6 @@ A try that ends with a wrong result shown, something lost, a half-written file o
 
 import contextlib
 import io
-import json
 import os
 import random
 import resource
@@ -31,13 +30,14 @@ from utils.cifar10 import sources
 from utils.cifar10.files import CLASSES
 from utils.data import load_cifar10
 from utils.engine import checkpoints
-from utils.engine.checkpoints import SUMS, seal, verify
+from utils.engine.checkpoints import SUMS, verify
 from utils.errors import DataError, ProjectError
 from utils.experiments import FINAL
 from utils.report.publish import put
 from utils.serve.predict import PictureError, open_picture
 from utils.training import Recipe
 
+TRAIN_LOADER = runs.train_loader
 THREE = Recipe(epochs=3, batch_size=32, affine=0.0, precision="float32")
 EVENTS = ("open", "os.", "shutil.", "ctypes.")  # audit events of Python that touch files
 
@@ -517,7 +517,3 @@ def attack(short: bool, seed: int = 0, only: str = "") -> list[dict]:
         rows.append(row)
         print(f"{fault:34} {row['tries']:>5} tries {row['held']:>5} held {row['lost']:>5} lost  {row['first_loss']}")
     return rows
-
-
-TRAIN_LOADER = runs.train_loader
-__all__ = ["ATTACKS", "attack", "json", "seal"]
