@@ -17,14 +17,12 @@ from utils import architecture, training
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader
 from utils.engine import checkpoints, distributed, records
-from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint
+from utils.engine.checkpoints import KEPT, UNKNOWN, alone_in, read_checkpoint
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, PriorWork
 from utils.training import Recipe
-
-KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
 
 
 @dataclass(frozen=True)
@@ -75,23 +73,16 @@ def train(
             print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
         return run
     part = data if test else hold_out(data)
-    mean, std = channel_statistics(part.train_images)
+    x, y = part.train_images, part.train_labels
+    mean, std = channel_statistics(x)
     for module in model.modules():
         if isinstance(module, nn.Dropout) and recipe.dropout:
             module.p = recipe.dropout
+    batches = train_loader(x, y, mean, std, recipe.batch_size, seed, **recipe.augmentation)
+    judged = eval_loader(part.test_images, part.test_labels, mean, std)
+    options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress)
     with alone_in(folder):
-        history, made_under = training.fit(
-            model,
-            recipe,
-            train_loader(
-                part.train_images, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation
-            ),
-            eval_loader(part.test_images, part.test_labels, mean, std),
-            judged_on=judged_on,
-            folder=folder,
-            identity=identity,
-            progress=progress,
-        )
+        history, made_under = training.fit(model, recipe, batches, judged, **options)
     accuracy = history[f"{judged_on}_accuracy"]
     metrics = dict(
         name=name,

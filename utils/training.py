@@ -76,8 +76,7 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
     weights = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
     biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
     optimizer = torch.optim.SGD([weights, biases_and_norms], recipe.lr, recipe.momentum, nesterov=True)
-    # With a first or a last part of no length OneCycleLR divides by zero; so one has a step less.
-    warmup = min(float(recipe.warmup), 1 - 1 / steps)
+    warmup = min(float(recipe.warmup), 1 - 1 / steps)  # a part of no length OneCycleLR would divide by
     warmup = 0.0 if warmup * steps == 1 else warmup
     return optimizer, OneCycleLR(optimizer, recipe.lr, steps, pct_start=warmup, cycle_momentum=False)
 

@@ -22,6 +22,7 @@ from utils.errors import RunError
 
 UNKNOWN = "not known"
 PATIENCE = 6  # seconds; PyTorch's workers notice after five that their process is dead
+KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
 SUMS = "checksums.json"  # of the other files of a folder
 
 
@@ -85,8 +86,7 @@ def seal(folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
-    published = utils.ROOT / "results" in folder.parents
-    if not published and not (folder / SUMS).exists():
+    if utils.ROOT / "results" not in folder.parents and not (folder / SUMS).exists():
         return
     try:
         sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
@@ -94,7 +94,7 @@ def verify(folder: Path) -> None:
         sealed = {SUMS: "readable"}
     found = checksums(folder)
     if wrong := [name for name in sealed if sealed[name] != found.get(name)]:
-        remedy = "fetch that folder again" if published else "delete that folder to train anew"
+        remedy = "fetch that folder again, or delete it to train anew"
         raise RunError(f"{folder / wrong[0]} is missing or damaged, or was changed by hand; {remedy}.")
 
 

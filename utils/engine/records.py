@@ -231,8 +231,7 @@ def last_accuracy(metrics: Mapping) -> float:
 
 
 def read_metrics(run: str | Path) -> dict:
-    """metrics.json of a finished run; RunError if there is none, or one in results/ saw other images than all of
-    CIFAR-10."""
+    """metrics.json of a finished run; RunError if there is none, or one in results/ is not on all of CIFAR-10."""
     path = path_of(run) / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
