@@ -4,7 +4,6 @@ import argparse
 import math
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
@@ -188,8 +187,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         return COMMANDS[parsed.command](parsed) or 0
     except ProjectError as error:
