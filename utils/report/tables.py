@@ -8,7 +8,7 @@ import pandas as pd
 
 import utils
 from utils import architecture, models, plotting, runs, training
-from utils.engine.records import read_history, read_metrics
+from utils.engine.records import read_history, read_metrics, read_table
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.study import statistics
 
@@ -168,7 +168,7 @@ def normalisation_table() -> dict:
 def speed_table() -> pd.DataFrame:
     """The plain loop and ours: what was measured in results/benchmark."""
     folder = utils.ROOT / "results" / "benchmark"
-    speed, accuracy = (pd.read_csv(folder / f"{name}.csv") for name in ("speed", "accuracy"))
+    speed, accuracy = (read_table(folder / f"{name}.csv") for name in ("speed", "accuracy"))
     by_round = speed.pivot(index="round", columns="loop", values="images_per_second")
     ratio = by_round.our / by_round.plain
     medians = speed.groupby("loop")[["images_per_second", "data", "random_numbers"]].median()
