@@ -219,7 +219,10 @@ def test_the_comparison_has_runs_names_and_prior_work(root):
     runs.save(finished_run(judged_on="validation"), root / "runs" / "mine")
     table = runs.compare(finished_run(), "experiment_5", "runs/mine", EXPERIMENTS[FINAL].prior, None)
     assert list(table.columns) == ["this run", "experiment_5", "runs/mine", "reference"]
-    assert table.loc["test accuracy, last epoch"].tolist() == ["84.00 %", "84.00 %", "-", "85.13 %"]
+    assert table.loc["test accuracy, last epoch"].tolist() == ["84.00 %", "84.00 %", "-", "-"]
+    assert table.loc["test accuracy, in this epoch"].tolist() == ["-", "-", "-", "85.13 %"]
+    two = runs.compare(finished_run(), finished_run("small"))
+    assert list(two.columns) == ["this run", "this run, small"]
     assert table.loc["validation accuracy, last epoch"].tolist() == ["-", "-", "84.00 %", "-"]
     assert table.loc["judged on"].tolist() == ["test", "test", "validation", "test"]
     assert table.loc["multiply-adds"].tolist() == ["10,774,848"] * 3 + ["-"]

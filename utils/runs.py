@@ -217,11 +217,11 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
                 "parameters": f"{run.parameters:,}",
                 "receptive field": run.receptive_field or UNKNOWN,
                 "epochs": run.epoch,
-                "test accuracy, last epoch": f"{run.accuracy:.2f} %",
+                "test accuracy, in this epoch": f"{run.accuracy:.2f} %",
             }
             continue
         m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
-        columns[title] = {
+        columns[title if title not in columns else f"{title}, {m['name']}"] = {
             "images": m["data_source"],
             "judged on": m["evaluated_on"],
             "parameters": f"{m['parameters']:,}",

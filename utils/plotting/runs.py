@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils.architecture import MAX_PARAMETERS, TARGET
+from utils.engine.records import title_of
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, subplots
 
 
@@ -47,7 +48,8 @@ def curves(run: Any, prior: Any = None) -> Figure:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     images = "handwritten digits, NOT CIFAR-10" if metrics["data_source"] == "stand-in" else "CIFAR-10"
-    figure.suptitle(f"{metrics['name']}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
+    title = title_of(run.folder) if run.folder else metrics["name"]
+    figure.suptitle(f"{title}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
     return figure
 
 
