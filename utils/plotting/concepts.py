@@ -1,10 +1,13 @@
-"""Drawings that explain what a network is built of; each takes plain numbers and returns a matplotlib Figure."""
+"""Drawings that explain what a network is built of and how it is trained; plain numbers in, a matplotlib Figure out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, pictures, subplots
 
@@ -15,17 +18,15 @@ def grids(*parts: str | tuple, cell: float = 0.4) -> Figure:
     """Arrays side by side with the number in each cell, positive blue and negative red; NaN stays empty.
 
     Args:
-        *parts: a sign such as "=" or (title, array (H, W), frame, ...), where a frame (row, column, height, width)
+        *parts: a sign such as "=", or (title, array (H, W), frame, ...), where a frame (row, column, height, width)
             is drawn around cells.
         cell: side of a cell in inches, if the page is wide enough.
     """
     widths = [0.8 if isinstance(part, str) else part[1].shape[1] for part in parts]
-    rows = max(part[1].shape[0] for part in parts if not isinstance(part, str))
-    cell = min(cell, WIDTH / (sum(widths) + 0.5 * len(parts)))
-    size = cell * (sum(widths) + 0.5 * len(parts)), cell * rows + 0.6
-    figure, (axes,) = subplots(1, len(parts), size=size, width_ratios=widths)
+    rows, columns = max(len(part[1]) for part in parts if not isinstance(part, str)), sum(widths) + 0.5 * len(parts)
+    cell = min(cell, WIDTH / columns)
+    figure, (axes,) = subplots(1, len(parts), size=(cell * columns, cell * rows + 0.6), width_ratios=widths)
     for axis, part in zip(axes, parts, strict=True):
-        axis.grid(False)
         if isinstance(part, str):
             axis.axis("off")
             axis.text(0.5, 0.5, part, transform=axis.transAxes, ha="center", va="center", fontsize=18)
@@ -36,24 +37,26 @@ def grids(*parts: str | tuple, cell: float = 0.4) -> Figure:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=9.5)
+        for row, column, height, width in [(0, 0, *values.shape), *frames]:
+            style = dict(edgecolor=ORANGE, lw=3, zorder=3) if (row, column, height, width) in frames else dict(lw=1)
+            axis.add_patch(Rectangle((column - 0.5, row - 0.5), width, height, fill=False, clip_on=False, **style))
         axis.set_xticks(np.arange(-0.5, values.shape[1]), [])
         axis.set_yticks(np.arange(-0.5, values.shape[0]), [])
         axis.grid(True, color=GREY, lw=0.5)
         axis.tick_params(length=0)
-        axis.spines[["top", "right"]].set_visible(True)
-        for row, column, height, width in frames:
-            corner = column - 0.5, row - 0.5
-            axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, lw=3, zorder=3))
         axis.set_title(title, fontsize=10)
     return figure
 
 
 def picture_row(named: Mapping[str, np.ndarray], squares: Mapping[str, tuple] = {}, cmap: str = "gray") -> Figure:
-    """Named pictures in a row: colour (H, W, 3) or a map (H, W); squares: name -> centre (row = column) and side."""
-    figure, (axes,) = subplots(1, len(named), size=(WIDTH, WIDTH / len(named) + 0.4))
-    pictures(axes, named.values(), cmap=cmap)
-    for axis, name in zip(axes, named, strict=True):
-        axis.set_title(name, fontsize=10)
+    """Named pictures in a row: colours (H, W, 3) or a map (H, W), in which 0 is black, or the middle if it has a sign.
+
+    `squares` are drawn on the pictures of that name, given as centre (row = column) and side in pixels.
+    """
+    figure, panels = _panels(named, WIDTH / len(named) + 0.4)
+    for axis, name, values in panels:
+        limit = np.abs(values).max()
+        pictures([axis], [values], cmap=cmap, vmin=-limit if values.min() < 0 else 0, vmax=limit)
         if name in squares:
             centre, side = squares[name]
             corner = centre - side / 2, centre - side / 2
@@ -61,61 +64,55 @@ def picture_row(named: Mapping[str, np.ndarray], squares: Mapping[str, tuple] = 
     return figure
 
 
-def channels(panels: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> Figure:
+def channels(layers: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> Figure:
     """Each channel a box, each kernel a line from an input channel to an output channel.
 
     Args:
-        panels: title -> layers, each a kernel's name and which input (column) reaches which output (row): bool (O, I).
+        layers: title -> steps, each a kernel's name and which input (column) reaches which output (row): (O, I).
     """
-    figure, (axes,) = subplots(1, len(panels), size=(WIDTH, 3.4), width_ratios=[len(p) + 0.5 for p in panels.values()])
-    for axis, (title, layers) in zip(axes, panels.items(), strict=True):
-        counts = [layers[0][1].shape[1], *(links.shape[0] for _, links in layers)]
+    figure, panels = _panels(layers, 3.4, width_ratios=[len(steps) + 0.5 for steps in layers.values()])
+    for axis, _, steps in panels:
+        counts = [steps[0][1].shape[1], *(len(links) for _, links in steps)]
+        top = max(counts) / 2
         for x, count in enumerate(counts):
             for i in range(count):
                 axis.add_patch(Rectangle((x - 0.1, i - count / 2), 0.2, 0.8, facecolor="#dbe9f6", edgecolor=GREY))
-            side = "input" if x == 0 else "output" if x == len(layers) else "between"
-            axis.text(x, -max(counts) / 2 - 0.5, f"{side}: {count}", ha="center", va="top", fontsize=9.5)
-        for x, (kernel, links) in enumerate(layers):
-            colour = BLUE if kernel.startswith("3") else ORANGE
-            for o, i in zip(*np.nonzero(links), strict=True):
+            side = {0: "input", len(steps): "output"}.get(x, "between")
+            axis.text(x, -top - 0.5, f"{side}: {count}", ha="center", va="top", fontsize=9.5)
+        for x, ((kernel, links), colour) in enumerate(zip(steps, (BLUE, RED), strict=False)):
+            for o, i in np.argwhere(links):
                 ends = i - counts[x] / 2 + 0.4, o - counts[x + 1] / 2 + 0.4
                 axis.plot([x + 0.1, x + 0.9], ends, color=colour, lw=1.2)
-            said = f"{links.sum()} kernels\nof {kernel}"
-            axis.text(x + 0.5, max(counts) / 2 + 0.1, said, ha="center", va="bottom", fontsize=9.5, color=colour)
-        axis.set(xlim=(-0.5, len(layers) + 0.5), ylim=(-max(counts) / 2 - 1.3, max(counts) / 2 + 1.6))
+            said = f"{np.count_nonzero(links)} kernels\nof {kernel}"
+            axis.text(x + 0.5, top + 0.1, said, ha="center", va="bottom", fontsize=9.5, color=colour)
+        axis.set(xlim=(-0.5, len(steps) + 0.5), ylim=(-top - 1.3, top + 1.6))
         axis.axis("off")
-        axis.set_title(title, fontsize=10.5)
     return figure
 
 
-def reach(panels: Mapping[str, Sequence[tuple[int, int, int]]]) -> Figure:
+def reach(stacks: Mapping[str, Sequence[tuple[int, int, int]]]) -> Figure:
     """One output position and all that it sees below, in one dimension; title -> (kernel, stride, dilation) of layers.
 
     A row of dots is the output of a layer; those that the topmost position depends on are blue.
     """
-    figure, (axes,) = subplots(1, len(panels), size=(WIDTH, 3.2))
-    for axis, (title, layers) in zip(axes, panels.items(), strict=True):
-        jumps = np.cumprod([1, *(stride for _, stride, _ in layers)])
-        seen, width = {len(layers): {0.0}}, 0.0
-        for level in range(len(layers), 0, -1):
-            kernel, _, dilation = layers[level - 1]
-            taps = (np.arange(kernel) - (kernel - 1) / 2) * dilation * jumps[level - 1]
-            seen[level - 1] = {position + tap for position in seen[level] for tap in taps}
-            lines = [([p, p + tap], [level, level - 1]) for p in seen[level] for tap in taps]
-            for ends, heights in lines:
-                axis.plot(ends, heights, color=BLUE, lw=0.7, alpha=0.6)
-        width = max(seen[0]) + 1.6
-        for level, positions in seen.items():
-            first = min(positions) % jumps[level] - jumps[level] * (width // jumps[level] + 1)
-            row = np.arange(first, width, jumps[level])
-            row = row[np.abs(row) <= width]
+    figure, panels = _panels(stacks, 3.2)
+    for axis, _, layers in panels:
+        jumps, seen = np.cumprod([1, *(stride for _, stride, _ in layers)]), [{0.0}]
+        for level, (kernel, _, dilation) in reversed(list(enumerate(layers))):
+            ways = list(product(seen[0], (np.arange(kernel) - (kernel - 1) / 2) * dilation * jumps[level]))
+            for position, tap in ways:
+                axis.plot([position, position + tap], [level + 1, level], color=BLUE, lw=0.7, alpha=0.6)
+            seen.insert(0, {position + tap for position, tap in ways})
+        width = int(max(seen[0])) + 2
+        for level, positions in enumerate(seen):
+            row = np.arange(-(width // jumps[level]), width // jumps[level] + 1) * jumps[level]
             axis.plot(row, np.full(len(row), level), "o", color="#c8c8c8", ms=5)
-            axis.plot(sorted(positions), np.full(len(positions), level), "o", color=BLUE, ms=6)
-        names = ["input"] + [f"k={k}, s={s}, d={d}" for k, s, d in layers]
-        axis.set_yticks(range(len(names)), names, fontsize=9)
-        axis.set(xlim=(-width, width), xlabel="pixels of the input")
+            axis.plot(list(positions), np.full(len(positions), level), "o", color=BLUE, ms=6)
+        names = [f"k={k}" + f", s={s}" * (s > 1) + f", d={d}" * (d > 1) for k, s, d in layers]
+        axis.set_yticks(range(len(seen)), ["input", *names], fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        axis.set_xlabel("pixels of the input", fontsize=9.5)
         axis.grid(False)
-        axis.set_title(title, fontsize=10)
     return figure
 
 
@@ -132,56 +129,59 @@ def lines(x: Sequence, named: Mapping[str, Sequence], marked: Sequence[float] = 
     return figure
 
 
-def bars(panels: Mapping[str, Mapping[str, float]], digits: int = 2) -> Figure:
+def bars(values: Mapping[str, Mapping[str, float]], digits: int = 2) -> Figure:
     """A panel of horizontal bars with their values for each title: title -> name -> value."""
-    rows = max(map(len, panels.values()))
-    figure, (axes,) = subplots(1, len(panels), size=(WIDTH, 0.28 * rows + 0.9))
-    for axis, (title, values), (colour, _) in zip(axes, panels.items(), LINES, strict=False):
-        drawn = axis.barh(list(values), list(values.values()), color=colour)
+    figure, panels = _panels(values, 0.28 * max(map(len, values.values())) + 0.9)
+    for (axis, _, named), (colour, _) in zip(panels, LINES, strict=False):
+        drawn = axis.barh(list(named), list(named.values()), color=colour)
         axis.bar_label(drawn, fmt=f"{{:,.{digits}f}}", padding=3, fontsize=9)
         axis.margins(x=0.22)
         axis.invert_yaxis()
         axis.tick_params(labelsize=9)
         axis.grid(axis="y", visible=False)
-        axis.set_title(title, fontsize=10)
     return figure
 
 
-def histograms(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str) -> Figure:
+def histograms(values: Mapping[str, Mapping[str, np.ndarray]], xlabel: str) -> Figure:
     """How often each value occurs, a line for each name, a panel for each title; all with the same axes."""
-    figure, (axes,) = subplots(1, len(panels), size=(WIDTH, 3.2), sharey=True, sharex=True)
-    ends = np.percentile(np.concatenate([v.ravel() for p in panels.values() for v in p.values()]), (0.5, 99.5))
-    for axis, (title, named) in zip(axes, panels.items(), strict=True):
-        for (name, values), (colour, _) in zip(named.items(), LINES, strict=False):
-            axis.hist(values.ravel(), np.linspace(*ends, 60), density=True, histtype="step", color=colour, label=name)
+    figure, panels = _panels(values, 3.2, sharey=True, sharex=True)
+    ends = np.percentile(np.concatenate([v.ravel() for named in values.values() for v in named.values()]), (0.5, 99.5))
+    for axis, _, named in panels:
+        for (name, some), (colour, _) in zip(named.items(), LINES, strict=False):
+            axis.hist(some.ravel(), np.linspace(*ends, 60), density=True, histtype="step", color=colour, label=name)
         axis.set(xlabel=xlabel, yticks=[])
-        axis.set_title(title, fontsize=10)
-    legend_below(figure, axes[0], columns=len(named))
+    legend_below(figure, axis, columns=len(named))
     return figure
 
 
 def descent(loss: Callable, w: np.ndarray, paths: Mapping[str, Sequence[float]]) -> Figure:
-    """The loss over one weight, and a panel for each path of weights that a descent took: title -> weights."""
-    figure, (axes,) = subplots(1, len(paths), size=(WIDTH, 3.2), sharey=True)
-    for axis, (title, path) in zip(axes, paths.items(), strict=True):
+    """The loss over one weight, and a panel for each path of weights: a dot where it starts, a star where it ends."""
+    figure, panels = _panels(paths, 3.2, sharey=True)
+    for axis, _, path in panels:
         axis.plot(w, [loss(value) for value in w], color=GREY)
         axis.plot(path, [loss(value) for value in path], "o-", color=BLUE, ms=4, lw=1)
         axis.plot(path[0], loss(path[0]), "o", color=GREEN, ms=8)
         axis.plot(path[-1], loss(path[-1]), "*", color=RED, ms=12)
         axis.set(xlabel="weight $w$", xlim=(w[0], w[-1]))
-        axis.set_title(title, fontsize=10)
-    axes[0].set_ylabel("loss $L(w)$")
+    figure.axes[0].set_ylabel("loss $L(w)$")
     return figure
 
 
-def valley(height: Callable, paths: Mapping[str, np.ndarray]) -> Figure:
+def valley(height: Callable, paths: Mapping[str, np.ndarray], xlim: tuple, ylim: tuple) -> Figure:
     """Lines of equal height over two weights, a panel for each path (steps, 2) that a descent took."""
-    figure, (axes,) = subplots(1, len(paths), size=(WIDTH, 2.8), sharey=True)
-    across, up = np.meshgrid(np.linspace(-10.5, 2, 200), np.linspace(-2.2, 2.2, 200))
-    for axis, (title, path) in zip(axes, paths.items(), strict=True):
-        axis.contour(across, up, height(across, up), 18, cmap="Blues_r", linewidths=0.7)
+    figure, panels = _panels(paths, 2.8, sharey=True)
+    plane = np.meshgrid(np.linspace(*xlim, 200), np.linspace(*ylim, 200))
+    for axis, _, path in panels:
+        axis.contour(*plane, height(*plane), 18, cmap="Blues_r", linewidths=0.7)
         axis.plot(*path.T, "o-", color=RED, ms=3, lw=1)
-        axis.set(xlabel="$w_1$", xlim=(-10.5, 2), ylim=(-2.2, 2.2))
-        axis.set_title(title, fontsize=10)
-    axes[0].set_ylabel("$w_2$")
+        axis.set(xlabel="$w_1$", xlim=xlim, ylim=ylim)
+    figure.axes[0].set_ylabel("$w_2$")
     return figure
+
+
+def _panels(named: Mapping, height: float, **options) -> tuple[Figure, Iterator[tuple[Axes, str, object]]]:
+    """A figure with a titled panel for each entry, and (panel, title, value) of each."""
+    figure, (axes,) = subplots(1, len(named), size=(WIDTH, height), **options)
+    for axis, title in zip(axes, named, strict=True):
+        axis.set_title(title, fontsize=10)
+    return figure, zip(axes, named.keys(), named.values(), strict=True)
