@@ -36,7 +36,7 @@ def computed(name):
 
 
 def number(text):
-    return abs(float(text.replace(",", "")))
+    return float(text.replace(",", ""))
 
 
 def results(text):
@@ -45,7 +45,7 @@ def results(text):
     for formula in re.findall(r"\$([^$]+)\$", text):
         plain = "=" in formula or re.fullmatch(r"[\d.,-]+", formula)
         text = text.replace(f"${formula}$", formula.rsplit("=", 1)[-1] if plain else " ")
-    return [n for n in re.findall(r"\d[\d,]*(?:\.\d+)?", text) if "." in n or number(n) >= 10]
+    return [n for n in re.findall(r"(?<!\w)-?\d[\d,]*(?:\.\d+)?", text) if "." in n or number(n) >= 10]
 
 
 @pytest.mark.parametrize(("name", "least"), [("03_building_blocks", 15), ("04_training_loop", 5)])
