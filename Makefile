@@ -1,11 +1,11 @@
-# make run | test | lab | notebooks | predict | app | bench | report | links
+# make run | test | faults | lab | notebooks | predict | app | bench | report | links
 PYTHON ?= python3
 EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
 OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: run test lab notebooks predict app bench report links
+.PHONY: run test faults lab notebooks predict app bench report links
 
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
 	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
@@ -13,6 +13,9 @@ run: .venv/installed  ## train an experiment, or go on where its last run stoppe
 test: .venv/app  ## unit tests, then every notebook in fast mode
 	$(BIN)/python -m pytest -q tests
 	$(BIN)/python -m pytest -q --nbval-lax notebooks
+
+faults: .venv/app  ## attack it: crashes, damage, lies, nonsense -> results/faults.csv
+	$(BIN)/python -m tests.faults
 
 lab: .venv/installed  ## open the notebooks in Jupyter
 	$(BIN)/jupyter lab notebooks

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from utils import runs
 from utils.__main__ import main
 from utils.cifar10.files import CLASSES
+from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.serve.predict import Prediction, Predictor, open_picture, sentence, to_cifar
 from utils.study import analysis
@@ -164,6 +165,7 @@ def calibration(tmp_path, monkeypatch):
 
 def test_the_probabilities_are_calibrated(calibration):
     calibration.write_text('{"temperature": 5.0}')
+    seal(calibration.parent)
     predictor = Predictor("experiment_5")
     found = predictor(photo())
     scores = analysis.logits(predictor.model, found.pixels[None], predictor.mean, predictor.std)[0]
@@ -174,6 +176,7 @@ def test_the_probabilities_are_calibrated(calibration):
 
 def test_a_network_without_calibration_says_what_to_call(calibration):
     calibration.unlink()
+    seal(calibration.parent)
     with pytest.raises(RunError, match="utils calibrate experiment_5"):
         Predictor("experiment_5")
     with pytest.raises(RunError, match="experiment_5/seed_2 has no weights.pt"):

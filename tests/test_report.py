@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 from utils import plotting, runs
 from utils.__main__ import main
 from utils.engine import records
+from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, MAIN, RECORDS
 from utils.report import readme, tables
@@ -48,6 +49,7 @@ def test_readme_and_images_agree_with_results(copy):
 def test_another_number_in_results_changes_the_readme(copy, path):
     path = copy / path.relative_to(ROOT)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy_last": 12.34}))
+    seal(path.parent)
     text = (copy / "README.md").read_text()
     assert readme.fill(text, "results", tables.markdown(tables.results_table())) != text
 

@@ -13,11 +13,12 @@ from utils import architecture, models, runs
 from utils.__main__ import main
 from utils.data import eval_loader
 from utils.engine import records
-from utils.engine.checkpoints import save_atomically
+from utils.engine.checkpoints import SUMS, save_atomically, seal
 from utils.engine.records import read_history, read_metrics
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, RECIPE, experiment
-from utils.report.publish import publish_run, publish_tables
+from utils.report import publish
+from utils.report.publish import official_images, publish_run, publish_tables
 from utils.runs import Run
 from utils.training import epochs_to_target, evaluate
 
@@ -29,11 +30,18 @@ WITH_WEIGHTS = [folder for folder in PUBLISHED if (folder / "weights.pt").exists
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch):
+    """Nobody trained these runs; how a run is checked when it is published, test_trust.py tests."""
+    monkeypatch.setattr(publish, "official_images", lambda: None)
+    monkeypatch.setattr(publish, "check", lambda *_: None)
+
+
 def finished_run(name=FINAL, network=None, recipe=None, seed=1, judged_on="test", source="original"):
     """A run as `runs.train` returns it, which nobody trained."""
     network, recipe = network or models.networks()[name], recipe or experiment(name).recipe
     model = records.build(network, seed)
-    data = dict(source=source, digest="0123456789abcdef", judged_on=judged_on)
+    data = records.OFFICIAL | dict(source=source, judged_on=judged_on)
     identity = records.identity(model, asdict(recipe), data, seed)
     history = pd.DataFrame(dict(epoch=range(1, recipe.epochs + 1), lr=0.1, train_loss=0.5, train_accuracy=80.0))
     history[f"{judged_on}_loss"], history[f"{judged_on}_accuracy"], history["seconds"] = 0.5, 84.0, 1.0
@@ -194,6 +202,7 @@ def test_a_run_that_is_not_there_is_a_sentence(root):
     with pytest.raises(RunError, match=r"experiment_5 holds no finished run; results/ holds those of small\."):
         runs.load("experiment_5")
     (root / "results" / "small" / "weights.pt").unlink()
+    seal(root / "results" / "small")
     with pytest.raises(RunError, match=r"small has no weights\.pt"):
         runs.load("small")
 
@@ -210,7 +219,10 @@ def test_the_comparison_has_runs_names_and_prior_work(root):
     runs.save(finished_run(judged_on="validation"), root / "runs" / "mine")
     table = runs.compare(finished_run(), "experiment_5", "runs/mine", EXPERIMENTS[FINAL].prior, None)
     assert list(table.columns) == ["this run", "experiment_5", "runs/mine", "reference"]
-    assert table.loc["test accuracy, last epoch"].tolist() == ["84.00 %", "84.00 %", "-", "85.13 %"]
+    assert table.loc["test accuracy, last epoch"].tolist() == ["84.00 %", "84.00 %", "-", "-"]
+    assert table.loc["test accuracy, in this epoch"].tolist() == ["-", "-", "-", "85.13 %"]
+    two = runs.compare(finished_run(), finished_run("small"))
+    assert list(two.columns) == ["this run", "this run, small"]
     assert table.loc["validation accuracy, last epoch"].tolist() == ["-", "-", "84.00 %", "-"]
     assert table.loc["judged on"].tolist() == ["test", "test", "validation", "test"]
     assert table.loc["multiply-adds"].tolist() == ["10,774,848"] * 3 + ["-"]
@@ -239,7 +251,7 @@ def test_publish_copies_a_finished_run_and_nothing_else(root):
     (target / "seed_2").mkdir(parents=True)
     (target / "calibration.json").touch()  # of the weights before
     assert publish_run("experiment_5") == target
-    assert sorted(path.name for path in target.iterdir()) == ["history.csv", "metrics.json", "seed_2", "weights.pt"]
+    assert sorted(path.name for path in target.iterdir()) == sorted([*runs.KEPT, SUMS, "seed_2"])
     for name in ("history.csv", "metrics.json", "weights.pt"):
         assert (target / name).read_bytes() == (folder / name).read_bytes()
 
@@ -263,7 +275,7 @@ def test_other_runs_of_a_network_are_published_below_it_without_weights(root, op
     )
     target = publish_run("experiment_5", **options)
     assert target == root / "results" / "experiment_5" / place
-    assert sorted(path.name for path in target.iterdir()) == ["history.csv", "metrics.json"]
+    assert sorted(path.name for path in target.iterdir()) == [SUMS, "history.csv", "metrics.json"]
     assert (target / "metrics.json").read_bytes() == (root / "runs/experiment_5-2/metrics.json").read_bytes()
 
 
@@ -326,8 +338,9 @@ def test_calibration_is_of_the_official_images_only(root, monkeypatch, capsys):
 
     runs.save(finished_run(), root / "results" / "experiment_5")
     monkeypatch.setattr(publish, "load_cifar10", stand_in)
+    monkeypatch.setattr(publish, "official_images", official_images)
     assert main(["calibrate", "experiment_5"]) == 2
-    assert re.fullmatch(r"Error: The temperature is fitted on CIFAR-10's test images; .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"Error: What is published is checked on CIFAR-10; .*\n", capsys.readouterr().err)
     assert not (root / "results" / "experiment_5" / "calibration.json").exists()
 
 

@@ -137,3 +137,50 @@ def test_the_rooms_are_what_utils_holds():
 def test_ruff_finds_nothing():
     result = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def installed(*required):
+    """The names of these packages and of all that they need here, as far as they are installed."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found, left = {}, {canonicalize_name(name) for name in required}
+    while left:
+        name = left.pop()
+        try:
+            found[name] = metadata.metadata(name)
+        except metadata.PackageNotFoundError:
+            continue
+        needs = [Requirement(line) for line in metadata.requires(name) or []]
+        wanted = [need.name for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+        left |= {canonicalize_name(name) for name in wanted} - found.keys()
+    return found
+
+
+def test_everything_that_gets_installed_is_pinned_and_free():
+    required, app, exact = (
+        names((ROOT / f"{file}.txt").read_text()) for file in ("requirements", "requirements-app", "constraints")
+    )
+    found = installed(*required, *app)
+    machine = ("nvidia", "triton", "cuda")  # what torch brings along for a GPU
+    loose = {name for name in found if not name.startswith(machine)} - exact
+    assert not loose - {"pip", "setuptools"}, "pin them in constraints.txt"
+    for name, data in found.items():
+        licence = f"{data.get('License-Expression', '')} {data.get('License', '')[:50]} {data.get_all('Classifier')}"
+        assert "AGPL" not in licence and "Affero" not in licence, name
+
+
+def test_nothing_is_fetched_over_plain_http():
+    places = [
+        *(ROOT / "utils").glob("**/*.py"),
+        ROOT / "Makefile",
+        *ROOT.glob("*.txt"),
+        *ROOT.glob("notebooks/*.ipynb"),
+    ]
+    for path in places:
+        text = path.read_text(encoding="utf-8").replace(
+            "http://www.w3.org", ""
+        )  # the name of SVG, which nobody fetches
+        assert "http://" not in text, path

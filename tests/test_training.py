@@ -301,7 +301,7 @@ def test_ctrl_c_and_the_same_command_goes_on(project, tmp_path):
     assert "Epoch   1 " not in out and "Epoch   3 " in out and "bit-identical" not in out
     assert "NOT CIFAR-10" in out and "reference" in out and "are in runs/experiment_5." in out
     run = tmp_path / "runs" / "experiment_5"
-    files = "checkpoint.pt history.csv metrics.json weights.pt curves.png"
+    files = ".lock checkpoint.pt checksums.json history.csv metrics.json weights.pt curves.png"
     assert {path.name for path in run.iterdir()} == set(files.split())
     assert '"data_source": "stand-in"' in (run / "metrics.json").read_text()
 

@@ -9,6 +9,7 @@ with which recipe), runs (training any network, keeping, loading and comparing w
 """
 
 import os
+import sys
 from pathlib import Path
 
 ROOMS = """errors models transforms architecture engine cifar10 plotting data training experiments runs
@@ -17,4 +18,7 @@ ROOMS = """errors models transforms architecture engine cifar10 plotting data tr
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 # The smoke switch, read once: a few hundred images, one or two epochs, nothing written.
-FAST_RUN = os.environ.get("FAST_RUN", "0") not in ("", "0")
+_said = os.environ.get("FAST_RUN", "").strip().lower()
+FAST_RUN = _said in ("1", "true", "yes", "on")
+if not FAST_RUN and _said not in ("", "0", "false", "no", "off"):
+    sys.exit(f"Error: FAST_RUN is {_said[:50]!a}; set it to 1 or to 0.")

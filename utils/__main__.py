@@ -2,21 +2,22 @@
 
 import argparse
 import math
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
-from utils.errors import ProjectError
+from utils.errors import ProjectError, printable
 
 
 def whole_number(low: int, high: float = math.inf) -> Callable[[str], int]:
     """A reader of whole numbers within these limits."""
 
     def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+        if not text.isascii() or not text.isdigit() or len(text) > 20 or not low <= int(text) <= high:
             limits = f"from {low} on" if high == math.inf else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+            raise argparse.ArgumentTypeError(f"{text[:50]!r} is not a whole number {limits}")
         return int(text)
 
     return read
@@ -79,10 +80,11 @@ def train(arguments: argparse.Namespace) -> None:
     from utils import architecture, plotting, runs
     from utils.data import load_cifar10
     from utils.engine import distributed
-    from utils.engine.records import path_of
+    from utils.engine.records import path_of, read_metrics
     from utils.study.baselines import chosen
 
     name, (network, row) = arguments.experiment, chosen(arguments.experiment)
+    published = [name] if (path_of(name) / "metrics.json").exists() and read_metrics(name) else []  # not after training
     epochs = arguments.epochs or row.recipe.epochs
     recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
     with distributed.process_group():
@@ -94,7 +96,6 @@ def train(arguments: argparse.Namespace) -> None:
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")
         run = runs.train(network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation)
-        published = [name] if (path_of(name) / "metrics.json").exists() else []
         print(f"\n{runs.compare(run, *published, row.prior).to_string()}")
         if run.folder and distributed.rank() == 0:
             plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")
@@ -194,13 +195,15 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         return COMMANDS[parsed.command](parsed) or 0
     except ProjectError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        print(f"Error: {error.filename} cannot be written or read: {error.strerror}.", file=sys.stderr)
+    except OSError as error:  # a full disk among them
+        name = printable(str(error.filename or "A file"))
+        print(f"Error: {name} cannot be written or read: {error.strerror or error}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         goes_on = (

@@ -36,8 +36,8 @@ def load_cifar10(path: str | Path | None = None) -> ImageData:
     cache = sources.cache_folder()
     path = path or os.environ.get("CIFAR10_PATH")
     if path:
-        path = Path(path).expanduser()
-        if not path.exists() and (utils.ROOT / path).exists():
+        path = Path(os.path.expanduser(path))
+        if not os.path.exists(path) and os.path.exists(utils.ROOT / path):
             path = utils.ROOT / path  # notebooks run in their own folder, where a relative path leads elsewhere
         data = read_path(path, cache)
     else:

@@ -17,11 +17,11 @@ import utils
 from utils import architecture, training
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader
-from utils.engine import distributed, records
-from utils.engine.checkpoints import UNKNOWN, read_checkpoint, save_atomically
+from utils.engine import checkpoints, distributed, records
+from utils.engine.checkpoints import KEPT, UNKNOWN, alone_in, read_checkpoint
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
-from utils.errors import NetworkError, RunError
+from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, PriorWork
 from utils.training import Recipe
 
@@ -64,29 +64,26 @@ def train(
     judged_on = "test" if test else "validation"
     model = build(network, seed)
     totals = architecture.totals(model)
+    records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     identity = records.identity(model, asdict(recipe), images, seed)
-    if len(identity["first_response"]) != 4 * len(data.classes) + 1:
-        raise NetworkError(f"The network must return {len(data.classes)} logits for an image; mend its last layer.")
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
     if folder and (folder / "metrics.json").exists():
-        return load(folder, network)
-
+        run = load(folder, network)
+        if recipe.precision not in (None, made_in := run.metrics.get("precision")):
+            print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
+        return run
     part = data if test else hold_out(data)
-    mean, std = channel_statistics(part.train_images)
+    x, y = part.train_images, part.train_labels
+    mean, std = channel_statistics(x)
     for module in model.modules():
         if isinstance(module, nn.Dropout) and recipe.dropout:
             module.p = recipe.dropout
-    history, made_under = training.fit(
-        model,
-        recipe,
-        train_loader(part.train_images, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation),
-        eval_loader(part.test_images, part.test_labels, mean, std),
-        judged_on=judged_on,
-        folder=folder,
-        identity=identity,
-        progress=progress,
-    )
+    batches = train_loader(x, y, mean, std, recipe.batch_size, seed, **recipe.augmentation)
+    judged = eval_loader(part.test_images, part.test_labels, mean, std)
+    options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress)
+    with alone_in(folder):
+        history, made_under = training.fit(model, recipe, batches, judged, **options)
     accuracy = history[f"{judged_on}_accuracy"]
     metrics = dict(
         name=name,
@@ -120,6 +117,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
     At the end its weights are evaluated here, on the training images without augmentation and on the test images.
     """
     folder, model, run = path_of(name), build(network), None
+    records.check_outputs(model, len(data.classes))
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
         wanted = records.identity(model, asdict(recipe), images, seed=1)
@@ -148,12 +146,13 @@ def evaluate(run: Run, images: np.ndarray, labels: np.ndarray) -> tuple[float, f
 
 
 def save(run: Run, folder: Path) -> None:
-    """Write weights.pt, history.csv and metrics.json; metrics.json comes last and marks the run as finished."""
+    """Write weights.pt, history.csv and metrics.json, which marks the run as finished, and seal them."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_atomically(run.model.state_dict(), folder / "weights.pt")
-    run.history.to_csv(folder / "history.csv", index=False, float_format="%.6g", lineterminator="\n")
-    text = json.dumps(run.metrics, indent=2) + "\n"
-    (folder / "metrics.json").write_text(text, encoding="utf-8", newline="\n")
+    checkpoints.save_atomically(run.model.state_dict(), folder / "weights.pt")
+    rows = run.history.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    checkpoints.write_atomically(rows.encode(), folder / "history.csv")
+    checkpoints.write_atomically(json.dumps(run.metrics, indent=2).encode() + b"\n", folder / "metrics.json")
+    checkpoints.seal(folder)
 
 
 def load(run: str | Path, network: Network | None = None) -> Run:
@@ -194,8 +193,8 @@ def published(held_out: int | None = None) -> pd.DataFrame:
     Of all `seeds` of a run: `accuracy` after the last epoch in percent, their mean, and `deviation`, their standard
     deviation (nan where there is one seed).
     """
-    pattern = "*/metrics.json" if held_out is None else "*/**/validation/metrics.json"
-    folders = [path.parent for path in (utils.ROOT / "results").glob(pattern)]
+    pattern = "[!.]*/*" if held_out is None else "[!.]*/**/validation/*"
+    folders = {path.parent for path in (utils.ROOT / "results").glob(pattern) if path.name in KEPT}
     known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
     found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
     names = [name for name in {**EXPERIMENTS, **found} if name in found]
@@ -218,11 +217,11 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
                 "parameters": f"{run.parameters:,}",
                 "receptive field": run.receptive_field or UNKNOWN,
                 "epochs": run.epoch,
-                "test accuracy, last epoch": f"{run.accuracy:.2f} %",
+                "test accuracy, in this epoch": f"{run.accuracy:.2f} %",
             }
             continue
         m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
-        columns[title] = {
+        columns[title if title not in columns else f"{title}, {m['name']}"] = {
             "images": m["data_source"],
             "judged on": m["evaluated_on"],
             "parameters": f"{m['parameters']:,}",

@@ -87,7 +87,9 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
         optimizer = torch.optim.Adam(groups, recipe.lr, betas=(recipe.momentum, 0.999))
     else:
         optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
-    return optimizer, OneCycleLR(optimizer, recipe.lr, steps, pct_start=recipe.warmup, cycle_momentum=False)
+    warmup = min(float(recipe.warmup), 1 - 1 / steps)  # a part of no length OneCycleLR would divide by
+    warmup = 0.0 if warmup * steps == 1 else warmup
+    return optimizer, OneCycleLR(optimizer, recipe.lr, steps, pct_start=warmup, cycle_momentum=False)
 
 
 # ---------------------------------------------------------------- the loop to read first

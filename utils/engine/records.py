@@ -21,10 +21,12 @@ from torch.nn import functional as F
 
 import utils
 from utils import models
-from utils.engine.checkpoints import UNKNOWN, read_checkpoint
-from utils.errors import NetworkError, RunError
+from utils.engine.checkpoints import UNKNOWN, read_checkpoint, verify
+from utils.errors import NetworkError, RunError, first_line
 
 Network = Callable[[], nn.Module] | nn.Module
+OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of a run; it leads nowhere else
 
 
 def build(network: Network, seed: int = 1) -> nn.Module:
@@ -90,6 +92,18 @@ def response(model: nn.Module) -> list[float]:
     gradient = sum(p.grad.square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
     logits = torch.cat([judged, trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, gradient]]
+
+
+@torch.no_grad()
+def check_outputs(model: nn.Module, classes: int) -> None:
+    """NetworkError unless the network gives an image a finite logit for each class, and in eval mode twice the same."""
+    copy, images = deepcopy(model).cpu().eval(), torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+    with torch.random.fork_rng(devices=[]):
+        first, second = copy(images), copy(images)
+    if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
+        raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
+    if not first.isfinite().all() or not torch.allclose(first, second, 1e-3, 1e-3):
+        raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
@@ -175,7 +189,7 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
 
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
     """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the first that holds it or nothing."""
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):
+    if not NAME.fullmatch(name):
         raise RunError(f"{name!r} is no name for a run; use letters, digits, '_', '-' and '.'.")
     folder, number, why = utils.ROOT / "runs" / name, 1, None
     while holds_a_run(folder):
@@ -209,6 +223,8 @@ def path_of(run: str | Path) -> Path:
     """A name in results/, such as experiment_5/seed_2, or a path below the project, such as runs/mine."""
     if isinstance(run, Path):
         return run
+    if not NAME.fullmatch(run):
+        raise RunError(f"{run!r} is no name of a run; results/ and runs/ show which there are.")
     return utils.ROOT / run if run.startswith("runs/") else utils.ROOT / "results" / run
 
 
@@ -225,20 +241,34 @@ def last_accuracy(metrics: Mapping) -> float:
 
 
 def read_metrics(run: str | Path) -> dict:
-    """metrics.json of a finished run; RunError if there is none."""
+    """metrics.json of a finished run; RunError if there is none, or one in results/ is not on all of CIFAR-10."""
     path = path_of(run) / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(metrics, dict) or not {"name", "recipe", "seed", "evaluated_on"} <= metrics.keys():
             raise ValueError("it holds something else")
-        return metrics
     except FileNotFoundError:
-        published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/*/metrics.json")))
-        raise RunError(f"{path.parent} holds no finished run; results/ holds those of {published}.") from None
+        published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
+        hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
+        raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
     except ValueError as error:
         raise RunError(f"{path} cannot be read ({error}); fetch the file or make the run again.") from None
+    verify(path.parent)
+    official = OFFICIAL.items() <= metrics.get("run", {}).get("data", {}).items()
+    if utils.ROOT / "results" in path.parents and not official:
+        raise RunError(f"{path.parent} is no run on all images of CIFAR-10; move it to runs/.")
+    return metrics
 
 
 def read_history(run: str | Path) -> pd.DataFrame:
     """history.csv of a run, one row an epoch."""
-    return pd.read_csv(path_of(run) / "history.csv")
+    return read_table(path_of(run) / "history.csv")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A csv file of runs/ or results/; RunError if it is damaged."""
+    verify(path.parent)
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise RunError(f"{path} cannot be read ({first_line(error)}); fetch or make it again.") from None

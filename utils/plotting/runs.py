@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils.architecture import MAX_PARAMETERS, TARGET
+from utils.engine.records import title_of
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, subplots
 
 
@@ -47,29 +48,28 @@ def curves(run: Any, prior: Any = None) -> Figure:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     images = "handwritten digits, NOT CIFAR-10" if metrics["data_source"] == "stand-in" else "CIFAR-10"
-    figure.suptitle(f"{metrics['name']}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
+    title = title_of(run.folder) if run.folder else metrics["name"]
+    figure.suptitle(f"{title}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
     return figure
 
 
 def cost_growth(table: pd.DataFrame) -> Figure:
-    """Seconds an epoch and peak memory against batch size, images and parameters, from results/benchmark/growth.csv."""
-    varied = {"batch_size": "batch size", "images": "images in an epoch", "parameters": "parameters"}
-    usual = {name: table[name].mode()[0] for name in varied}  # what stays the same while another thing varies
-    figure, axes = subplots(2, 3, size=(8, 5), sharex="col", sharey="row")
-    for column, (name, label) in zip(axes.T, varied.items(), strict=True):
-        fixed = [other for other in varied if other != name]
-        part = table[(table[fixed] == [usual[other] for other in fixed]).all(axis=1)].sort_values(name)
+    """Seconds an epoch and peak memory of a network against batch size and images: results/benchmark/growth.csv."""
+    varied = {"batch_size": "batch size", "images": "images in an epoch"}
+    network, table = table.network.mode()[0], table[table.network == table.network.mode()[0]]
+    usual = {name: table[name].mode()[0] for name in varied}  # what stays the same while the other varies
+    figure, axes = subplots(2, 2, size=(8, 5), sharex="col", sharey="row")
+    for column, (name, label), other in zip(axes.T, varied.items(), reversed(varied), strict=True):
+        part = table[table[other] == usual[other]].sort_values(name)
         for axis, (value, colour) in zip(column, (("seconds", BLUE), ("peak_mib", ORANGE)), strict=True):
-            axis.plot(part[name], part[value], color=colour, marker="o", ms=4, ls="-" if name != "parameters" else "")
+            axis.plot(part[name], part[value], color=colour, marker="o", ms=4)
             axis.set_ylim(0, 1.1 * table[value].max())
         column[1].set(xlabel=label, xlim=(0, None))
         column[1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        column[1].tick_params(axis="x", labelsize=8.5)
-    axes[0, 0].set_ylabel("seconds an epoch")
+    axes[0, 0].set(ylabel="seconds an epoch", title=f"{usual['images']:,} images")
+    axes[0, 1].set_title(f"batches of {usual['batch_size']}")
     axes[1, 0].set_ylabel("peak memory (MiB)")
-    same = f"batch {usual['batch_size']}, {usual['images']:,} images"
-    machine = f"{table.cpu_threads[0]} CPU threads"
-    figure.suptitle(f"{table.network.mode()[0]}, {machine}; where not varied: {same}", fontsize=11)
+    figure.suptitle(f"What an epoch of {network} costs on {table.cpu_threads.iloc[0]} CPU threads", fontsize=11)
     return figure
 
 
@@ -129,7 +129,12 @@ def landscape(
         axis.plot(runs[cost], runs.accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
         axis.errorbar(runs[cost], runs.accuracy, runs.deviation, fmt="none", ecolor=BLUE, capsize=4)
         for name, x, y in zip(runs.index, runs[cost], runs.accuracy, strict=True):
-            before = name in ("experiment_1", "accurate", "strideless")  # where a neighbour has its name behind it
+            before = name in (
+                "experiment_1",
+                "accurate",
+                "strideless",
+                "small",
+            )  # where a neighbour has its name behind it
             text = name.removeprefix("experiment_").replace("_", " ")
             place = dict(xytext=(-7 if before else 7, 0), textcoords="offset points", ha="right" if before else "left")
             axis.annotate(text, (x, y), va="center", fontsize=9, color=BLUE, **place)
@@ -154,6 +159,22 @@ def landscape(
     images = "test images" if split == "test" else f"held-out images, {runs.epochs.iloc[0]} epochs each"
     several = "mean and standard deviation over the seeds" if runs.seeds.max() > 1 else "one seed each"
     figure.suptitle(f"CIFAR-10, {images}, {several}; 1 to 5 are the experiments", fontsize=11)
+    return figure
+
+
+def differences(table: pd.DataFrame, title: str = "") -> Figure:
+    """Each row of `statistics.against_base` as a point with its 95 % interval, to the right of 0 where it is better."""
+    figure, ((axis,),) = subplots(size=(8, 1 + 0.32 * len(table)))
+    places = range(len(table), 0, -1)
+    for place, row in zip(places, table.itertuples(), strict=True):
+        colour = GREEN if row.low > 0 else RED if row.high < 0 else GREY
+        axis.plot((row.low, row.high), (place, place), color=colour)
+        axis.plot(row.difference, place, "o", color=colour, ms=6)
+    axis.axvline(0, color="black", lw=1)
+    axis.set_yticks(places, table.index)
+    axis.set(
+        xlabel="difference in accuracy (points), with its 95 % interval", title=title, ylim=(0.4, len(table) + 0.6)
+    )
     return figure
 
 

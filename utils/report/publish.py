@@ -1,17 +1,22 @@
 """runs/ -> results/: only finished runs and tables measured on CIFAR-10 get there, and only from here."""
 
+import ctypes
 import json
+import os
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 from scipy.special import softmax
 
 import utils
-from utils import runs
-from utils.data import load_cifar10
+from utils import runs, training
+from utils.cifar10.files import ImageData
+from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
+from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.study import analysis, baselines
 
@@ -19,7 +24,8 @@ from utils.study import analysis, baselines
 def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int | None = None) -> Path:
     """Copy the finished run of the experiment `name`, as it stands in the code, into results/; returns its folder.
 
-    RunError if runs/ has no finished run on the official images of just this network, recipe and seed.
+    RunError if runs/ has no finished run on the official images of just this network, recipe and seed, or anything in
+    it does not fit together; results/ is then as it was.
     """
     network, recipe = baselines.chosen(name)[0], baselines.chosen(name)[1].recipe
     target = utils.ROOT / "results" / name
@@ -31,13 +37,36 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     if validation:
         target /= "validation"
     model = records.build(network, seed)
-    images = dict(source="original", judged_on="validation" if validation else "test")
-    source = records.find(name, records.identity(model, asdict(recipe), images, seed), model)
-    with_weights = target.parent.name == "results"  # the first seed's
-    files = ["history.csv", "metrics.json"] + ["weights.pt"] * with_weights
-    _copy([source / file for file in files], target)
-    (target / "calibration.json").unlink(missing_ok=True)  # it was of the weights that were there before
-    return target
+    images = records.OFFICIAL | dict(judged_on="validation" if validation else "test")
+    wanted = records.identity(model, asdict(recipe), images, seed)
+    source = records.find(name, wanted, model)
+    check(runs.load(source, network), wanted, official_images())
+    kept = [file for file in runs.KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
+    return put({file: (source / file).read_bytes() for file in kept}, target)
+
+
+def official_images() -> ImageData:
+    """All of CIFAR-10; RunError if other images are there."""
+    data = load_cifar10()
+    if dict(source=data.source, digest=data.digest) != records.OFFICIAL:
+        raise RunError("What is published is checked on CIFAR-10; set CIFAR10_PATH to the official files.")
+    return data
+
+
+def check(run: runs.Run, wanted: dict, data: ImageData) -> None:
+    """RunError unless all that is kept of a run is the one `wanted`, and its accuracy is that of its weights."""
+    m, history = run.metrics, run.history
+    part = data if m["evaluated_on"] == "test" else hold_out(data)
+    batches = eval_loader(part.test_images, part.test_labels, m["mean"], m["std"])
+    loss, accuracy = training.evaluate(run.model, batches)
+    claimed, logged = records.last_accuracy(m), history[f"{m['evaluated_on']}_accuracy"].iloc[-1]
+    why = records.difference(wanted, records.identity_of(m))
+    if history.epoch.tolist() != list(range(1, m["epochs"] + 1)) or not np.isfinite(history.to_numpy(float)).all():
+        why = "history.csv lacks an epoch or a number"
+    elif not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(loss):
+        why = f"its weights reach {accuracy:.2f} %, metrics.json says {claimed:.2f}, history.csv {logged:.2f}"
+    if why:
+        raise RunError(f"{run.folder} does not fit together: {why}. Delete that folder and train anew.")
 
 
 def publish_tables(folder: str) -> Path:
@@ -46,16 +75,47 @@ def publish_tables(folder: str) -> Path:
     if not files:
         raise RunError(f"runs/{folder} holds no table yet; make one with python -m utils (see --help).")
     for file in files:
-        if other := set(pd.read_csv(file).data_source) - {"original"}:
+        sources = set(records.read_table(file).get("data_source", ["unknown images"]))
+        if other := sources - {"original"}:
             raise RunError(f"runs/{folder}/{file.name} was measured on the {other.pop()}; measure it on CIFAR-10.")
-    return _copy(files, utils.ROOT / "results" / folder)
+    return put({file.name: file.read_bytes() for file in files}, utils.ROOT / "results" / folder)
 
 
-def _copy(files: list[Path], target: Path) -> Path:
-    target.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, target / file.name)
+def put(files: dict[str, bytes], target: Path) -> Path:
+    """Give the folder `target` these files and a seal, in one step: killed at any time, this leaves it old or new.
+
+    A calibration that is not among them is of other weights, and goes.
+    """
+    old, new = (target.with_name(f".{word}-{target.name}") for word in ("old", "new"))
+
+    def clean() -> None:
+        if old.exists() and not target.exists():  # it was killed between two renames
+            old.rename(target)
+        for leftover in (old, new):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    clean()
+    if target.exists():
+        shutil.copytree(target, new)
+        (new / "calibration.json").unlink(missing_ok=True)
+    new.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (new / name).write_bytes(content)
+    seal(new)
+    if target.exists() and not exchange(new, target):
+        target.rename(old)
+    if not target.exists():
+        new.rename(target)
+    clean()
     return target
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give each folder the other's name in one step, where the system can: renameat2(2) of Linux."""
+    if not hasattr(libc := ctypes.CDLL(None) if sys.platform == "linux" else None, "renameat2"):
+        return False
+    AT_FDCWD, RENAME_EXCHANGE = -100, 2
+    return libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 def calibrate(name: str) -> None:
@@ -65,9 +125,9 @@ def calibrate(name: str) -> None:
     expected calibration errors, in points, are of temperatures fitted on one half of them and judged on the other.
     RunError if the run is not published, or the official images are not there.
     """
-    run, data = runs.load(name), load_cifar10()
-    if data.source != "original":
-        raise RunError("The temperature is fitted on CIFAR-10's test images; set CIFAR10_PATH to the official files.")
+    run, data = runs.load(name), official_images()
+    if utils.ROOT / "results" not in run.folder.parents:
+        raise RunError(f"{name} is not published; publish it first.")
     logits = analysis.logits(run.model, data.test_images, run.metrics["mean"], run.metrics["std"])
     before, after = (
         round(analysis.calibration_error(analysis.reliability(probabilities, data.test_labels)), 3)
@@ -80,6 +140,6 @@ def calibrate(name: str) -> None:
         test_images=len(data.test_labels),
         data_source=data.source,
     )
-    text = json.dumps(found, indent=2)
-    (run.folder / "calibration.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    print(text)
+    text = json.dumps(found, indent=2) + "\n"
+    put({"calibration.json": text.encode()}, run.folder)
+    print(text, end="")

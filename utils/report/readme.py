@@ -7,10 +7,9 @@ import base64
 import json
 import re
 
-import pandas as pd
-
 import utils
 from utils import architecture, plotting, runs
+from utils.engine.records import read_table
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.report.tables import TABLES, markdown, published
@@ -45,6 +44,8 @@ def write() -> None:
     RunError if a network or a recipe in the code is not that of the run in results/, or the README lacks a marker.
     """
     loaded = {name: runs.load(name) for name in runs.published().index}
+    if FINAL not in loaded:
+        raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
     readme = utils.ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     for marker, table in TABLES.items():
@@ -58,7 +59,7 @@ def write() -> None:
         "landscape.png": plotting.landscape(drawn, [EXPERIMENTS[name].prior for name in drawn.index]),
         "cost.png": plotting.landscape(five, costs=("parameters", "macs")),
         "architecture.png": plotting.architecture(architecture.layer_table(loaded[FINAL].model)),
-        "benchmark.png": plotting.cost_growth(pd.read_csv(utils.ROOT / "results" / "benchmark" / "growth.csv")),
+        "benchmark.png": plotting.cost_growth(read_table(utils.ROOT / "results" / "benchmark" / "growth.csv")),
     }
     for file, figure in figures.items():
         plotting.save(figure, utils.ROOT / "images" / file)
@@ -69,7 +70,7 @@ def write() -> None:
 
 def set_links(repository: str) -> None:
     """Point every Colab badge and bootstrap cell at the GitHub repository "owner/name"; RunError if it is no such."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
     readme = utils.ROOT / "README.md"
     old = BADGE.search(readme.read_text(encoding="utf-8"))[1]

@@ -8,7 +8,7 @@ import pandas as pd
 
 import utils
 from utils import architecture, models, plotting, runs, training
-from utils.engine.records import last_accuracy, read_history, read_metrics
+from utils.engine.records import read_history, read_metrics, read_table
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.study import statistics
 
@@ -97,31 +97,27 @@ def records_table() -> dict:
     }
 
 
-def by_seed(names: list[str]) -> pd.DataFrame:
-    """Accuracy after the last epoch in percent: a row a run (`change`, `seed`, `accuracy`), for `statistics`."""
-    rows = [runs.seeds(name).apply(last_accuracy, axis=1).rename("accuracy").reset_index() for name in names]
-    return pd.concat([row.assign(change=name) for name, row in zip(names, rows, strict=True)], ignore_index=True)
-
-
 def steps_table() -> dict:
     """What each experiment changed against the one before, and what it is worth, with its 95 % interval."""
-    m, table = published(FIVE), by_seed(FIVE)
-    change = m[["parameters", "macs", "receptive_field"]].diff()[1:]
-    steps = list(zip(m.index, m.index[1:], strict=False))
-    worth = [statistics.against_base(table, before, "accuracy").loc[after] for before, after in steps]
+    m = published(FIVE)
+    worth = statistics.steps(m.index)
+    change = m[["parameters", "macs", "receptive_field"]].diff()[1:].set_axis(worth.index)
     return {
-        "step": [f"{before[-1]} to {after[-1]}" for before, after in steps],
+        "step": worth.index,
         "parameters": change.parameters.map("{:+,.0f}".format),
         "multiply-adds": (change.macs / 1e6).map("{:+.1f} M".format),
         "receptive field": change.receptive_field.map("{:+.0f}".format),
-        "test accuracy (points)": [f"{row.difference:+.2f}" for row in worth],
-        "95 % interval": ["-" if pd.isna(row.low) else f"{row.low:+.2f} to {row.high:+.2f}" for row in worth],
+        "test accuracy (points)": worth.difference.map("{:+.2f}".format),
+        "95 % interval": [
+            "-" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
+            for low, high in zip(worth.low, worth.high, strict=True)
+        ],
     }
 
 
 def seeds_table() -> dict:
     """The reference's networks, seed by seed."""
-    wide = by_seed(published(MAIN).index).pivot(index="change", columns="seed", values="accuracy")
+    wide = statistics.by_seed(published(MAIN).index).pivot(index="change", columns="seed", values="accuracy")
     wide = wide.loc[published(MAIN).index]
     columns = {f"seed {seed}": wide[seed].map("{:.2f} %".format, na_action="ignore").fillna("-") for seed in wide}
     over = [statistics.over_seeds(row.dropna()) for _, row in wide.iterrows()]
@@ -172,7 +168,7 @@ def normalisation_table() -> dict:
 def speed_table() -> pd.DataFrame:
     """The plain loop and ours: what was measured in results/benchmark."""
     folder = utils.ROOT / "results" / "benchmark"
-    speed, accuracy = (pd.read_csv(folder / f"{name}.csv") for name in ("speed", "accuracy"))
+    speed, accuracy = (read_table(folder / f"{name}.csv") for name in ("speed", "accuracy"))
     by_round = speed.pivot(index="round", columns="loop", values="images_per_second")
     ratio = by_round.our / by_round.plain
     medians = speed.groupby("loop")[["images_per_second", "data", "random_numbers"]].median()
@@ -192,6 +188,20 @@ def speed_table() -> pd.DataFrame:
     after = f"validation accuracy after {accuracy.epochs[0]} epochs, {accuracy.seed.nunique()} seeds"
     table[after] = [f"{row.mean:.2f} ± {row.std:.2f} %" for row in reached.itertuples()]
     return table
+
+
+def cost_table() -> dict:
+    """What an epoch of each network costs: all measured in one run on one machine (`bench --growth`)."""
+    m = pd.read_csv(utils.ROOT / "results" / "benchmark" / "growth.csv")
+    usual = m.batch_size.mode()[0], m.images.mode()[0]
+    m = m[(m.batch_size == usual[0]) & (m.images == usual[1])].sort_values("macs")
+    return {
+        "network": m.network.str.removeprefix("baselines/"),
+        "parameters": m.parameters.map("{:,}".format),
+        "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
+        "seconds for 50,000 images": (m.seconds * 50_000 / m.images).map("{:.0f}".format),
+        "peak memory": m.peak_mib.map("{:,.0f} MiB".format),
+    }
 
 
 TABLES = {

@@ -9,6 +9,7 @@ from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL
 from utils.serve.predict import PictureError, Predictor, open_picture
 
+LARGEST_UPLOAD, LARGEST_PICTURE = 20 * 10**6, 40 * 10**6  # bytes, pixels
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
 
 
@@ -28,7 +29,7 @@ def answer(path: str | None, network: str):
         return None, None, None, "Choose a picture first."
     try:
         predictor = Predictor(network)
-        prediction = predictor(open_picture(Path(path)))
+        prediction = predictor(open_picture(Path(path), LARGEST_PICTURE))
     except PictureError as error:
         return None, None, None, str(error).replace(path, "This file")
     best, probability = next(iter(prediction.probabilities.items()))
@@ -71,4 +72,4 @@ def page():
 
 def serve(port: int) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C."""
-    page().launch(server_name="127.0.0.1", server_port=port, share=False)
+    page().launch(server_name="127.0.0.1", server_port=port, share=False, max_file_size=LARGEST_UPLOAD)

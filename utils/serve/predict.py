@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from utils import runs
 from utils.cifar10.files import CLASSES, FORMATS
-from utils.errors import ProjectError, RunError
+from utils.errors import ProjectError, RunError, printable
 from utils.study import analysis
 from utils.transforms import normalise_batch
 
@@ -38,12 +38,13 @@ class Prediction:
         return max(self.probabilities.values()) >= CONVINCING
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Any still image of one of FORMATS, as RGB, upright; PictureError in one sentence for anything else."""
+def open_picture(path: Path, largest: int = LARGEST) -> Image.Image:
+    """Any still image of one of FORMATS with at most `largest` pixels, as RGB, upright; PictureError in one sentence
+    for anything else."""
     try:
-        return _opened(path)
+        return _opened(path, largest)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        why = f"has too many pixels; scale it down below {LARGEST:,} pixels"
+        why = f"has too many pixels; scale it down below {largest:,} pixels"
     except FileNotFoundError:
         why = "does not exist; check its name"
     except IsADirectoryError:
@@ -53,10 +54,10 @@ def open_picture(path: Path) -> Image.Image:
     raise PictureError(f"{path} {why}.")
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, largest: int) -> Image.Image:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise PictureError(f"{path} is not a regular file; name a picture.")  # a pipe would be waited for
-    Image.MAX_IMAGE_PIXELS = LARGEST  # Pillow warns above it, and refuses twice as many
+    Image.MAX_IMAGE_PIXELS = largest  # Pillow warns above it, and refuses twice as many
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image = Image.open(path, formats=FORMATS)
@@ -92,7 +93,7 @@ class Predictor:
         calibration = run.folder / "calibration.json"
         if not calibration.exists():
             raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
-        self.temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"]
+        self.temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"]  # sealed with the run
 
     def __call__(self, image: Image.Image) -> Prediction:
         """The prediction for one RGB image of any size."""
@@ -112,4 +113,4 @@ class Predictor:
 def sentence(path: Path, prediction: Prediction, best: int = 3) -> str:
     """The best classes with their probabilities in one line, and whether the first is convincing."""
     named = ", ".join(f"{name} {100 * p:.0f} %" for name, p in list(prediction.probabilities.items())[:best])
-    return f"{path}: {named}" + ("" if prediction.convincing else " - none is convincing")
+    return f"{printable(str(path))}: {named}" + ("" if prediction.convincing else " - none is convincing")

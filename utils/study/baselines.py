@@ -43,8 +43,8 @@ def resnet_20() -> ConvNet:
 
 
 BASELINES = {
-    "baselines/resnet_20": Experiment(RECIPE),
     "baselines/resnet_20_long": Experiment(EXPERIMENTS["accurate"].recipe),
+    "baselines/resnet_20": Experiment(RECIPE),
 }
 
 

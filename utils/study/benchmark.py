@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 import utils
+from utils import architecture, runs
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
 from utils.engine.speed import suitable_precision
-from utils.experiments import FINAL, FIVE, experiment
-from utils.models import build_model
+from utils.experiments import FINAL, experiment
+from utils.study.baselines import BASELINES, chosen
 from utils.training import Recipe, evaluate, fit, plain_loop
 from utils.transforms import train_transform
 
@@ -50,7 +51,7 @@ def train(loop: str, network: str, recipe: Recipe, data: ImageData, seed: int = 
     The "plain" loop has float32, NCHW, dropout and augmentation in the training process; the other one is "our".
     """
     torch.manual_seed(seed)
-    model, images, labels = build_model(network), data.train_images, data.train_labels
+    model, images, labels = chosen(network)[0](), data.train_images, data.train_labels
     mean, std = channel_statistics(images)
     if loop == "our":
         few = eval_loader(images[: recipe.batch_size], labels[: recipe.batch_size], mean, std)
@@ -169,14 +170,17 @@ def compare(rounds: int = 5, count: int = 12_800) -> pd.DataFrame:
 
 
 def grow() -> None:
-    """Seconds an epoch and peak memory against batch size, images and network -> runs/benchmark/growth.csv.
+    """Seconds an epoch and peak memory of every published network, and of FINAL against batch size and number of images
+    -> runs/benchmark/growth.csv.
 
     Everything is measured twice, one pass after the other, and the faster counts: a busy machine is only ever slower.
     """
     base = dict(network=FINAL, batch_size=128, images=6_400)
     points = [{**base, "batch_size": size} for size in (32, 64, 128, 256, 512)]
     points += [{**base, "images": images} for images in (3_200, 12_800, 25_600)]
-    points += [{**base, "network": name} for name in FIVE if name != FINAL]
+    networks = {chosen(name)[0]: name for name in (*runs.published().index, *BASELINES)}  # each once
+    del networks[chosen(FINAL)[0]]
+    points += [{**base, "network": name} for name in networks.values()]
 
     def measured(point: dict) -> dict:
         recipe = replace(experiment(FINAL).recipe, epochs=2, batch_size=point["batch_size"])
@@ -184,7 +188,7 @@ def grow() -> None:
 
     def better(point: dict, first: dict) -> dict:
         found = min(first, measured(point), key=lambda found: found["seconds"])
-        return point | dict(parameters=sum(p.numel() for p in build_model(point["network"]).parameters())) | found
+        return point | architecture.totals(chosen(point["network"])[0]()) | found
 
     kept("growth", map(better, points, [measured(point) for point in points]))
 

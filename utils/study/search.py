@@ -13,6 +13,8 @@ import pandas as pd
 import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
+from utils.engine.checkpoints import write_atomically
+from utils.engine.records import read_table
 from utils.errors import RunError
 from utils.experiments import experiment
 from utils.training import Recipe
@@ -58,8 +60,7 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     table = pd.DataFrame([row])
     before = path if path.exists() else published  # so that publishing never loses a row
     if before.exists():
-        table = pd.concat([pd.read_csv(before), table]).drop_duplicates(ignore_index=True)
+        table = pd.concat([read_table(before), table]).drop_duplicates(ignore_index=True)
     if not utils.FAST_RUN:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False, lineterminator="\n")
+        write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table

@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from utils import runs
+from utils.engine.records import last_accuracy
+
 LEVEL = 0.95
 
 
@@ -70,11 +73,29 @@ def against_base(table: pd.DataFrame, base: str, value: str = "validation_accura
     Returns:
         One row a change but the base, in the table's order: mean, difference, low, high, seeds.
     """
-    runs = table.pivot(index="change", columns="seed", values=value).loc[table.change.unique()].dropna(axis=1)
-    k, n = runs.shape
-    rest = runs.sub(runs.mean(axis=1), axis=0).sub(runs.mean(axis=0), axis=1) + runs.to_numpy().mean()
+    wide = table.pivot(index="change", columns="seed", values=value).loc[table.change.unique()].dropna(axis=1)
+    k, n = wide.shape
+    rest = wide.sub(wide.mean(axis=1), axis=0).sub(wide.mean(axis=0), axis=1) + wide.to_numpy().mean()
     freedom = (k - 1) * (n - 1)
     noise = np.sqrt((rest.to_numpy() ** 2).sum() / freedom) if freedom else float("nan")
     margin = stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * noise * np.sqrt(2 / n)
-    found = pd.DataFrame(dict(mean=runs.mean(axis=1), difference=runs.mean(axis=1) - runs.loc[base].mean()))
+    found = pd.DataFrame(dict(mean=wide.mean(axis=1), difference=wide.mean(axis=1) - wide.loc[base].mean()))
     return found.assign(low=found.difference - margin, high=found.difference + margin, seeds=n).drop(index=base)
+
+
+# ---------------------------------------------------------------- of the published runs
+
+
+def by_seed(names: Sequence[str]) -> pd.DataFrame:
+    """Accuracy after the last epoch of every published seed, a row a run: `change` (the name), `seed`, `accuracy`."""
+    rows = [runs.seeds(name).apply(last_accuracy, axis=1).rename("accuracy").reset_index() for name in names]
+    return pd.concat([row.assign(change=name) for name, row in zip(names, rows, strict=True)], ignore_index=True)
+
+
+def steps(names: Sequence[str]) -> pd.DataFrame:
+    """Each network against the one before it in `names`, as `against_base` gives it; indexed by "1 to 2", ..."""
+    table, found = by_seed(names), {}
+    for before, after in zip(names, names[1:], strict=False):
+        key = f"{before.split('_')[-1]} to {after.split('_')[-1]}"
+        found[key] = against_base(table, before, "accuracy").loc[after]
+    return pd.DataFrame(found).T

@@ -1,0 +1,849 @@
+"""Nothing wrong is shown, nothing is lost: a test for each guard against crashes, full disks, lying networks, ...
+
+The attacks that count, many tries each, are in tests/faults.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from dataclasses import replace
+from functools import partial
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import utils
+from tests.conftest import ROOT
+from tests.test_laboratory import ONE, random_images, tiny_network, with_digest
+from tests.test_runs import finished_run
+from utils import models, runs
+from utils.__main__ import main
+from utils.cifar10 import files, sources
+from utils.cifar10.files import CLASSES
+from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
+from utils.engine import checkpoints, records
+from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, verify, write_atomically
+from utils.errors import DataError, NetworkError, RunError, printable
+from utils.experiments import FINAL
+from utils.report import publish
+from utils.report.publish import publish_run, put
+from utils.serve.predict import PictureError, open_picture
+from utils.training import evaluate
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(runs, "train_loader", partial(runs.train_loader, workers=0))
+        monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty project."""
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    return tmp_path
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """120 random images that publish takes for all of CIFAR-10."""
+    data = random_images(training=220, test=110, source="original")
+    for labels, count in ((data.train_labels, 4), (data.test_labels, 2)):
+        labels[:] = np.repeat(np.arange(10), np.arange(1, 11) * count)  # untrained, a network often sees one class only
+    data = with_digest(data, records.OFFICIAL["digest"])
+    monkeypatch.setattr(publish, "load_cifar10", lambda: data)
+    return data
+
+
+def honest_run(data, **options):
+    """A finished run whose figures are those of its weights, which nobody trained."""
+    run = finished_run(**options)
+    judged_on = run.metrics["evaluated_on"]
+    part = data if judged_on == "test" else hold_out(data)
+    run.metrics["mean"], run.metrics["std"] = channel_statistics(part.train_images)
+    batches = eval_loader(part.test_images, part.test_labels, run.metrics["mean"], run.metrics["std"])
+    _, accuracy = evaluate(run.model, batches)
+    run.history[f"{judged_on}_accuracy"] = accuracy
+    run.metrics[f"{judged_on}_accuracy_last"] = accuracy
+    return run
+
+
+def tree(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(capsys, *arguments):
+    """The sentence with which a command ends; it must be one, and no traceback."""
+    assert main(list(arguments)) == 2, arguments
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and error.count("\n") == 1 and "Traceback" not in error, error
+    assert error[:-1].isprintable() and len(error) < 1200
+    return error
+
+
+# ---------------------------------------------------------------- 1: only CIFAR-10, all of it
+
+
+@pytest.mark.parametrize("other", [dict(source="folder"), dict(digest="0123456789abcdef"), dict(source="stand-in")])
+def test_only_all_images_of_cifar10_get_into_results(root, images, capsys, other):
+    run = honest_run(images)
+    run.metrics["run"]["data"] |= other
+    runs.save(run, root / "runs" / FINAL)
+    assert "There is no finished run of experiment_5" in refused(capsys, "publish", FINAL)
+    assert not (root / "results").exists()
+
+    # nor are they shown where somebody puts them there
+    runs.save(run, root / "results" / FINAL)
+    for command in (["report"], ["calibrate", FINAL], ["export", FINAL], ["predict", "x.png"]):
+        assert "is no run on all images of CIFAR-10" in refused(capsys, *command)
+
+
+def test_what_is_published_is_checked_on_the_official_images_only(root, monkeypatch, capsys):
+    data = random_images(source="original")
+    runs.save(honest_run(data), root / "runs" / FINAL)
+    monkeypatch.setattr(publish, "load_cifar10", lambda: data)  # of another digest
+    assert "checked on CIFAR-10" in refused(capsys, "publish", FINAL)
+    runs.save(honest_run(data), root / "results" / FINAL)
+    assert "checked on CIFAR-10" in refused(capsys, "calibrate", FINAL)
+
+
+# ---------------------------------------------------------------- 2: publishing
+
+
+@pytest.mark.parametrize("judged_on", ["test", "validation"])
+def test_a_run_that_fits_together_is_published(root, images, judged_on):
+    runs.save(honest_run(images, judged_on=judged_on), root / "runs" / FINAL)
+    target = publish_run(FINAL, validation=judged_on == "validation")
+    verify(target)
+    published = {path.name for path in target.iterdir()}
+    assert published == {SUMS, "history.csv", "metrics.json"} | ({"weights.pt"} if judged_on == "test" else set())
+
+
+def forge_accuracy(run):
+    run.metrics["test_accuracy_last"] += 1
+
+
+def forge_logged_accuracy(run):
+    run.history.loc[23, "test_accuracy"] += 1
+
+
+def forge_weights(run):
+    other = models.build_model(FINAL)
+    nn.init.zeros_(other.linear.weight)
+    other.linear.bias.data = torch.eye(10)[9]
+    run.model.load_state_dict(other.state_dict())
+
+
+def forge_weights_that_are_no_numbers(run):
+    run.model.linear.weight.data[:] = float("nan")  # the first class is the answer: 1 of 55 images
+    run.history["test_accuracy"] = run.metrics["test_accuracy_last"] = 100 / 55
+
+
+def forge_number(run):
+    run.history.loc[3, "train_loss"] = float("nan")
+
+
+def forge_epochs(run):
+    run.history.loc[5, "epoch"] = 5
+
+
+def forge_recipe(run):
+    run.metrics["recipe"]["lr"] = 0.2
+
+
+FORGERIES = [value for name, value in list(globals().items()) if name.startswith("forge_")]
+
+
+@pytest.mark.parametrize("forge", FORGERIES)
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_run_that_does_not_fit_together_is_not_published(root, images, capsys, forge, checkpoint):
+    run = honest_run(images)
+    folder = root / "runs" / FINAL
+    if checkpoint:  # by which the run is found, whatever metrics.json says
+        state = dict(identity=records.identity_of(run.metrics), response=records.UNKNOWN, model=run.model.state_dict())
+        save_atomically(state, folder / "checkpoint.pt")
+    forge(run)
+    run.metrics["run"]["response"] = records.UNKNOWN
+    runs.save(run, folder)  # sealed again, as a program would do it
+    refused(capsys, "publish", FINAL)
+    assert not (root / "results").exists()
+
+
+@pytest.mark.parametrize("file", runs.KEPT)
+@pytest.mark.parametrize("damage", [b"", b"garbage", None, "half", "folder"])
+def test_a_damaged_run_is_not_published(root, images, capsys, file, damage):
+    folder = root / "runs" / FINAL
+    runs.save(honest_run(images), folder)
+    content = (folder / file).read_bytes()
+    (folder / file).unlink()
+    if damage == "folder":
+        (folder / file).mkdir()
+    elif damage is not None:
+        (folder / file).write_bytes(content[: len(content) // 2] if damage == "half" else damage)
+    refused(capsys, "publish", FINAL)
+    assert not (root / "results").exists()
+
+
+EVENTS = ("open", "os.", "shutil.", "ctypes.")
+
+
+def killed_at(event, function):
+    """Call `function` in a child that dies at file event number `event`; False if it ended before."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def hook(name, _):
+            nonlocal seen
+            if name.startswith(EVENTS):
+                seen += 1
+                if seen == event:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        function()
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("place", ["Linux", "elsewhere"])
+def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, place):
+    if place == "elsewhere":
+        monkeypatch.setattr(publish, "exchange", lambda *_: False)
+    target = root / "results" / FINAL
+    old = {name: b"old " + name.encode() for name in (*runs.KEPT, "calibration.json")}
+    new = {name: b"new " + name.encode() for name in runs.KEPT}
+    put({"metrics.json": b"seed 2"}, target / "seed_2")
+    put(old, target)
+    before, event, seen = tree(target), 0, set()
+    put(new, root / "results" / "expected")
+    put({"metrics.json": b"seed 2"}, root / "results" / "expected" / "seed_2")
+    after = tree(root / "results" / "expected")
+    while killed_at(event := event + 1, lambda: put(new, target)):
+        if not target.exists() and place == "elsewhere":
+            put({}, target)  # where the system cannot exchange folders, the next call puts the old one back
+            before_again = tree(target)
+            assert before_again.keys() == before.keys() - {next(p for p in before if p.name == "calibration.json")}
+            seen.add("between")
+        else:
+            found = tree(target)
+            assert found in (before, after), event
+            seen.add("old" if found == before else "new")
+        put(old, target)
+        assert {path.name for path in target.parent.iterdir()} == {FINAL, "expected"}, "leftovers"
+    assert tree(target) == after and seen >= {"old", "new"} and event > 10
+
+
+# ---------------------------------------------------------------- 3: a flipped bit
+
+
+def flipped(content, rng):
+    changed = bytearray(content)
+    changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("file", [*runs.KEPT, "calibration.json", SUMS])
+def test_a_flipped_bit_in_results_is_noticed(tmp_path, monkeypatch, capsys, file):
+    shutil.copytree(ROOT / "results" / FINAL, tmp_path / "results" / FINAL)
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    path, rng = tmp_path / "results" / FINAL / file, random.Random(0)
+    content = path.read_bytes()
+    for _ in range(20):
+        path.write_bytes(flipped(content, rng))
+        refused(capsys, "predict", str(ROOT / "images" / "app.png"))
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed_or_without_effect(tmp_path):
+    path, rng = tmp_path / "checkpoint.pt", random.Random(0)
+    state = dict(model=models.build_model("tiny").state_dict(), history=[dict(epoch=1, loss=0.5)], finished=False)
+    save_atomically(state, path)
+    content, noticed = path.read_bytes(), 0
+    for _ in range(200):
+        path.write_bytes(flipped(content, rng))
+        try:
+            found = read_checkpoint(path)
+        except RunError:
+            noticed += 1
+        else:
+            assert found["history"] == state["history"] and found["finished"] is False
+            assert all(torch.equal(found["model"][key], value) for key, value in state["model"].items())
+    assert noticed > 150
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in CLASSES:
+            (tmp_path / "mirror" / part / name).mkdir(parents=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(
+                tmp_path / "mirror" / part / name / "a.png"
+            )
+    return tmp_path / "mirror"
+
+
+@pytest.mark.parametrize("damage", ["flip", "half", "empty", "missing"])
+def test_the_decoded_cache_heals_itself(class_folders, cache, damage):
+    right, rng = load_cifar10(class_folders), random.Random(0)
+    path = next(cache.glob("images-*/decoded.npz"))
+    content = path.read_bytes()
+    for _ in range(20 if damage == "flip" else 1):
+        damages = dict(flip=flipped(content, rng), half=content[: len(content) // 2], empty=b"")
+        path.unlink() if damage == "missing" else path.write_bytes(damages[damage])
+        assert load_cifar10(class_folders).digest == right.digest
+    assert zipfile.ZipFile(path).testzip() is None
+
+
+# ---------------------------------------------------------------- 4: FAST_RUN
+
+
+@pytest.mark.parametrize(
+    ("value", "fast"),
+    [("1", True), ("true", True), ("YES", True), (" on ", True)]
+    + [(off, False) for off in ("", "0", "false", "No", "off")]
+    + [(other, None) for other in ("banana", "2", "-1", "tru", "\x1b[31m")],
+)
+def test_fast_run_is_read_or_refused(value, fast):
+    result = subprocess.run(
+        [sys.executable, "-c", "import utils; print(utils.FAST_RUN)"],
+        cwd=ROOT,
+        env=os.environ | dict(FAST_RUN=value),
+        capture_output=True,
+        text=True,
+    )
+    if fast is None:
+        assert result.returncode and result.stderr.startswith("Error: FAST_RUN is ") and not result.stdout
+        assert result.stderr.count("\n") == 1 and "\x1b" not in result.stderr
+    else:
+        assert result.stdout == f"{fast}\n"
+
+
+# ---------------------------------------------------------------- 5: any schedule has an end
+
+
+@pytest.mark.parametrize(("warmup", "count"), [(1.0, 100), (0.0, 100), (0.2, 5 * 32), (0.2, 1), (0.5, 64)])
+def test_a_run_with_few_steps_ends(root, warmup, count):
+    recipe = replace(ONE, warmup=warmup, batch_size=32)
+    run = runs.train(tiny_network, recipe, random_images(training=count + 20), name="mine", test=True, progress=False)
+    assert len(run.history) == 1
+
+
+# ---------------------------------------------------------------- 6: pictures and messages
+
+
+def test_a_postscript_file_is_opened_by_nobody(tmp_path, monkeypatch, class_folders, cache):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    eps = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(eps, "EPS")
+    (tmp_path / "picture.png").write_bytes(eps.getvalue())
+    with pytest.raises(PictureError):
+        open_picture(tmp_path / "picture.png")
+    (class_folders / "train" / "cat" / "a.png").write_bytes(eps.getvalue())
+    with pytest.raises(DataError):
+        load_cifar10(class_folders)
+
+
+def test_no_control_character_of_a_name_reaches_the_terminal(tmp_path, capsys, monkeypatch):
+    name = tmp_path / "a\x1b]0;owned\x07\n\u202e.png"
+    refused(capsys, "predict", str(name))
+    Image.new("RGB", (40, 40)).save(name)
+    assert main(["predict", str(name)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said[:-1].isprintable()
+    refused(capsys, "export", FINAL, "--output", str(name / "below"))
+
+
+def test_messages_are_one_printable_line_of_limited_length():
+    assert printable("plain text, ü") == "plain text, ü"
+    assert printable("a\x1b[0m\n\udcff") == "a\\x1b[0m\\n\\udcff"
+    assert len(printable("x" * 10**6)) < 1100
+    assert str(RunError("two\nlines")) == "two\\nlines"
+
+
+# ---------------------------------------------------------------- 7: limits
+
+
+def tar_of(path, *members, mode="w:gz"):
+    with tarfile.open(path, mode) as tar:
+        for name, size in members:
+            member = tarfile.TarInfo(name)
+            member.size = size
+            tar.addfile(member, io.BytesIO(bytes(size)))
+    return path
+
+
+@pytest.mark.parametrize("members", [[("big", 3_000_000)], [(f"{n}", 1) for n in range(600)]], ids=["large", "many"])
+def test_an_archive_has_a_limit(tmp_path, cache, monkeypatch, members):
+    monkeypatch.setattr(files, "LARGEST", 2_000_000)
+    with pytest.raises(DataError, match="unpacks to more than 2,000,000 bytes"):
+        load_cifar10(tar_of(tmp_path / "bomb", *members))
+    assert {path.name for path in cache.iterdir()} == {".lock"}
+
+
+def test_a_sparse_member_of_terabytes_is_refused(tmp_path, cache):
+    header = tarfile.TarInfo("huge")
+    header.size, header.pax_headers = 512, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    header.pax_headers |= {"GNU.sparse.name": "huge", "GNU.sparse.realsize": str(2 * 10**12)}
+    with tarfile.open(tmp_path / "sparse", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(header, io.BytesIO(b"1\n0\n0\n".ljust(512, b"\0")))
+    with pytest.raises(DataError):
+        load_cifar10(tmp_path / "sparse")
+    assert {path.name for path in cache.iterdir()} == {".lock"}
+
+
+def test_leftovers_are_removed_at_the_next_start(class_folders, cache):
+    (cache / ".unfinished-of-a-killed-process").mkdir(parents=True)
+    load_cifar10(class_folders)
+    assert not list(cache.glob(".unfinished-*"))
+
+
+def test_class_folders_have_a_limit_and_short_messages(class_folders, cache, monkeypatch):
+    for n in range(2000):
+        (class_folders / "train" / f"wrong class {n}").mkdir()
+    with pytest.raises(DataError) as error:
+        load_cifar10(class_folders)
+    assert len(str(error.value)) < 1100
+    monkeypatch.setattr(files, "MOST", 9)
+    with pytest.raises(DataError, match="holds more than 9 images"):
+        load_cifar10(class_folders)
+
+
+def test_a_huge_picture_in_a_class_folder_is_not_decoded(class_folders, cache, monkeypatch):
+    Image.new("1", (9000, 9000)).save(class_folders / "train" / "cat" / "a.png")
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match="is 9000x9000 pixels"):
+        files.decode(class_folders / "train" / "cat" / "a.png")
+
+
+def test_the_page_has_limits(tmp_path, monkeypatch):
+    from utils.serve import app
+
+    Image.new("1", (7000, 6000)).save(tmp_path / "large.png")
+    assert "below 40,000,000 pixels" in app.answer(str(tmp_path / "large.png"), FINAL)[3]
+    launched = {}
+
+    class Page:
+        def launch(self, **options):
+            launched.update(options)
+
+    monkeypatch.setattr(app, "page", Page)
+    app.serve(7860)
+    assert launched["max_file_size"] == 20_000_000 and launched["server_name"] == "127.0.0.1"
+
+
+# ---------------------------------------------------------------- 8: mirrors
+
+
+def response(lines, body=b"", rest=None):
+    """A server's whole answer: raw lines, a body, and what goes on after it."""
+
+    def answer(connection):
+        connection.sendall("\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode() + body)
+        if rest:
+            rest(connection)
+
+    return answer
+
+
+def drip(connection):
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+def flood(connection):
+    while True:
+        connection.sendall(bytes(2**16))
+
+
+BAD_MIRRORS = {
+    "drips": response(["Content-Length: 100000"], rest=drip),
+    "never ends": response([], rest=flood),
+    "garbage": lambda connection: connection.sendall(b"\x00\xff garbage\r\n\r\n"),
+    "nothing": lambda connection: None,
+    "300 headers": response([f"X-{n}: y" for n in range(300)]),
+    "length banana": response(["Content-Length: banana"], b"xyz"),
+    "negative length": response(["Content-Length: -5"], b"xyz"),
+    "bad chunk": response(["Transfer-Encoding: chunked"], b"zz\r\nabc\r\n"),
+    "cut chunk": response(["Transfer-Encoding: chunked"], b"ff\r\nabc"),
+    "cut": response(["Content-Length: 100000"], b"abc"),
+    "page": response(["Content-Type: text/html"], b"<html>log in</html>"),
+    "bad location": lambda c: c.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\nContent-Length: 0\r\n\r\n"),
+    "file location": lambda c: c.sendall(
+        b"HTTP/1.1 302 F\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n"
+    ),
+    "no status": lambda c: c.sendall(b"HTTP/1.1 banana\r\n\r\n"),
+    "503": lambda c: c.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"),
+}
+
+
+@pytest.fixture
+def serve():
+    """`serve(answer)`: the address of a loopback server that gives every request this answer."""
+    import socketserver
+
+    servers = []
+
+    def start(answer):
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                self.request.recv(2**16)
+                try:
+                    answer(self.request)
+                except OSError:
+                    pass  # the client has had enough
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/cifar-10-python.tar.gz"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def packed(official, tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "packed", "w:gz") as tar:
+        tar.add(official, arcname=official.name)
+    content = (tmp_path / "packed").read_bytes()
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.tgz_md5", md5(content).hexdigest())
+    return content
+
+
+@pytest.mark.parametrize("first", BAD_MIRRORS.values(), ids=BAD_MIRRORS)
+def test_any_answer_that_is_no_good_leads_to_the_next_mirror(serve, packed, cache, monkeypatch, first):
+    monkeypatch.setattr(sources, "STALL", 0.3)
+    monkeypatch.setattr(sources, "SIZE", 5_000_000)
+    good = response([f"Content-Length: {len(packed)}"], packed)
+    monkeypatch.setattr(sources, "MIRRORS", [serve(first), serve(good)])
+    start = time.monotonic()
+    assert load_cifar10().source == "original" and time.monotonic() - start < 10
+    assert {path.name for path in cache.iterdir()} == {".lock", "official"}
+    assert {path.name for path in (cache / "official").iterdir()} == {files.OFFICIAL}
+
+
+def test_a_slow_line_gets_its_data(serve, packed, cache, monkeypatch):
+    monkeypatch.setattr(sources, "STALL", 0.2)
+    monkeypatch.setattr(sources, "SLOWEST", len(packed) / 3)
+
+    def slowly(connection):
+        for n in range(0, len(packed), len(packed) // 20 + 1):
+            connection.sendall(packed[n : n + len(packed) // 20 + 1])
+            time.sleep(0.05)
+
+    monkeypatch.setattr(sources, "MIRRORS", [serve(response([f"Content-Length: {len(packed)}"], rest=slowly))])
+    assert load_cifar10().source == "original"
+
+
+# ---------------------------------------------------------------- 9: damaged files, full disks
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    for name in (FINAL, "small", "benchmark", "search"):
+        shutil.copytree(ROOT / "results" / name, folder / "results" / name)
+    shutil.copytree(ROOT / "images", folder / "images")
+    shutil.copy(ROOT / "README.md", folder)
+    (folder / "notebooks").mkdir()
+    return folder
+
+
+DAMAGES = {
+    "missing": lambda content: None,
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "garbage": lambda content: bytes(range(256)) * 4,
+    "other JSON": lambda content: b"[1, 2]",
+    "a folder": lambda content: "folder",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(
+    "file",
+    [f"{FINAL}/{file}" for file in (*runs.KEPT, "calibration.json", SUMS)]
+    + [f"{FINAL}/seed_2/metrics.json", "benchmark/growth.csv", "benchmark/speed.csv"],
+)
+def test_a_damaged_file_in_results_is_a_sentence_in_every_command(results, monkeypatch, capsys, file, damage):
+    monkeypatch.setattr(utils, "ROOT", results)
+    path = results / "results" / file
+    content, readme = path.read_bytes(), (results / "README.md").read_bytes()
+    path.unlink()
+    try:
+        damaged = damage(content)
+        if damaged == "folder":
+            path.mkdir()
+        elif damaged is not None:
+            path.write_bytes(damaged)
+        refused(capsys, "report")
+        assert (results / "README.md").read_bytes() == readme
+        if file.startswith(f"{FINAL}/") and "seed" not in file:
+            for command in (["predict", "x.png"], ["export", FINAL], ["train", FINAL]):
+                if command[0] != "train" or (path.parent / "metrics.json").is_file():  # else it has nothing to compare
+                    refused(capsys, *command)
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_bytes(content)
+
+
+def test_a_full_disk_in_training_is_a_sentence_and_the_last_epoch_stays(root, monkeypatch, capsys):
+    runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
+    before = tree(root)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(b"new", root / "runs" / "mine" / "metrics.json")
+    assert tree(root) == before, "neither the old file nor the disk is touched"
+    monkeypatch.setattr("utils.__main__.COMMANDS", {"train": lambda _: full(0)})
+    assert "No space left on device" in refused(capsys, "train", FINAL)
+
+
+# ---------------------------------------------------------------- 10: two at once
+
+HOLDER = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_training_in_a_folder_says_so_and_the_lock_dies_with_its_process(root, capsys):
+    (root / "runs" / "mine").mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, root / "runs/mine/.lock"], stdout=-1, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=r"Another process is training in .*runs/mine; wait"):
+            runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
+        assert not (root / "runs" / "mine" / "checkpoint.pt").exists()
+        holder.kill()
+    assert len(runs.train(tiny_network, ONE, random_images(), name="mine", progress=False).history) == 1
+
+
+def test_training_holds_the_lock_and_frees_it_when_it_fails(root, monkeypatch):
+    def fit(*_, folder, **__):
+        with pytest.raises(RunError, match="Another process"), checkpoints.alone_in(folder):
+            pass
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.training, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
+    with checkpoints.alone_in(root / "runs" / "mine"):
+        pass
+
+
+LOADER = "import sys; from utils.data import load_cifar10; print(load_cifar10(*sys.argv[1:]).digest)"
+
+
+def test_four_processes_fill_the_cache_at_once(class_folders, cache, without_images):
+    command = [sys.executable, "-c", LOADER, class_folders]
+    environment = without_images | dict(XDG_CACHE_HOME=str(cache.parent), OMP_NUM_THREADS="1")
+    started = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, text=True) for _ in range(4)]
+    said = [process.communicate()[0].splitlines() for process in started]
+    assert [process.returncode for process in started] == [0] * 4 and len({lines[-1] for lines in said}) == 1
+    assert sum("Decoding" in lines[0] for lines in said) == 1
+    assert {path.name.split("-")[0] for path in cache.iterdir()} == {".lock", "images"}
+
+
+def test_two_downloads_at_once_are_one(serve, packed, cache, monkeypatch):
+    asked = []
+
+    def answer(connection):
+        asked.append(connection)
+        time.sleep(0.3)
+        response([f"Content-Length: {len(packed)}"], packed)(connection)
+
+    monkeypatch.setattr(sources, "MIRRORS", [serve(answer)])
+    digests = []
+    threads = [threading.Thread(target=lambda: digests.append(load_cifar10().digest)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(digests)) == 1 and len(digests) == 3 and len(asked) == 1
+
+
+# ---------------------------------------------------------------- 11: arguments
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", f"{FINAL}/../experiment_4"],
+        ["calibrate", "runs/mine"],
+        ["calibrate", "."],
+        ["calibrate", "a" * 300],
+        ["calibrate", "../results/experiment_5"],
+        ["export", "x\0y"],
+        ["export", FINAL, "--output", "README.md/below"],
+        ["export", FINAL, "--output", "n" * 300 + ".onnx"],
+        ["predict", "images/app.png", "--figure", ".png"],
+        ["predict", "images/app.png", "--figure", "README.md/below.png"],
+        ["predict", "images/app.png", "--figure", "n" * 300 + ".png"],
+        ["predict", "images/app.png", "--figure", "x.banana"],
+        ["predict", "images/app.png", "--network", "../x"],
+        ["predict", "n" * 300],
+        ["links", "../.."],
+        ["links", "a/.."],
+        ["train", "a" * 5000],
+        ["publish", "../x"],
+        ["search", FINAL, "c1=" + "9" * 5000],
+        ["search", FINAL, "lr=nan"],
+        ["search", FINAL, "lr=" + "9" * 400],
+        ["search", FINAL, "epochs=1e3"],
+        ["search", FINAL, "batch_size=0"],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:50].replace("\0", "NUL"),
+)
+def test_a_wrong_argument_is_a_sentence(capsys, monkeypatch, arguments):
+    monkeypatch.chdir(ROOT)
+    before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True).stdout
+    refused(capsys, *arguments)
+    assert subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True).stdout == before
+
+
+@pytest.mark.parametrize("seed", ["9" * 26, "9" * 5000, "-1", "1e3", "", "٣", "0x10", str(2**63)])
+def test_a_seed_that_is_none_is_a_sentence(capsys, seed):
+    with pytest.raises(SystemExit) as end:
+        main(["train", FINAL, f"--seed={seed}"])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and "is not a whole number" in error and len(error) < 1500
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a/" * 3000, "x\0y", "~nobody-of-this-name/x"])
+def test_a_path_that_can_be_no_path_is_a_sentence(cache, path):
+    with pytest.raises(DataError) as error:
+        load_cifar10(path)
+    assert len(str(error.value)) < 1200 and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_an_archive_with_a_link_to_itself_is_a_sentence(tmp_path, cache, kind):
+    with tarfile.open(tmp_path / "loop", "w") as tar:
+        member = tarfile.TarInfo("cifar-10-batches-py/batches.meta")
+        member.type, member.linkname = kind, "batches.meta" if kind == tarfile.SYMTYPE else member.name
+        tar.addfile(member)
+    with pytest.raises(DataError):
+        load_cifar10(tmp_path / "loop")
+    assert {path.name for path in cache.iterdir()} <= {".lock"}
+
+
+# ---------------------------------------------------------------- 12 and 13
+
+
+def test_sigterm_ends_like_ctrl_c(project, tmp_path):
+    with project("-m", "utils", "train", "tiny", "--epochs", "40") as process:
+        for line in process.stdout:
+            if line.startswith("Epoch   1"):
+                process.send_signal(signal.SIGTERM)
+                break
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1].startswith("Stopped. The same command goes on") and "Traceback" not in error
+    for _ in range(50):
+        if not (left := of_this_test(tmp_path)):
+            break
+        time.sleep(0.1)
+    assert not left, "workers are left"
+
+
+def of_this_test(place):
+    """The numbers of the processes whose environment names this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] * (f"{place}/".encode() in path.read_bytes())
+    return found
+
+
+def test_a_shared_cache_can_be_read_by_others(class_folders, official, cache, tmp_path):
+    with tarfile.open(tmp_path / "archive", "w") as tar:
+        tar.add(official, arcname=official.name, filter=lambda member: member.replace(mode=0o600))
+    before = os.umask(0o022)
+    try:
+        load_cifar10(class_folders)
+        load_cifar10(tmp_path / "archive")
+    finally:
+        os.umask(before)
+    for path in cache.rglob("*"):
+        if path.name != ".lock":
+            assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044, path
+
+
+# ---------------------------------------------------------------- networks, names, precision
+
+
+class Tuple(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+
+    def forward(self, x):
+        return self.body(x), x
+
+
+class NotANumber(Tuple):
+    def forward(self, x):
+        return self.body(x) / 0 * 0
+
+
+class Random(Tuple):
+    def forward(self, x):
+        return self.body(x) + torch.rand(len(x), 10)
+
+
+@pytest.mark.parametrize("network", [Tuple, NotANumber, Random])
+def test_a_network_that_answers_no_logits_is_a_sentence(root, network):
+    data = random_images()
+    for use in (runs.train, runs.show):
+        with pytest.raises(NetworkError) as error:
+            use(network, ONE, data, name="mine")
+        assert "The network must return" in str(error.value)
+    assert not (root / "runs").exists()
+
+
+def test_a_precision_asked_for_too_late_is_said(root, capsys):
+    runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
+    capsys.readouterr()
+    runs.train(tiny_network, replace(ONE, precision="bfloat16"), random_images(), name="mine", progress=False)
+    assert capsys.readouterr().out == "runs/mine is finished; it was trained in float32, not in bfloat16.\n"
+
+
+def test_a_run_that_is_in_runs_is_named(root):
+    runs.save(finished_run(), root / "runs" / "seq")
+    with pytest.raises(RunError, match=r"seq holds no finished run; there is runs/seq"):
+        runs.load("seq")
