@@ -15,12 +15,13 @@ from utils.data import eval_loader
 from utils.engine import records
 from utils.engine.checkpoints import SUMS, save_atomically, seal
 from utils.engine.records import read_history, read_metrics
+from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, RECIPE, experiment
 from utils.report import publish
 from utils.report.publish import official_images, publish_run, publish_tables
 from utils.runs import Run
-from utils.training import epochs_to_target, evaluate
+from utils.training import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("**/metrics.json"))

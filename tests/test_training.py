@@ -18,9 +18,10 @@ from utils import runs, training
 from utils.cifar10.sources import stand_in
 from utils.data import eval_loader, train_loader
 from utils.engine.checkpoints import read_checkpoint, save_atomically
+from utils.engine.steps import log_line
 from utils.errors import RunError
 from utils.models import ConvNet, conv, separable
-from utils.training import Recipe, evaluate, fit, log_line, optimizer_and_schedule, plain_loop
+from utils.training import Recipe, evaluate, fit, optimizer_and_schedule, plain_loop
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=32, precision="float32")

@@ -21,6 +21,7 @@ from utils.engine import checkpoints, distributed, records
 from utils.engine.checkpoints import KEPT, UNKNOWN, alone_in, read_checkpoint
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
+from utils.engine.steps import log_line
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, PriorWork
 from utils.training import Recipe
@@ -84,27 +85,8 @@ def train(
     options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress)
     with alone_in(folder):
         history, made_under = training.fit(model, recipe, batches, judged, **options)
-    accuracy = history[f"{judged_on}_accuracy"]
-    metrics = dict(
-        name=name,
-        **totals,
-        epochs=recipe.epochs,
-        epochs_to_85=training.epochs_to_target(accuracy),
-        **{f"{judged_on}_accuracy_last": float(accuracy.iloc[-1]), f"{judged_on}_accuracy_best": float(accuracy.max())},
-        train_accuracy_last=float(history.train_accuracy.iloc[-1]),
-        seed=seed,
-        data_source=data.source,
-        evaluated_on=judged_on,
-        recipe=asdict(recipe),
-        seconds_per_epoch=round(float(history.seconds.median()), 1),
-        **{key: made_under[-1][key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
-        mean=mean,
-        std=std,
-        built_by=records.built_by(network),
-        run={key: identity[key] for key in ("network", "data", "first_response")},
-        made_under=made_under,
-    )
-    metrics["run"]["response"] = records.response(model)
+    metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, identity, made_under))
+    metrics |= dict(mean=mean, std=std, built_by=records.built_by(network))
     run = Run(model.eval(), history, metrics, folder)
     if folder and distributed.rank() == 0:
         save(run, folder)
@@ -126,7 +108,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
             run = load(folder, network)
             print(f"The published run of {name} (seed {run.metrics['seed']}, {data.source} CIFAR-10):")
             rows = run.history.to_dict("records")
-            print(*(training.log_line(rows[:last], "test") for last in range(1, len(rows) + 1)), sep="\n")
+            print(*(log_line(rows[:last], "test") for last in range(1, len(rows) + 1)), sep="\n")
         else:
             print(f"This is not the published run of {name}: {why}. It is trained here.")
     run = run or train(network, recipe, data, name=name, test=True, progress=not utils.FAST_RUN)

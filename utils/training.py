@@ -20,12 +20,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from utils.architecture import TARGET
 from utils.engine import distributed
 from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
 from utils.engine.records import response
 from utils.engine.speed import PRECISIONS, prepared
-from utils.engine.steps import TrainingStep, default_device, moving_average, to_device, train_epoch
+from utils.engine.steps import TrainingStep, default_device, log_line, moving_average, to_device, train_epoch
 from utils.errors import RunError
 
 
@@ -181,12 +180,9 @@ def fit(
             row |= {f"{judged_on}_loss": loss, f"{judged_on}_accuracy": accuracy}
             history.append(row | dict(seconds=time.perf_counter() - start))
             if folder and first:
-                kept = dict(
-                    identity=identity, history=history, made_under=state["made_under"], response=response(model)
-                )
-                kept["finished"] = epoch == recipe.epochs
-                kept |= {name: part.state_dict() for name, part in parts.items()} | rng_state()
-                save_atomically(kept, folder / "checkpoint.pt")
+                now = dict(identity=identity, finished=epoch == recipe.epochs, response=response(model))
+                now |= {name: part.state_dict() for name, part in parts.items()} | rng_state()
+                save_atomically(state | now, folder / "checkpoint.pt")
             print(log_line(history, judged_on), flush=True)  # after the checkpoint: what is printed is kept
         if averaged:
             model.load_state_dict(averaged.module.state_dict())
@@ -206,20 +202,3 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device | None 
         images += len(labels)
     loss, correct, images = distributed.totals(loss, correct, images, device=device)
     return loss / images, 100 * correct / images
-
-
-def epochs_to_target(accuracies: pd.Series) -> int | None:
-    """The first epoch with at least 85 %, from the accuracies of epochs 1, 2, ...; None if there is none."""
-    reached = [epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= TARGET]
-    return reached[0] if reached else None
-
-
-def log_line(history: list[dict], judged_on: str) -> str:
-    """The line of the last epoch in `history`; the first at or above 85 % is marked."""
-    row = history[-1]
-    first = epochs_to_target([r[f"{judged_on}_accuracy"] for r in history]) == row["epoch"]
-    return (
-        f"Epoch {row['epoch']:>3}   training {row['train_loss']:.4f}, {row['train_accuracy']:.2f} %   "
-        f"{judged_on} {row[f'{judged_on}_loss']:.4f}, {row[f'{judged_on}_accuracy']:.2f} %"
-        + (f"   first at {TARGET:g} %" if first else "")
-    )

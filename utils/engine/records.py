@@ -10,8 +10,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 import utils
 from utils import models
 from utils.engine.checkpoints import UNKNOWN, read_checkpoint, verify
+from utils.engine.steps import epochs_to_target
 from utils.errors import NetworkError, RunError, first_line
 
 Network = Callable[[], nn.Module] | nn.Module
@@ -120,6 +123,27 @@ def identity_of(metrics: Mapping) -> dict:
 def recipe_of(fields: Mapping) -> dict:
     """The recipe as far as it belongs to the identity; the precision is a circumstance."""
     return {key: value for key, value in fields.items() if key != "precision"}
+
+
+def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: dict, made_under: list[dict]) -> dict:
+    """What metrics.json says of a finished run, beside its name; `recipe` is a training.Recipe."""
+    judged_on, last = identity["data"]["judged_on"], made_under[-1]
+    accuracy = history[f"{judged_on}_accuracy"]
+    reached = dict(last=float(accuracy.iloc[-1]), best=float(accuracy.max()))
+    return dict(
+        epochs=recipe.epochs,
+        epochs_to_85=epochs_to_target(accuracy),
+        **{f"{judged_on}_accuracy_{which}": value for which, value in reached.items()},
+        train_accuracy_last=float(history.train_accuracy.iloc[-1]),
+        seed=identity["seed"],
+        data_source=identity["data"]["source"],
+        evaluated_on=judged_on,
+        recipe=asdict(recipe),
+        seconds_per_epoch=round(float(history.seconds.median()), 1),
+        **{key: last[key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
+        run={key: identity[key] for key in ("network", "data", "first_response")} | dict(response=response(model)),
+        made_under=made_under,
+    )
 
 
 # ---------------------------------------------------------------- whether it is the one that is wanted

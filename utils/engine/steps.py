@@ -1,6 +1,7 @@
-"""An epoch of training and the device it runs on: mixed precision, several processes, a progress bar."""
+"""An epoch of training, the device it runs on, its line in the log: mixed precision, several processes, a bar."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from utils.architecture import TARGET
 from utils.engine import distributed
 from utils.engine.speed import autocast, memory_format
 from utils.errors import RunError
@@ -83,3 +85,20 @@ def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, f
             batches.set_postfix_str(f"loss {mean:.4f}, accuracy {100 * correct.item() / seen:.2f} %", refresh=False)
     loss_sum, correct, seen = distributed.totals(loss_sum, correct, seen, device=step.device)
     return loss_sum / seen, 100 * correct / seen
+
+
+def epochs_to_target(accuracies: Iterable[float]) -> int | None:
+    """The first epoch with at least 85 %, from the accuracies of epochs 1, 2, ...; None if there is none."""
+    reached = [epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= TARGET]
+    return reached[0] if reached else None
+
+
+def log_line(history: list[dict], judged_on: str) -> str:
+    """The line of the last epoch in `history`; the first at or above 85 % is marked."""
+    row = history[-1]
+    first = epochs_to_target([r[f"{judged_on}_accuracy"] for r in history]) == row["epoch"]
+    return (
+        f"Epoch {row['epoch']:>3}   training {row['train_loss']:.4f}, {row['train_accuracy']:.2f} %   "
+        f"{judged_on} {row[f'{judged_on}_loss']:.4f}, {row[f'{judged_on}_accuracy']:.2f} %"
+        + (f"   first at {TARGET:g} %" if first else "")
+    )

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 import utils
-from utils import architecture, models, plotting, runs, training
+from utils import architecture, models, plotting, runs
 from utils.engine.records import read_history, read_metrics, read_table
+from utils.engine.steps import log_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.study import layers, statistics
 
@@ -144,7 +145,7 @@ def log_excerpt() -> str:
     rows, metrics = read_history(FINAL).to_dict("records"), read_metrics(FINAL)
     first = metrics["epochs_to_85"] or len(rows)
     shown = sorted({*range(max(1, first - 2), min(len(rows), first + 2) + 1), len(rows)})
-    return "\n".join(["```", *(training.log_line(rows[:epoch], "test") for epoch in shown), "```"])
+    return "\n".join(["```", *(log_line(rows[:epoch], "test") for epoch in shown), "```"])
 
 
 def rules_table() -> pd.DataFrame:
