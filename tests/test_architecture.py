@@ -3,10 +3,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.architecture import changes, check_rules, layer_table, layers, receptive_field, rules, totals
+from utils.architecture import check_rules, layer_table, receptive_field, rules, totals
 from utils.errors import NetworkError
 from utils.experiments import EXPERIMENTS
 from utils.models import ConvNet, Residual, build_model, conv, conv1x1, separable
+from utils.study.layers import changes
+from utils.study.layers import table as layers
 
 FIELDS = {"experiment_1": 77, "experiment_2": 77, "experiment_3": 53, "experiment_4": 61, "experiment_5": 61}
 
@@ -300,3 +302,54 @@ def test_the_limits_are_strict():
     assert verdict(model, "parameters") == (False, "200,000")
     model.linear.extra = nn.Parameter(torch.zeros(spare - 1))
     assert verdict(model, "parameters") == (True, "199,999")
+
+
+class WithFunction(nn.Module):
+    """A convolution, then `function` of its output and of one weight, then a convolution."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.second, self.function = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), function
+        self.weight = nn.Parameter(torch.rand(4, 4, 3, 3))
+
+    def forward(self, images):
+        return self.second(self.function(self.first(images), self.weight))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: nn.functional.max_pool2d(x, 2),
+        lambda x, w: nn.functional.max_pool2d(x, 3, stride=1, padding=1),
+        lambda x, w: x[:, :, ::2, ::2],
+        lambda x, w: nn.functional.interpolate(x, scale_factor=2.0),
+        lambda x, w: nn.functional.conv2d(x, w),
+    ],
+)
+def test_a_receptive_field_that_cannot_be_told_is_not_told(function):
+    table = layer_table(WithFunction(function))
+    assert receptive_field(table) is None and totals(WithFunction(function))["receptive_field"] is None
+    row = rules(WithFunction(function)).set_index("rule").loc["receptive field > 44"]
+    assert row.found == "not known" and not row.passed
+
+
+@pytest.mark.parametrize("function", [lambda x, w: nn.functional.relu(x) * 2, lambda x, w: torch.cat([x, x], 1)[:, :4]])
+def test_functions_that_look_at_their_own_position_keep_the_receptive_field(function):
+    assert totals(WithFunction(function))["receptive_field"] == 5
+
+
+def test_multiply_adds_of_a_function_are_not_known():
+    assert totals(WithFunction(lambda x, w: nn.functional.conv2d(x, w)))["macs"] is None
+    assert totals(WithFunction(lambda x, w: x))["macs"] == 27 * 4 * 30**2 + 36 * 4 * 28**2
+
+
+def test_a_global_average_as_a_function_is_followed_by_a_classifier():
+    """As Network in Network has it: the average, then a 1x1 convolution to the classes."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Average(), nn.Conv2d(4, 10, 1), nn.Flatten())
+    assert totals(model)["receptive_field"] == 3 + 29
+    assert "global average pooling" in rules(model).rule.tolist()
+
+
+class Average(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3), keepdim=True)

@@ -10,10 +10,12 @@ from torch import nn
 
 from tests.test_notebooks import NOTEBOOKS, cells, source
 from utils import ROOT
-from utils.architecture import changes, layer_table, layers, totals
+from utils.architecture import layer_table, totals
 from utils.engine.records import read_history, read_metrics
 from utils.experiments import FIVE
 from utils.models import build_model
+from utils.study import layers
+from utils.study.layers import changes
 from utils.training import Recipe
 
 
@@ -52,7 +54,7 @@ def test_every_equation_in_the_answers_is_true(name):
 
 def number(name, layer, column):
     """A number of the layer table."""
-    return int(layers(build_model(name)).loc[layer, column].replace(",", ""))
+    return int(layers.table(build_model(name)).loc[layer, column].replace(",", ""))
 
 
 def changed(name, layer, **arguments):
@@ -146,7 +148,7 @@ def test_experiment_5():
     bottleneck, padding, spread, dropout = answers("experiment_5")
     narrow = sum(number("experiment_5", layer, "parameters") for layer in ("c3_1x1", "c4_1"))
     assert f"= {narrow:,}$. Directly $9 \\cdot 64 \\cdot 32 = 18,432$; $18,432 / {narrow:,} = 3.3$ times" in bottleneck
-    kept = layers(changed("experiment_5", "c5", padding=2)).loc["c5"]
+    kept = layers.table(changed("experiment_5", "c5", padding=2)).loc["c5"]
     assert kept["size"] == "8 to 8" and kept["receptive field"] == "61" and f"= {kept['multiply-adds']}$" in padding
     seeds = ["experiment_5", "experiment_5/seed_2", "experiment_5/seed_3"]
     accuracy = pd.Series([read_metrics(name)["test_accuracy_last"] for name in seeds])
@@ -173,12 +175,12 @@ def test_the_code_of_the_exercises_runs(name):
             assert isinstance(recipe, Recipe) and totals(network())["parameters"] < 200_000 and data == "images"
             trained.append(name)
 
-    from utils import architecture, models, plotting
+    from utils import models, plotting
 
     class Plotting:
         curves = staticmethod(lambda run: plotting.curves)
 
-    known = dict(architecture=architecture, models=models, runs=Runs, plotting=Plotting, data="images")
+    known = dict(layers=layers, models=models, runs=Runs, plotting=Plotting, data="images")
     known["NETWORK"] = models.networks()[name]
     snippets = re.findall(r"```python\n(.+?)```", text, re.S)
     for snippet in snippets:

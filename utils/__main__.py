@@ -81,6 +81,7 @@ def train(arguments: argparse.Namespace) -> None:
     from utils.data import load_cifar10
     from utils.engine import distributed
     from utils.engine.records import path_of, read_metrics
+    from utils.study import layers
     from utils.study.baselines import chosen
 
     name, (network, row) = arguments.experiment, chosen(arguments.experiment)
@@ -92,7 +93,7 @@ def train(arguments: argparse.Namespace) -> None:
             data = load_cifar10()
         model = runs.build(network)
         summary(model, (3, 32, 32), device="cpu")
-        print(architecture.layers(model).to_string(), "\n")
+        print(layers.table(model).to_string(), "\n")
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")
         run = runs.train(network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation)

@@ -2,10 +2,9 @@
 
 import math
 import operator
-from collections import Counter
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import fx, nn
@@ -18,6 +17,7 @@ MIN_RECEPTIVE_FIELD = 44  # and strictly more
 TARGET = 85.0  # test accuracy in percent, at least
 
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
+AVERAGES = ("mean", "adaptive_avg_pool2d")  # functions that may be a global average
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
 OF_ALL = ["in_channels", "out_channels", "in_size", "out_size", "receptive_field", "jump", "parameters", "macs"]
 
@@ -73,11 +73,11 @@ def _rows_of_modules(model: nn.Module) -> list[dict]:
 
 def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
     modules, counted = dict(traced.named_modules()), set()
-    field: dict[fx.Node, tuple[int, int]] = {}  # node -> receptive field, jump
+    field: dict[fx.Node, tuple[float, float]] = {}  # node -> receptive field, jump; nan: not known
     rows = []
     for node in traced.graph.nodes:
         sources = node.all_input_nodes
-        rf, jump = (max(field[s][i] for s in sources) for i in (0, 1)) if sources else (1, 1)
+        rf, jump = np.max([field[source] for source in sources] or [(1, 1)], axis=0)  # nan, if one is nan
         if node.op == "call_module":
             module = modules[node.target]
             row = _row(node.target, module, sources[0], node, rf, jump)
@@ -88,12 +88,27 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
             rows.append(row)
         elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add):
             rows.append(_row(node.name, None, sources[0], node, rf, jump))
+        elif node.op in ("call_function", "call_method"):
+            name = _function(node)
+            sizes = [_shape(n)[2:] for n in (*sources, node) if len(_shape(n)) == 4]
+            if name in AVERAGES and math.prod(sizes[-1] if sizes else ()) == 1:
+                rf += (sizes[0][-1] - 1) * jump if sizes else 0
+            elif len(set(sizes)) > 1 or any(word in name for word in ("conv", "pool")):
+                rf = jump = math.nan  # its kernel and stride are not known here
+            if any(word in name for word in ("conv", "linear", "matmul", "mm", "einsum")):
+                rows.append(_row(node.name, None, sources[0], node, rf, jump) | dict(kind=name, macs=None))
         field[node] = rf, jump
     return rows
 
 
-def _shape(node: fx.Node) -> torch.Size:
-    return node.meta["tensor_meta"].shape
+def _shape(node: fx.Node) -> Sequence[int]:
+    meta = node.meta.get("tensor_meta")
+    return meta.shape if hasattr(meta, "shape") else ()
+
+
+def _function(node: fx.Node) -> str:
+    """What a node that calls a function or a method calls."""
+    return node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
 def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf: int, jump: int) -> dict:
@@ -138,90 +153,29 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
 
 def receptive_field(table: pd.DataFrame) -> int | None:
     """In pixels, of the last convolution, before the global average sees everything; None if it is not known."""
-    fields = table[table.kind == "Conv2d"].receptive_field.dropna()
-    return int(fields.iloc[-1]) if len(fields) else None
+    fields = table[table.kind.str.contains("conv", case=False)].receptive_field
+    return None if fields.empty or pd.isna(fields.iloc[-1]) else int(fields.iloc[-1])
 
 
 def totals(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> dict[str, int | None]:
     """parameters, macs and receptive_field of the network; None for what cannot be known without a trace."""
-    return _totals(model, layer_table(model, input_size))
+    return totals_of(model, layer_table(model, input_size))
 
 
-def _totals(model: nn.Module, table: pd.DataFrame) -> dict[str, int | None]:
+def totals_of(model: nn.Module, table: pd.DataFrame) -> dict[str, int | None]:
+    """The same from the network's layer table."""
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
-        macs=None if table.macs.isna().all() else int(table.macs.sum()),
+        macs=None if table.macs.isna().any() else int(table.macs.sum()),
         receptive_field=receptive_field(table),
     )
 
 
-# ---------------------------------------------------------------- the layer table, to be read
-
-NUMBERS = ["receptive field", "multiply-adds", "parameters"]
-WORDS = ["kind", "channels", "size", "stride", "padding", "dilation"]
-
-
-def layers(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
-    """The layer table to be read, every value a text: convolutions, linear layers and poolings by short names, what all
-    other layers (batch norms) have together, and the totals. NetworkError as in `layer_table`."""
-    table = pd.DataFrame.from_dict(_read(model, input_size), orient="index", dtype=object)
-    columns = [*NUMBERS, *(word for word in WORDS if word != "padding")]  # the sizes show what it does
-    return table.reindex(columns=columns).apply(lambda column: column.map(_text)).rename_axis("layer")
-
-
-def changes(before: nn.Module, after: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
-    """Every layer in which two networks differ, in forward order: in what (one that a network lacks is "-" there), and
-    how many parameters and multiply-adds the second has more. NetworkError as in `layer_table`."""
-    old, new = (_read(model, input_size) for model in (before, after))
-    steps = SequenceMatcher(None, list(old), list(new), autojunk=False).get_opcodes()
-    table = {}
-    for name in dict.fromkeys(n for _, i, j, k, m in steps for n in (*list(old)[i:j], *list(new)[k:m])):
-        was, now = old.get(name, {}), new.get(name, {})
-        keys = [key for key in was | now if key not in NUMBERS and was.get(key) != now.get(key)]
-        if not (was and now):  # all of it is new or gone; what goes without saying is left out
-            keys = [key for key in keys if key != "size" and (was | now)[key] not in (0, 1)]
-        if name == "in all":
-            keys = NUMBERS[:1]
-        more = [_text(now.get(count, 0) - was.get(count, 0), "+") for count in ("parameters", "multiply-adds")]
-        if keys or more != ["0", "0"]:
-            named = {key: "" if key in ("kind", "channels") else f"{key} " for key in keys}
-            sides = [", ".join(named[key] + _text(row[key]) for key in keys if key in row) for row in (was, now)]
-            table[name] = [side or "-" for side in sides] + more
-    columns = ["before", "after", "parameters", "multiply-adds"]
-    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("layer")
-
-
-def _read(model: nn.Module, input_size: Sequence[int]) -> dict[str, dict]:
-    """Short name -> what is known of the layer, under the titles that `layers` shows; the last two are "other layers",
-    with the number of each kind, and "in all"."""
-    table = layer_table(model, input_size)
-    main, rows = table.kind.str.contains("Conv|Linear|Pool"), {}
-    total = {key: pd.NA if value is None else value for key, value in _totals(model, table).items()}
-    for name, row in zip(_short(table.layer[main]), table[main].itertuples(), strict=True):
-        kind = {"AdaptiveAvgPool2d": "average", "Linear": "linear"}.get(row.kind, row.kind.removesuffix("2d"))
-        if not pd.isna(row.kernel):
-            kind = f"{kind} {row.kernel}x{row.kernel}".removeprefix("Conv ")
-        if not pd.isna(row.groups) and row.groups > 1:
-            kind += " depthwise" if row.groups == row.in_channels else f", {row.groups} groups"
-        channels, size = f"{row.in_channels} to {row.out_channels}", f"{row.in_size} to {row.out_size}"
-        values = [row.receptive_field, row.macs, row.parameters, kind, channels, size]
-        known = zip(NUMBERS + WORDS, [*values, row.stride, row.padding, row.dilation], strict=True)
-        rows[name] = {key: value for key, value in known if key in NUMBERS or "<NA>" not in str(value)}
-    others = total["parameters"] - table.parameters[main].sum()
-    rows["other layers"] = {"parameters": others, **Counter(table.kind[~main])}
-    rows["in all"] = dict(zip(NUMBERS, (total[k] for k in ("receptive_field", "macs", "parameters")), strict=True))
-    return rows
-
-
-def _short(paths: pd.Series) -> pd.Series:
+def short_names(paths: pd.Series) -> pd.Series:
     """c1_1 for c1_1.conv, c2_2 pointwise (2) for c2_2.0.layers.1.pointwise: no steps on the way that say nothing."""
     names = paths.str.replace(r"\.(\d+|layers|conv)(?=\.|$)", "", regex=True).str.replace(".", " ")
     number = (names.groupby(names).cumcount() + 1).astype(str)
     return names.mask(names.duplicated(keep=False), names + " (" + number + ")")
-
-
-def _text(value: float | str | None, sign: str = "") -> str:
-    return value if isinstance(value, str) else "-" if pd.isna(value) else f"{value:{sign if value else ''},.0f}"
 
 
 # ---------------------------------------------------------------- the rules
@@ -244,19 +198,18 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     separable = convs[depthwise & (pointwise.shift(-1, fill_value=False) | pointwise.shift(1, fill_value=False))]
     dilated = convs[(convs.dilation > 1) & (convs.kernel > 1)]
     classes = int(table.out_channels.iloc[-1])
-    field = receptive_field(table) or 1
+    field = receptive_field(table)
 
     def names(rows: pd.DataFrame) -> str:
         few = len(rows) <= 4  # beyond that their blocks, which still fit into a line
-        return (
-            ", ".join(_short(convs.layer)[rows.index] if few else rows.layer.str.split(".").str[0].unique()) or "none"
-        )
+        shown = short_names(convs.layer)[rows.index] if few else rows.layer.str.split(".").str[0].unique()
+        return ", ".join(shown) or "none"
 
     downsampling = f"stride 2 at {names(strided)}" if len(strided) else "no strides"
     found = [
         ("ten classes", f"{classes} outputs", classes == 10),
         ("no pooling between the blocks", ", ".join(pools) or f"none; {downsampling}", not pools),
-        (f"receptive field > {MIN_RECEPTIVE_FIELD}", f"{field}", field > MIN_RECEPTIVE_FIELD),
+        (f"receptive field > {MIN_RECEPTIVE_FIELD}", str(field or "not known"), (field or 0) > MIN_RECEPTIVE_FIELD),
         ("depthwise separable convolution", names(separable), len(separable) > 0),
         ("dilated convolution", names(dilated), len(dilated) > 0),
         ("global average pooling", ", ".join(averages) or "none", len(averages) > 0),
@@ -270,10 +223,10 @@ def _poolings(traced: fx.GraphModule, table: pd.DataFrame) -> tuple[list[str], l
     averages = list(table[(table.kind == "AdaptiveAvgPool2d") & (table.out_size == 1)].layer)
     pools = [r.layer for r in table.itertuples() if any(p in r.kind for p in POOLS) and r.layer not in averages]
     for node in traced.graph.nodes:
-        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
         if node.op not in ("call_method", "call_function"):
             continue
-        if name in ("mean", "adaptive_avg_pool2d") and math.prod(_shape(node)[2:]) == 1:
+        name = _function(node)
+        if name in AVERAGES and math.prod(_shape(node)[2:]) == 1:
             averages.append(node.name)
         elif any(pool in name for pool in POOLS):
             pools.append(node.name)

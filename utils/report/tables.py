@@ -10,7 +10,7 @@ import utils
 from utils import architecture, models, plotting, runs, training
 from utils.engine.records import read_history, read_metrics, read_table
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
-from utils.study import statistics
+from utils.study import layers, statistics
 
 
 def markdown(columns: Mapping[str, Iterable] | str) -> str:
@@ -127,7 +127,7 @@ def seeds_table() -> dict:
 
 def layers_table() -> pd.DataFrame:
     """Every layer of the final network."""
-    return architecture.layers(models.build_model(FINAL)).reset_index()
+    return layers.table(models.build_model(FINAL)).reset_index()
 
 
 def summary_text() -> str:

@@ -1,0 +1,111 @@
+"""What the course says and draws: numbers in answers against the cells that compute them, drawings against numbers."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from utils import ROOT, plotting
+
+NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+
+
+def exercises(name):
+    """label -> (question, answer)"""
+    cells = [
+        c for c in json.loads(NOTEBOOKS[name].read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown"
+    ]
+    found = {}
+    for text in ("".join(cell["source"]) for cell in cells):
+        if label := re.match(r"\*\*([A-Z]\d)\.\*\* ", text):
+            question, answer = text.split("<details><summary>Answer</summary>")
+            found[label[1]] = question, answer.split("</details>")[0]
+    return found
+
+
+def computed(name):
+    """label -> the numbers that the last cell of answers printed for it"""
+    cells = [c for c in json.loads(NOTEBOOKS[name].read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    (cell,) = (c for c in cells if "answers = {" in "".join(c["source"]))
+    assert "nbval-check-output" in cell["metadata"]["tags"]  # so that it is compared when it is run again
+    lines = "".join(cell["outputs"][0]["text"]).splitlines()
+    return {label: [number(n) for n in rest] for label, *rest in map(str.split, lines)}
+
+
+def number(text):
+    return float(text.replace(",", ""))
+
+
+def results(text):
+    """The numbers that an answer states: not in code or links, and of a calculation what stands behind the last =."""
+    text = re.sub(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)", " ", text, flags=re.S).replace("{,}", ",")
+    for formula in re.findall(r"\$([^$]+)\$", text):
+        plain = "=" in formula or re.fullmatch(r"[\d.,-]+", formula)
+        text = text.replace(f"${formula}$", formula.rsplit("=", 1)[-1] if plain else " ")
+    return [n for n in re.findall(r"(?<!\w)-?\d[\d,]*(?:\.\d+)?", text) if "." in n or number(n) >= 10]
+
+
+@pytest.mark.parametrize(("name", "least"), [("03_building_blocks", 15), ("04_training_loop", 5)])
+def test_every_number_of_an_answer_is_computed_by_a_cell(name, least):
+    cells, asked = computed(name), exercises(name)
+    assert len(asked) >= least
+    for label, (question, answer) in asked.items():
+        for stated in results(answer):
+            digits = len(stated.rstrip(",").partition(".")[2])
+            known = [*cells.get(label, []), *map(number, results(question.replace("$", " ")))]
+            assert number(stated) in [round(n, digits) for n in known], f"{label}: {stated}"
+
+
+STACKS = {"plain": [(3, 1, 1)] * 3, "with holes": [(3, 1, 2)] * 3, "strided": [(3, 2, 1), (3, 2, 1), (3, 1, 1)]}
+DRAWINGS = {
+    "grids": lambda: plotting.grids(("two", np.array([[1.0, np.nan]]), (0, 0, 1, 1)), "=", ("one", np.array([[-2.5]]))),
+    "picture_row": lambda: plotting.picture_row(
+        {"colours": np.zeros((4, 4, 3), np.uint8), "map": np.eye(4) - 0.5}, {"map": (2, 3)}
+    ),
+    "channels": lambda: plotting.channels({"both": [("3x3", np.eye(4)), ("1x1", np.ones((6, 4)))]}),
+    "reach": lambda: plotting.reach(STACKS),
+    "lines": lambda: plotting.lines([1, 2], {"a": [3, 4], "b": [4, 3]}, marked=[1.5], xlabel="x"),
+    "bars": lambda: plotting.bars({"left": {"a": 1234.0}, "right": {"b": 0.5}}, digits=1),
+    "histograms": lambda: plotting.histograms({"panel": {"a": np.arange(9), "b": np.arange(5)}}, "value"),
+    "descent": lambda: plotting.descent(lambda w: w * w, np.linspace(-2, 2, 9), {"path": [1, 0.5, 0.1]}),
+    "valley": lambda: plotting.valley(lambda a, b: a * a + b * b, {"path": np.ones((3, 2))}, (-1, 1), (-1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_letters_can_be_read_and_lie_inside_the_figure(name):
+    figure = DRAWINGS[name]()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text()) >= 9
+    drawn, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
+    assert -0.02 <= drawn.x0 and drawn.x1 <= width + 0.02 and -0.02 <= drawn.y0 and drawn.y1 <= height + 0.02
+
+
+def test_a_grid_shows_each_number_and_leaves_nan_empty():
+    numbers = [t.get_text() for axis in DRAWINGS["grids"]().axes for t in axis.texts]
+    assert numbers == ["1", "=", "-2.5"]
+
+
+def test_a_kernel_is_a_line():
+    (axis,) = DRAWINGS["channels"]().axes
+    assert len(axis.lines) == 4 + 4 * 6 and len(axis.patches) == 4 + 4 + 6
+    assert {"4 kernels\nof 3x3", "24 kernels\nof 1x1"} <= {t.get_text() for t in axis.texts}
+
+
+@pytest.mark.parametrize(("panel", "pixels", "field"), [(0, 7, 7), (1, 7, 13), (2, 15, 15)])
+def test_the_blue_points_are_the_pixels_that_one_output_depends_on(panel, pixels, field):
+    points = [
+        line
+        for line in DRAWINGS["reach"]().axes[panel].lines
+        if line.get_marker() == "o" and line.get_color() == plotting.BLUE
+    ]
+    seen = points[0].get_xdata()  # the first row is the image
+    assert len(seen) == pixels and np.ptp(seen) + 1 == field
+
+
+def test_bars_carry_their_values():
+    assert [t.get_text() for axis in DRAWINGS["bars"]().axes for t in axis.texts] == ["1,234.0", "0.5"]
