@@ -1,6 +1,6 @@
-"""results/ -> the README's tables and figures; and the one setting for the repository's address.
+"""results/ -> the tables and figures of the README and of docs/; and the one setting for the repository's address.
 
-The README holds pairs of lines such as <!-- steps --> and <!-- /steps -->; what stands between them is written here.
+The pages hold pairs of lines such as <!-- steps --> and <!-- /steps -->; what stands between them is written here.
 """
 
 import base64
@@ -17,13 +17,26 @@ from utils.report.tables import TABLES, markdown, published
 BADGE = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 
 
+PAGES = ("README.md", "docs/reference.md", "docs/teaching.md")
+
+
 def fill(text: str, marker: str, content: str) -> str:
     """`text` with `content` between the lines <!-- marker --> and <!-- /marker -->."""
     start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    if start not in text or end not in text:
-        raise RunError(f"README.md lacks the line {start} or {end}; put both back where the table belongs.")
     before, rest = text.split(start, 1)
     return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
+
+
+def filled() -> dict[str, str]:
+    """Every page by its path, with every table in the page that has its marker; RunError if none has it."""
+    pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    for marker, table in TABLES.items():
+        place = [page for page, text in pages.items() if f"<!-- {marker} -->" in text and f"<!-- /{marker} -->" in text]
+        if not place:
+            lines = f"<!-- {marker} --> and <!-- /{marker} -->"
+            raise RunError(f"No page has the lines {lines}; put both back into {PAGES[0]} or {PAGES[1]}.")
+        pages[place[0]] = fill(pages[place[0]], marker, markdown(table()))
+    return pages
 
 
 def notebook_figures() -> dict[str, bytes]:
@@ -39,18 +52,16 @@ def notebook_figures() -> dict[str, bytes]:
 
 
 def write() -> None:
-    """Bring the README's tables and every figure in images/ up to date with results/ and the notebooks.
+    """Bring the tables of PAGES and every figure in images/ up to date with results/ and the notebooks.
 
-    RunError if a network or a recipe in the code is not that of the run in results/, or the README lacks a marker.
+    RunError if a network or a recipe in the code is not that of the run in results/, or the pages lack a marker.
     """
     loaded = {name: runs.load(name) for name in runs.published().index}
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
-    readme = utils.ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for marker, table in TABLES.items():
-        text = fill(text, marker, markdown(table()))
-    readme.write_text(text, encoding="utf-8", newline="\n")
+    for page, text in filled().items():
+        (utils.ROOT / page).write_text(text, encoding="utf-8", newline="
+")
 
     five, drawn = published(FIVE), published(MAIN + RECORDS)
     figures = {
@@ -65,7 +76,7 @@ def write() -> None:
         plotting.save(figure, utils.ROOT / "images" / file)
     for file, png in notebook_figures().items():
         plotting.shrink(png, utils.ROOT / "images" / file)
-    print("README.md and images/ agree with results/.")
+    print("README.md, docs/ and images/ agree with results/.")
 
 
 def set_links(repository: str) -> None:
