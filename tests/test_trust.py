@@ -241,7 +241,7 @@ def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, p
     put(new, root / "results" / "expected")
     put({"metrics.json": b"seed 2"}, root / "results" / "expected" / "seed_2")
     after = tree(root / "results" / "expected")
-    while killed_at(event := event + 1, lambda: put(new, target)):
+    while killed_at(event := event + 2, lambda: put(new, target)):
         if not target.exists() and place == "elsewhere":
             put({}, target)  # where the system cannot exchange folders, the next call puts the old one back
             before_again = tree(target)
@@ -254,6 +254,18 @@ def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, p
         put(old, target)
         assert {path.name for path in target.parent.iterdir()} == {FINAL, "expected"}, "leftovers"
     assert tree(target) == after and seen >= {"old", "new"} and event > 10
+
+
+def test_a_calibration_joins_what_is_published_and_goes_with_it(root, images, capsys):
+    target = root / "results" / FINAL
+    runs.save(honest_run(images), target)
+    before = tree(target)
+    assert main(["calibrate", FINAL]) == 0 and "temperature" in capsys.readouterr().out
+    verify(target)
+    assert {path.name for path in target.iterdir()} == {*runs.KEPT, SUMS, "calibration.json"}
+    assert all(tree(target)[path] == before[path] for path in before if path.name != SUMS)
+    runs.save(honest_run(images), root / "runs" / FINAL)
+    assert publish_run(FINAL) == target and not (target / "calibration.json").exists()
 
 
 # ---------------------------------------------------------------- 3: a flipped bit
