@@ -87,8 +87,7 @@ def train(arguments: argparse.Namespace) -> None:
     network, epochs = models.networks()[name], arguments.epochs or row.recipe.epochs
     recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
     with distributed.process_group():
-        with distributed.first_process_first():
-            data = load_cifar10()
+        data = load_cifar10()
         model = runs.build(network)
         table = architecture.main_layers(architecture.layer_table(model))
         summary(model, (3, 32, 32), device="cpu")
