@@ -488,9 +488,14 @@ def drip(connection):
         time.sleep(0.05)
 
 
+flooded = []  # how many bytes were sent
+
+
 def flood(connection):
+    flooded[:] = [0]
     while True:
         connection.sendall(bytes(2**16))
+        flooded[0] += 2**16
 
 
 BAD_MIRRORS = {
@@ -559,6 +564,7 @@ def test_any_answer_that_is_no_good_leads_to_the_next_mirror(serve, packed, cach
     monkeypatch.setattr(sources, "MIRRORS", [serve(first), serve(good)])
     start = time.monotonic()
     assert load_cifar10().source == "original" and time.monotonic() - start < 10
+    assert sum(flooded) < 40_000_000, "a mirror was followed far beyond the size of the archive"
     assert {path.name for path in cache.iterdir()} == {".lock", "official"}
     assert {path.name for path in (cache / "official").iterdir()} == {files.OFFICIAL}
 
