@@ -89,8 +89,7 @@ def train(arguments: argparse.Namespace) -> None:
     epochs = arguments.epochs or row.recipe.epochs
     recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
     with distributed.process_group():
-        with distributed.first_process_first():
-            data = load_cifar10()
+        data = load_cifar10()
         model = runs.build(network)
         summary(model, (3, 32, 32), device="cpu")
         print(layers.table(model).to_string(), "\n")

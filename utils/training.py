@@ -63,11 +63,11 @@ class Recipe:
             elif key == "optimizer":
                 sensible, wanted = value in ("sgd", "adam"), "sgd or adam"
             elif key in ("epochs", "batch_size"):
-                sensible, wanted = isinstance(value, int) and value >= 1, "a whole number of at least 1"
+                sensible, wanted = type(value) is int and value >= 1, "a whole number of at least 1"
             elif key == "lr":
-                sensible, wanted = 0 < value < math.inf, "above 0"
+                sensible, wanted = isinstance(value, int | float) and 0 < value < math.inf, "above 0"
             else:
-                sensible, wanted = 0 <= value <= 1, "between 0 and 1"
+                sensible, wanted = isinstance(value, int | float) and 0 <= value <= 1, "between 0 and 1"
             if not sensible:
                 raise RunError(f"{key} is {value}, but must be {wanted}.")
 

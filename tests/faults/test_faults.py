@@ -1,13 +1,15 @@
-"""The short form of `make faults`: a few tries of every attack, other ones each day."""
+"""The short form of `make faults`: a few tries of every attack."""
 
-from datetime import date
+import sys
 
 import pytest
 
+if sys.platform != "linux":
+    pytest.skip("the attacks fork, and limit what a process may write", allow_module_level=True)
 from tests.faults.attacks import ATTACKS, attack
 
 
 @pytest.mark.parametrize("fault", ATTACKS)
 def test_nothing_is_lost(fault):
-    (row,) = [row for row in attack(short=True, seed=date.today().toordinal(), only=fault) if row["fault"] == fault]
+    (row,) = attack([fault], short=True)
     assert row["lost"] == 0, row["first_loss"]

@@ -65,14 +65,3 @@ def totals(*numbers: float | torch.Tensor, device: torch.device) -> list[float]:
     sums = torch.stack([torch.as_tensor(n, dtype=torch.float64, device=device) for n in numbers])
     dist.all_reduce(sums)
     return sums.tolist()
-
-
-@contextmanager
-def first_process_first() -> Iterator[None]:
-    """On each machine one process runs the block, then the others: what it downloads they find in the cache."""
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if dist.is_initialized() and not first:
-        dist.barrier()
-    yield
-    if dist.is_initialized() and first:
-        dist.barrier()

@@ -105,7 +105,7 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         first, second = copy(images), copy(images)
     if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
-    if not first.isfinite().all() or not torch.allclose(first, second, 1e-3, 1e-3):
+    if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
 
 

@@ -59,11 +59,12 @@ def _opened(path: Path, largest: int) -> Image.Image:
         raise PictureError(f"{path} is not a regular file; name a picture.")  # a pipe would be waited for
     Image.MAX_IMAGE_PIXELS = largest  # Pillow warns above it, and refuses twice as many
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image = Image.open(path, formats=FORMATS)
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a second view or a thumbnail
-        raise PictureError(f"{path} has {image.n_frames} frames or pages; save one of them as a picture of its own.")
-    return to_rgb(ImageOps.exif_transpose(image))
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a second view or a thumbnail
+            raise PictureError(f"{path} has {image.n_frames} frames or pages; save one as a picture of its own.")
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
