@@ -60,8 +60,7 @@ def write() -> None:
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
     for page, text in filled().items():
-        (utils.ROOT / page).write_text(text, encoding="utf-8", newline="
-")
+        (utils.ROOT / page).write_text(text, encoding="utf-8", newline="\n")
 
     five, drawn = published(FIVE), published(MAIN + RECORDS)
     figures = {
