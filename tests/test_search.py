@@ -6,6 +6,7 @@ import pytest
 import utils
 from utils.__main__ import main
 from utils.cifar10.sources import stand_in
+from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS
 from utils.report.publish import publish_tables
@@ -59,4 +60,5 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
         publish_tables("search")
     (tmp_path / "results" / "search").mkdir(parents=True)
     (tmp_path / "runs" / "search" / "small.csv").rename(tmp_path / "results" / "search" / "small.csv")
+    seal(tmp_path / "results" / "search")
     assert len(search.attempt("small", [*small, "lr=0.02"], few)) == 3, "what is published is gone on with"
