@@ -536,7 +536,7 @@ def test_any_network_can_be_trained_and_shown_without_prior_work(own_runs, name)
 
 
 def test_all_of_them_stand_in_one_table(own_runs):
-    table = runs.table()
+    table = search.tries()
     assert sorted(table.index) == sorted(f"runs/{name}" for name in OWN)
     assert pd.isna(table.loc["runs/deciding", "multiply-adds"]) and table.loc["runs/large", "parameters"] > 200_000
     assert set(runs.compare(*own_runs.values()).columns) == set(table.index)

@@ -21,6 +21,7 @@ from utils.experiments import EXPERIMENTS, FINAL, RECIPE, experiment
 from utils.report import publish
 from utils.report.publish import official_images, publish_run, publish_tables
 from utils.runs import Run
+from utils.study import search
 from utils.training import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,7 +235,7 @@ def test_the_table_of_runs_shows_what_differs_between_their_recipes(root, capsys
     assert main(["runs"]) == 0 and capsys.readouterr().out == "runs/ holds no finished run yet.\n"
     runs.save(finished_run(), root / "runs" / "mine")
     runs.save(finished_run(recipe=replace(RECIPE, lr=0.2)), root / "runs" / "search" / "mine-2")
-    table = runs.table()
+    table = search.tries()
     assert sorted(table.index) == ["runs/mine", "runs/search/mine-2"]
     assert table.loc["runs/search/mine-2", "lr"] == 0.2 and not {"flip", "momentum"} & set(table)
     assert set(table.network) == {"experiment_5"} and set(table.accuracy) == {84.0} and set(table.epochs) == {24}

@@ -156,9 +156,9 @@ def predict(arguments: argparse.Namespace) -> int:
 
 
 def runs(_: argparse.Namespace) -> None:
-    from utils import runs
+    from utils.study import search
 
-    table = runs.table()
+    table = search.tries()
     print(table.to_string() if len(table) else "runs/ holds no finished run yet.")
 
 

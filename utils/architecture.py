@@ -118,10 +118,8 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
     macs = 0
     if isinstance(module, nn.Conv2d):
         kernel, stride, dilation, groups = module.kernel_size[0], module.stride[0], module.dilation[0], module.groups
-        same = (kernel - 1) * dilation // 2  # what the words "same" and "valid" mean in pixels
-        padding = (
-            {"same": same, "valid": 0}.get(module.padding) if isinstance(module.padding, str) else module.padding[0]
-        )
+        in_words = {"same": (kernel - 1) * dilation // 2, "valid": 0}
+        padding = in_words[module.padding] if isinstance(module.padding, str) else module.padding[0]
         macs = module.weight.numel() * after[-1] * after[-2]
         rf, jump = rf + (kernel - 1) * dilation * jump, jump * stride
     elif isinstance(module, nn.Linear):

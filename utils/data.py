@@ -15,13 +15,6 @@ from utils.transforms import augmentations, compose
 
 FAST_TRAIN, FAST_TEST = 512, 256  # images of each split under FAST_RUN
 
-BANNER = """\
-{line}
-  STAND-IN DATA: handwritten digits, NOT CIFAR-10. {why}
-  Everything runs, but no figure below says anything about CIFAR-10.
-  For the real images set CIFAR10_PATH to a CIFAR-10 folder or tar archive.
-{line}"""
-
 
 def load_cifar10(path: str | Path | None = None) -> ImageData:
     """The images from `path` or CIFAR10_PATH, else the cache, else a download, else the stand-in.
@@ -44,16 +37,9 @@ def load_cifar10(path: str | Path | None = None) -> ImageData:
         try:
             data = sources.read_cached(cache, fetch_it=not utils.FAST_RUN)
         except sources.Unreachable as error:
-            print(BANNER.format(line="!" * 100, why=error), flush=True)
+            print(sources.BANNER.format(line="!" * 100, why=error), flush=True)
             data = sources.stand_in()
-    if utils.FAST_RUN:
-        few, fewer = (  # spread over all images: those of a class may lie together
-            np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)
-            for labels, count in ((data.train_labels, FAST_TRAIN), (data.test_labels, FAST_TEST))
-        )
-        x, y, test_x, test_y = data.train_images, data.train_labels, data.test_images, data.test_labels
-        data = ImageData(x[few], y[few], test_x[fewer], test_y[fewer], data.classes, data.source)
-    return data
+    return data.few(FAST_TRAIN, FAST_TEST) if utils.FAST_RUN else data
 
 
 def channel_histograms(images: np.ndarray) -> np.ndarray:

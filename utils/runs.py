@@ -215,26 +215,3 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
             f"{m['evaluated_on']} accuracy, last epoch": f"{last_accuracy(m):.2f} %",
         }
     return pd.DataFrame(columns).fillna("-")
-
-
-SHOWN = {  # column of `table` -> key in metrics.json
-    "parameters": "parameters",
-    "multiply-adds": "macs",
-    "receptive field": "receptive_field",
-    "seed": "seed",
-    "images": "data_source",
-    "judged on": "evaluated_on",
-}
-
-
-def table() -> pd.DataFrame:
-    """Every finished run in runs/, a row each, oldest first; of the recipes only what differs between them."""
-    paths = sorted((utils.ROOT / "runs").glob("**/metrics.json"), key=lambda path: path.stat().st_mtime)
-    rows = {}
-    for m, path in ((read_metrics(path.parent), path) for path in paths):
-        row = {title: m[key] for title, key in SHOWN.items()}
-        row |= dict(accuracy=round(last_accuracy(m), 2), **m["recipe"])
-        rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
-    found = pd.DataFrame.from_dict(rows, orient="index")
-    recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
-    return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])

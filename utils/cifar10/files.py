@@ -47,6 +47,16 @@ class ImageData:
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()[:16]
 
+    def few(self, training: int, test: int) -> "ImageData":
+        """At most so many images of each split, spread over all: those of a class may lie together."""
+        parts = (self.train_images, self.train_labels, training), (self.test_images, self.test_labels, test)
+        (x, y), (test_x, test_y) = (
+            (images[chosen], labels[chosen])
+            for images, labels, count in parts
+            for chosen in [np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)]
+        )
+        return ImageData(x, y, test_x, test_y, self.classes, self.source)
+
 
 def read_path(path: Path, cache: Path) -> ImageData:
     """CIFAR-10 from a folder or a tar archive of any compression, in the official layout or as class folders.

@@ -85,6 +85,14 @@ def fetch(url: str, target: Path) -> None:
                 raise ValueError(f"it sends fewer than {SLOWEST:,} bytes a second")
 
 
+BANNER = """\
+{line}
+  STAND-IN DATA: handwritten digits, NOT CIFAR-10. {why}
+  Everything runs, but no figure below says anything about CIFAR-10.
+  For the real images set CIFAR10_PATH to a CIFAR-10 folder or tar archive.
+{line}"""
+
+
 def stand_in() -> ImageData:
     """scikit-learn's 1,797 handwritten digits, each 8x8 pixel drawn 4x4 large, as if they were CIFAR-10."""
     from sklearn.datasets import load_digits

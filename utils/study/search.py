@@ -13,8 +13,8 @@ import pandas as pd
 import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
-from utils.engine.checkpoints import write_atomically
-from utils.engine.records import read_table
+from utils.engine.checkpoints import UNKNOWN, write_atomically
+from utils.engine.records import last_accuracy, read_metrics, read_table, title_of
 from utils.errors import RunError
 from utils.experiments import experiment
 from utils.training import Recipe
@@ -64,3 +64,26 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     if not utils.FAST_RUN:
         write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
+
+
+SHOWN = {  # column of `tries` -> key in metrics.json
+    "parameters": "parameters",
+    "multiply-adds": "macs",
+    "receptive field": "receptive_field",
+    "seed": "seed",
+    "images": "data_source",
+    "judged on": "evaluated_on",
+}
+
+
+def tries() -> pd.DataFrame:
+    """Every finished run in runs/, a row each, oldest first; of the recipes only what differs between them."""
+    paths = sorted((utils.ROOT / "runs").glob("**/metrics.json"), key=lambda path: path.stat().st_mtime)
+    rows = {}
+    for m, path in ((read_metrics(path.parent), path) for path in paths):
+        row = {title: m[key] for title, key in SHOWN.items()}
+        row |= dict(accuracy=round(last_accuracy(m), 2), **m["recipe"])
+        rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
+    return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])
