@@ -138,7 +138,7 @@ def command(commands):
 
 
 def copy_of_project(folder):
-    for name in ("utils", "notebooks", "results", "images"):
+    for name in ("utils", "notebooks", "results", "images", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
     rng = np.random.default_rng(0)
@@ -228,7 +228,7 @@ def test_a_changed_line_is_another_run(project, command, commands, change):
     name, kept = change.network, project / "runs" / change.network
     first = contents(kept)
     assert {file.name for file in first} >= {"checkpoint.pt", "weights.pt", "history.csv", "metrics.json"}
-    published = [project / place for place in ("results", "README.md", "images")]
+    published = [project / place for place in ("results", "README.md", "docs", "images")]
     before = contents(*published)
 
     # it is trained anew, in a folder of its own, and one sentence says why

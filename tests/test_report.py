@@ -24,7 +24,9 @@ def copy(tmp_path, monkeypatch):
     """README, results, images and notebooks in a folder of their own."""
     for folder in ("results", "images", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").mkdir()
+    for page in readme.PAGES:
+        shutil.copy(ROOT / page, tmp_path / page)
     monkeypatch.setattr(utils, "ROOT", tmp_path)
     return tmp_path
 
@@ -34,10 +36,10 @@ def pixels(path):
 
 
 def test_readme_and_images_agree_with_results(copy):
-    before = (copy / "README.md").read_text()
+    before = {page: (copy / page).read_text() for page in readme.PAGES}
     shutil.rmtree(copy / "images")
     assert main(["report"]) == 0
-    assert (copy / "README.md").read_text() == before, "run make report"
+    assert {page: (copy / page).read_text() for page in readme.PAGES} == before, "run make report"
     for path in set((ROOT / "images").glob("*.png")) - {ROOT / "images" / "app.png"}:  # that one is test_app.py's
         if Image.open(path).text["Software"] != Image.open(copy / "images" / path.name).text["Software"]:
             continue  # another matplotlib draws a little otherwise
@@ -54,24 +56,29 @@ def test_another_number_in_results_changes_the_readme(copy, path):
     assert readme.fill(text, "results", tables.markdown(tables.results_table())) != text
 
 
-SECTIONS = """Quick start | Objective | The data | Try your own | The experiments | Analysis | Beyond the reference
-    | The final network | How it was trained | What it sees | Speed | Against the rules | Repeating it
-    | Licence and credits"""
+SECTIONS = """Quick start | The course | The assignment | The five experiments | Beyond the reference
+    | The final network | What it sees | How the figures are made | The code | Licence and credits"""
 
 
-def test_every_section_is_there_in_its_order():
-    found = re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(), re.M)
-    assert found == [name.strip() for name in SECTIONS.split("|")]
+def test_every_section_is_there_in_its_order_and_in_the_contents():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", text, re.M) == [name.strip() for name in SECTIONS.split("|")]
+    contents = re.findall(r"\[([^\]]+)\]\(#", text.split("**Contents:**")[1].split("\n\n")[0])
+    assert contents == [name.strip() for name in SECTIONS.split("|")]
+
+
+def test_the_front_page_is_short():
+    words = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    assert len(words.split()) < 2_000
 
 
 def test_every_table_and_picture_is_shown():
-    text = (ROOT / "README.md").read_text()
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in readme.PAGES)
     for marker in tables.TABLES:
         inside = text.split(f"<!-- {marker} -->")[1].split(f"<!-- /{marker} -->")[0]
         assert len(inside.strip()) > 80, marker
-    shown = set(re.findall(r"\]\(images/([\w.]+)\)", text))
-    always = {"classes.png", "normalisation.png", "augmentation.png", "landscape.png", "cost.png", "epochs.png"}
-    assert shown >= always | {"architecture.png", "experiment_5.png", "benchmark.png", "cams.png", "app.png"}
+    shown = set(re.findall(r"\]\((?:\.\./)?images/([\w.]+)\)", text))
+    assert shown == {path.name for path in (ROOT / "images").glob("*.png")}
 
 
 def points(axis):
@@ -149,10 +156,12 @@ def test_a_missing_marker_is_named(copy):
     assert (copy / "README.md").read_text() == "no markers"
 
 
-@pytest.mark.parametrize("document", ["README.md", *sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb"))])
-def test_relative_links_and_pictures_exist(document):
-    path = ROOT / document if document == "README.md" else ROOT / "notebooks" / document
-    text = path.read_text()
+DOCUMENTS = [*(ROOT / page for page in readme.PAGES), ROOT / "CONTRIBUTING.md", *(ROOT / "notebooks").glob("*.ipynb")]
+
+
+@pytest.mark.parametrize("path", sorted(DOCUMENTS), ids=lambda path: path.name)
+def test_relative_links_and_pictures_exist(path):
+    text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
@@ -163,7 +172,8 @@ def test_relative_links_and_pictures_exist(document):
 
 
 def test_pictures_have_an_alternative_text():
-    texts = re.findall(r"!\[([^\]]*)\]\(", (ROOT / "README.md").read_text())
+    pages = "".join((ROOT / page).read_text(encoding="utf-8") for page in readme.PAGES)
+    texts = re.findall(r"!\[([^\]]*)\]\(", pages)
     assert texts and all(texts)
 
 

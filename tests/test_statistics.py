@@ -103,3 +103,15 @@ def test_a_seed_that_is_not_there_for_every_change_is_left_out():
     table = table[:-1]
     found = statistics.against_base(table, "base")
     assert found.index.tolist() == ["better", "worse", "none"] and set(found.seeds) == {2}
+
+
+def test_steps_compare_each_network_with_the_one_before(monkeypatch):
+    table = ablation(noise=0.5).rename(columns={"validation_accuracy": "accuracy"})
+    monkeypatch.setattr(statistics, "by_seed", lambda names: table[~((table.change == "none") & (table.seed == 3))])
+    found = statistics.steps(["base", "better", "none"])
+    assert found.index.tolist() == ["base to better", "better to none"]
+    whole = table[table.change != "none"]
+    assert found.loc["base to better"].equals(statistics.against_base(whole, "base", "accuracy").loc["better"])
+    means = table[~((table.change == "none") & (table.seed == 3))].groupby("change").accuracy.mean()
+    assert found.difference["better to none"] == pytest.approx(means["none"] - means["better"])
+    assert np.isnan(found.low["better to none"])

@@ -220,7 +220,7 @@ def speed_table() -> pd.DataFrame:
 
 def cost_table() -> dict:
     """What an epoch of each network costs: all measured in one run on one machine (`bench --growth`)."""
-    m = pd.read_csv(utils.ROOT / "results" / "benchmark" / "growth.csv")
+    m = read_table(utils.ROOT / "results" / "benchmark" / "growth.csv")
     usual = m.batch_size.mode()[0], m.images.mode()[0]
     m = m[(m.batch_size == usual[0]) & (m.images == usual[1])].sort_values("macs")
     return {
@@ -245,4 +245,5 @@ TABLES = {
     "log": log_excerpt,
     "rules": rules_table,
     "speed": speed_table,
+    "cost": cost_table,
 }
