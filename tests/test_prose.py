@@ -47,8 +47,10 @@ def prose(path):
     """The text that somebody wrote: of a notebook its Markdown, of a page what no report fills in."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
-        return "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
-    return re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", text, flags=re.S)
+        text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+        text = re.sub(r"\$[^$\n]*=[^$\n]*\$", "", text)  # equations, which test_exercises.py computes
+    text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", text, flags=re.S)
+    return re.sub(r"https?://\S+", "", text)
 
 
 def numbers(text):
@@ -62,7 +64,8 @@ def outputs(path):
     shown = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
-            shown += [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
+            data = output.get("data", {})
+            shown += [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
     text = "\n".join("".join(part) for part in shown)
     return {float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*\.?\d*", text)}
 
@@ -92,6 +95,9 @@ def recorded():
     for name in models.networks():
         table = architecture.layer_table(models.build_model(name))
         numeric([*architecture.totals(models.build_model(name)).values(), *table.parameters, *table.macs])
+        convs = table[table.kind == "Conv2d"]
+        blocks = convs.groupby(convs.layer.str[:2])[["parameters", "macs"]].sum()
+        numeric([*blocks.parameters.tolist(), *blocks.macs.tolist()])
     return np.array(sorted(value for value in found if value == value))
 
 
