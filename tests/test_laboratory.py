@@ -928,7 +928,7 @@ def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage
     path.write_text(path.read_text()[:200] if damage == "half" else damage)
     (root / "runs" / "mine" / "checkpoint.pt").unlink()  # as of a published run
     before = contents(root)
-    for use in (train, lambda: runs.load("runs/mine", tiny_network), runs.table, lambda: runs.compare("runs/mine")):
+    for use in (train, lambda: runs.load("runs/mine", tiny_network), search.tries, lambda: runs.compare("runs/mine")):
         with pytest.raises(RunError) as error:
             use()
         assert str(error.value).startswith(f"{path} cannot be read (") and "\n" not in str(error.value)

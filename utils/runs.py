@@ -203,7 +203,7 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
             }
             continue
         m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
-        columns[title if title not in columns else f"{title}, {m['name']}"] = {
+        columns[f"{title}, {m['name']}" if title in columns and title == title_of(None) else title] = {
             "images": m["data_source"],
             "judged on": m["evaluated_on"],
             "parameters": f"{m['parameters']:,}",

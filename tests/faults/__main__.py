@@ -3,10 +3,12 @@
 import sys
 
 import pandas as pd
+import torch
 
 from tests.conftest import ROOT
 from tests.faults.attacks import ATTACKS, attack
 
+torch.set_num_threads(1)  # small networks: two threads would wait for each other
 rows = attack(sys.argv[1:] or list(ATTACKS))
 if not sys.argv[1:]:
     table = pd.DataFrame(rows)[["fault", "tries", "held", "lost"]]

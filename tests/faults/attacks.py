@@ -35,6 +35,7 @@ from utils.errors import DataError, ProjectError
 from utils.experiments import FINAL
 from utils.report.publish import put
 from utils.serve.predict import PictureError, open_picture
+from utils.study import search
 from utils.training import Recipe
 
 TRAIN_LOADER = runs.train_loader
@@ -244,7 +245,7 @@ def damage_runs(rng: random.Random, root: Path) -> None:
     else:
         assert all(torch.equal(run.model.state_dict()[key], value) for key, value in weights.items())
         assert np.allclose(run.history.drop(columns="seconds").values.tolist(), history, rtol=1e-5)
-    sentence(runs.table), sentence(lambda: runs.compare("runs/mine")), sentence(partial(train, root))
+    sentence(search.tries), sentence(lambda: runs.compare("runs/mine")), sentence(partial(train, root))
 
 
 USED = (*runs.KEPT, "calibration.json", SUMS)  # by predict
@@ -489,7 +490,6 @@ def attack(faults: list[str], short: bool = False, seed: int = 0) -> list[dict]:
 
     import pytest
 
-    torch.set_num_threads(1)
     rows = []
     for fault in faults:
         one_try, full, few = ATTACKS[fault]

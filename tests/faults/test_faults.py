@@ -9,6 +9,7 @@ if sys.platform != "linux":
 from tests.faults.attacks import ATTACKS, attack
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("fault", ATTACKS)
 def test_nothing_is_lost(fault):
     (row,) = attack([fault], short=True)
