@@ -98,6 +98,8 @@ COSTS = {  # column of the table of runs -> name on the axis, unit, and where a 
     "macs": ("multiply-adds an image (millions)", 1e6, None),
     "epochs": ("epochs", 1, "epoch"),
 }
+NAMED_BEFORE = "experiment_1 experiment_3 accurate strideless small".split()  # others are in the way behind
+
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
     "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
     "best elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, best epoch on the test set"),
@@ -129,12 +131,7 @@ def landscape(
         axis.plot(runs[cost], runs.accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
         axis.errorbar(runs[cost], runs.accuracy, runs.deviation, fmt="none", ecolor=BLUE, capsize=4)
         for name, x, y in zip(runs.index, runs[cost], runs.accuracy, strict=True):
-            before = name in (
-                "experiment_1",
-                "accurate",
-                "strideless",
-                "small",
-            )  # where a neighbour has its name behind it
+            before = name in NAMED_BEFORE
             text = name.removeprefix("experiment_").replace("_", " ")
             place = dict(xytext=(-7 if before else 7, 0), textcoords="offset points", ha="right" if before else "left")
             axis.annotate(text, (x, y), va="center", fontsize=9, color=BLUE, **place)
