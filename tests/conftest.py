@@ -40,6 +40,12 @@ def random_images(seed=0, training=100, test=20, source="stand-in"):
     return ImageData(*arrays, list("0123456789"), source)
 
 
+def fast_run(value):
+    """How a fresh process reads this value of FAST_RUN: it prints utils.FAST_RUN."""
+    command, environment = [sys.executable, "-c", "import utils; print(utils.FAST_RUN)"], dict(FAST_RUN=value)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty project."""

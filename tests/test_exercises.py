@@ -14,7 +14,7 @@ from utils.architecture import layer_table, totals
 from utils.engine.records import read_history, read_metrics
 from utils.experiments import FIVE
 from utils.models import build_model
-from utils.study import layers
+from utils.study import layers, statistics
 from utils.study.layers import changes
 from utils.training import Recipe
 
@@ -41,7 +41,7 @@ def sides(formula):
     return values, 0.5 * 10.0 ** -len(parts[-1].strip().partition(".")[2])
 
 
-OTHERS = "data_exploration augmentation comparison accurate fast small strideless what_it_sees".split()
+OTHERS = "data_exploration augmentation comparison accurate fast small strideless what_it_sees your_own_network".split()
 
 
 @pytest.mark.parametrize("name", FIVE + OTHERS)
@@ -53,6 +53,13 @@ def test_every_equation_in_the_answers_is_true(name):
         assert all(abs(value - values[0]) <= exact * 1.01 for value in values[1:]), equation
         compared += len(values) > 1
     assert compared >= 1
+
+
+def test_the_steps_that_the_prose_quotes_are_those_of_results():
+    """Difference and interval, in points, in the notebook of each experiment."""
+    for name, row in zip(FIVE[1:], statistics.steps(FIVE).itertuples(), strict=True):
+        for value in (row.difference, row.low, row.high):
+            assert f"{abs(value):.2f}" in text_of(name), f"{name}: {value:.2f}"
 
 
 def number(name, layer, column):

@@ -5,6 +5,7 @@ import shutil
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -83,6 +84,35 @@ def test_every_table_and_picture_is_shown():
 
 def points(axis):
     return {line.get_label(): sorted(zip(*line.get_data(), strict=True)) for line in axis.lines}
+
+
+def test_the_picture_of_differences_shows_each_with_its_interval_on_the_right_side():
+    table = pd.DataFrame(
+        dict(difference=[1.0, -1.0, 0.1], low=[0.5, -1.5, -0.4], high=[1.5, -0.5, 0.6]), index=["a", "b", "c"]
+    )
+    (axis,) = plotting.differences(table).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"]
+    *drawn, zero = axis.lines
+    intervals, points = drawn[::2], drawn[1::2]
+    assert [tuple(line.get_xdata()) for line in intervals] == list(zip(table.low, table.high, strict=True))
+    assert [line.get_xdata()[0] for line in points] == table.difference.tolist()
+    places = [line.get_ydata()[0] for line in points]
+    assert places == sorted(places, reverse=True) == [line.get_ydata()[0] for line in intervals]
+    assert len({line.get_color() for line in points}) == 3 and set(zero.get_xdata()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        ([21, 21], "21"),
+        ([22, 20, 21], "20 to 22"),
+        ([None, None], "not reached"),
+        ([20, None, None], "not reached by 2 of 3"),
+    ],
+)
+def test_the_first_epochs_of_several_seeds(monkeypatch, epochs, said):
+    monkeypatch.setattr(runs, "seeds", lambda name: pd.DataFrame(dict(epochs_to_85=pd.Series(epochs, dtype=float))))
+    assert tables.first_epochs("any") == said
 
 
 def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():

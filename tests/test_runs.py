@@ -212,8 +212,14 @@ def test_a_run_that_is_not_there_is_a_sentence(root):
 def test_what_is_published_stands_in_the_order_of_the_experiments(root):
     for name in ("strideless", "small", "experiment_5", "another", "experiment_4"):
         runs.save(finished_run(name, models.experiment_5, RECIPE), root / "results" / name)
-    runs.save(finished_run(seed=2), root / "results" / "experiment_5" / "seed_2")
-    assert list(runs.published().index) == ["experiment_4", "experiment_5", "small", "strideless", "another"]
+    second = finished_run(seed=2)
+    second.metrics["test_accuracy_last"] = 86.0  # the first has 84
+    runs.save(second, root / "results" / "experiment_5" / "seed_2")
+    found = runs.published()
+    assert list(found.index) == ["experiment_4", "experiment_5", "small", "strideless", "another"]
+    assert found.seeds.tolist() == [1, 2, 1, 1, 1] and found.accuracy.tolist() == [84, 85, 84, 84, 84]
+    assert found.deviation["experiment_5"] == pytest.approx(2**0.5) and np.isnan(found.deviation["small"])
+    assert runs.seeds("experiment_5").test_accuracy_last.to_dict() == {1: 84.0, 2: 86.0}
 
 
 def test_the_comparison_has_runs_names_and_prior_work(root):

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import nn
 
 import utils
-from tests.conftest import ROOT
+from tests.conftest import ROOT, fast_run
 from tests.test_laboratory import ONE, random_images, tiny_network, with_digest
 from tests.test_runs import finished_run
 from utils import models, runs
@@ -339,13 +339,7 @@ def test_the_decoded_cache_heals_itself(class_folders, cache, damage):
     + [(other, None) for other in ("banana", "2", "-1", "tru", "\x1b[31m")],
 )
 def test_fast_run_is_read_or_refused(value, fast):
-    result = subprocess.run(
-        [sys.executable, "-c", "import utils; print(utils.FAST_RUN)"],
-        cwd=ROOT,
-        env=os.environ | dict(FAST_RUN=value),
-        capture_output=True,
-        text=True,
-    )
+    result = fast_run(value)
     if fast is None:
         assert result.returncode and result.stderr.startswith("Error: FAST_RUN is ") and not result.stdout
         assert result.stderr.count("\n") == 1 and "\x1b" not in result.stderr

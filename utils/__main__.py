@@ -206,9 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {name} cannot be written or read: {error.strerror or error}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = (
-            " The same command goes on after the last finished epoch." if parsed.command in ("train", "ablate") else ""
-        )
+        trains = parsed.command in ("train", "search", "ablate")
+        goes_on = " The same command goes on after the last finished epoch." if trains else ""
         print(f"\nStopped.{goes_on}", file=sys.stderr)
         return 130
 

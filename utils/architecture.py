@@ -18,6 +18,7 @@ TARGET = 85.0  # test accuracy in percent, at least
 
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 AVERAGES = ("mean", "adaptive_avg_pool2d")  # functions that may be a global average
+MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum")  # functions whose multiply-adds are not known
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
 OF_ALL = ["in_channels", "out_channels", "in_size", "out_size", "receptive_field", "jump", "parameters", "macs"]
 
@@ -91,11 +92,11 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
         elif node.op in ("call_function", "call_method"):
             name = _function(node)
             sizes = [_shape(n)[2:] for n in (*sources, node) if len(_shape(n)) == 4]
-            if name in AVERAGES and math.prod(sizes[-1] if sizes else ()) == 1:
-                rf += (sizes[0][-1] - 1) * jump if sizes else 0
-            elif len(set(sizes)) > 1 or any(word in name for word in ("conv", "pool")):
+            if name in AVERAGES and sizes[-1:] == [(1, 1)]:
+                rf += (sizes[0][-1] - 1) * jump  # a global average sees all positions
+            elif len(set(sizes)) > 1 or "conv" in name or "pool" in name:
                 rf = jump = math.nan  # its kernel and stride are not known here
-            if any(word in name for word in ("conv", "linear", "matmul", "mm", "einsum")):
+            if "conv" in name or name in MULTIPLYING:
                 rows.append(_row(node.name, None, sources[0], node, rf, jump) | dict(kind=name, macs=None))
         field[node] = rf, jump
     return rows

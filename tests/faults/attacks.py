@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 import utils
+from tests import conftest
 from tests.conftest import ROOT
 from tests.test_laboratory import random_images, tiny_network
 from utils import __main__, runs
@@ -434,16 +435,8 @@ def wrong_arguments(rng: random.Random, root: Path) -> None:
 
 
 def fast_run(rng: random.Random, root: Path) -> None:
-    import subprocess
-
     value = rng.choice([*WORDS, "0", "1", "off", "ON", "banana"])
-    process = subprocess.run(
-        [sys.executable, "-c", "import utils; print(utils.FAST_RUN)"],
-        cwd=ROOT,
-        env=os.environ | dict(FAST_RUN=value),
-        capture_output=True,
-        text=True,
-    )
+    process = conftest.fast_run(value)
     on, off = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
     said = value.strip().lower()
     assert process.stdout == ("True\n" if said in on else "False\n" if said in off else "")

@@ -27,7 +27,8 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     RunError if runs/ has no finished run on the official images of just this network, recipe and seed, or anything in
     it does not fit together; results/ is then as it was.
     """
-    network, recipe = baselines.chosen(name)[0], baselines.chosen(name)[1].recipe
+    network, row = baselines.chosen(name)
+    recipe = row.recipe
     target = utils.ROOT / "results" / name
     if epochs not in (None, recipe.epochs):
         target /= f"epochs_{epochs}"

@@ -14,10 +14,8 @@ from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.report.tables import TABLES, markdown, published
 
-BADGE = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
-
-
 PAGES = ("README.md", "docs/reference.md", "docs/teaching.md")
+BADGE = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 
 
 def fill(text: str, marker: str, content: str) -> str:

@@ -17,6 +17,8 @@ import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
 from utils.engine import records
+from utils.engine.checkpoints import write_atomically
+from utils.engine.records import read_table
 from utils.experiments import FINAL, experiment
 from utils.models import conv, conv1x1, separable
 from utils.training import Recipe
@@ -106,7 +108,7 @@ def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
 def kept(name: str) -> pd.DataFrame:
     """The rows of runs/ablation/<name>.csv so far, or else the published ones."""
     files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in ("runs", "results")]
-    return next((pd.read_csv(file) for file in files if file.exists()), pd.DataFrame(columns=["change", "seed", "run"]))
+    return next((read_table(file) for file in files if file.exists()), pd.DataFrame(columns=["change", "seed", "run"]))
 
 
 def missing(data: ImageData) -> list[tuple[str, str, int]]:
@@ -136,6 +138,5 @@ def ablate(data: ImageData) -> None:
             before = kept(name)
             if len(before):  # a row of the same change as it was before goes
                 before = before[(before.change != change) | (before.seed != seed)]
-            path = utils.ROOT / "runs" / "ablation" / f"{name}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pd.concat([before, pd.DataFrame([row])]).to_csv(path, index=False, lineterminator="\n")
+            table = pd.concat([before, pd.DataFrame([row])]).to_csv(index=False, lineterminator="\n")
+            write_atomically(table.encode(), utils.ROOT / "runs" / "ablation" / f"{name}.csv")

@@ -93,16 +93,9 @@ def by_seed(names: Sequence[str]) -> pd.DataFrame:
 
 
 def steps(names: Sequence[str]) -> pd.DataFrame:
-    """Each network against the one before it in `names`, as `against_base` gives it; indexed by "1 to 2", ...
-
-    Of networks that have fewer seeds than the others only the difference of the means is given.
-    """
+    """Each network against the one before it in `names`, as `against_base` gives it; indexed by "1 to 2", ..."""
     table, found = by_seed(names), {}
-    means, seeds = table.groupby("change").accuracy.mean(), table.change.map(table.change.value_counts())
-    whole = table[seeds == seeds.max()]
     for before, after in zip(names, names[1:], strict=False):
-        row = pd.Series(dict(mean=means[after], difference=means[after] - means[before], low=np.nan, high=np.nan))
-        if {before, after} <= set(whole.change):
-            row = against_base(whole, before, "accuracy").loc[after]
-        found[f"{before.split('_')[-1]} to {after.split('_')[-1]}"] = row
+        step = f"{before.split('_')[-1]} to {after.split('_')[-1]}"
+        found[step] = against_base(table, before, "accuracy").loc[after]
     return pd.DataFrame(found).T
