@@ -42,8 +42,9 @@ def notebook_links(names: Iterable[str]) -> list[str]:
 
 
 def plus_minus(mean: float, deviation: float, seeds: int) -> str:
-    """Mean and standard deviation over seeds, in percent."""
-    return f"{mean:.2f} ± {deviation:.2f} %" if seeds > 1 else f"{mean:.2f} % (one seed)"
+    """Mean and standard deviation over seeds, in percent; fewer than three seeds are named."""
+    spread, few = f" ± {deviation:.2f}" if seeds > 1 else "", {1: " (one seed)", 2: " (two seeds)"}
+    return f"{mean:.2f}{spread} %{few.get(seeds, '')}"
 
 
 def accuracies(runs: pd.DataFrame) -> list[str]:
@@ -105,8 +106,7 @@ def results_table() -> dict:
         "parameters": m.parameters.map("{:,}".format),
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
         "receptive field": m.receptive_field,
-        "test accuracy, last epoch": accuracies(m),
-        "seeds": m.seeds,
+        "test accuracy": accuracies(m),
         "first epoch at 85 %": [f"{first_epochs(name)} of {epochs}" for name, epochs in m.epochs.items()],
         "reference at its first 85 %": [f"{prior.accuracy:.2f} % in epoch {prior.epoch}" for prior in priors],
     }
@@ -120,7 +120,7 @@ def records_table() -> dict:
         "parameters": m.parameters.map("{:,}".format),
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
         "epochs": m.epochs,
-        "test accuracy, last epoch": accuracies(m),
+        "test accuracy": accuracies(m),
         "best elsewhere": [EXPERIMENTS[name].prior for name in m.index],
     }
 
