@@ -1,11 +1,15 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import MEAN, STD
+from tests.conftest import MEAN, ROOT, STD
 from utils import data
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader, train_validation_split
+from utils.engine import batches
 from utils.engine.batches import BatchSampler
 from utils.transforms import normalise_batch, train_transform
 
@@ -133,3 +137,19 @@ def test_fast_mode_never_downloads(cache, monkeypatch, capsys):
     monkeypatch.setattr(data.sources, "download", lambda _: pytest.fail("a download in fast mode"))
     assert data.load_cifar10().source == "stand-in"
     assert "NOT CIFAR-10" in capsys.readouterr().out
+
+
+class Failing:
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+
+    def __getitem__(self, index):
+        raise ValueError("a broken image")
+
+
+def test_a_worker_is_silent_when_its_main_process_stops_but_its_errors_arrive():
+    start = "import sys; from utils.engine import batches; batches._start_worker(0)"
+    code = f"{start}; sys.excepthook(OSError, OSError(), None)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == ""
+    with pytest.raises(ValueError, match="a broken image"):
+        next(iter(batches.loader(Failing(), 2, None, MEAN, STD, workers=1)))

@@ -1,6 +1,7 @@
 """Whole batches from worker processes: in the order, and with the augmentations, that seed and epoch decide."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -69,6 +70,7 @@ def _tensors(batch: tuple[np.ndarray, np.ndarray], mean, std) -> tuple[torch.Ten
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    sys.excepthook = lambda *_: None  # of the thread that hands over tensors, when the main process has stopped
 
 
 def loader(batches: Batches, batch_size: int, shuffle_seed: int | None, mean, std, workers: int) -> DataLoader:
