@@ -10,24 +10,24 @@ OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED))
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
 	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
 
-test: .venv/app  ## unit tests, then every notebook in fast mode
+test: .venv/tools  ## unit tests, then every notebook in fast mode
 	$(BIN)/python -m pytest -q tests
 	$(BIN)/python -m pytest -q --nbval-lax notebooks
 
-faults: .venv/app  ## attack it: crashes, damage, lies, nonsense -> results/faults.csv
+faults: .venv/tools  ## attack it: crashes, damage, lies, nonsense -> results/faults.csv
 	$(BIN)/python -m tests.faults
 
-lab: .venv/installed  ## open the notebooks in Jupyter
+lab: .venv/tools  ## open the notebooks in Jupyter
 	$(BIN)/jupyter lab notebooks
 
-notebooks: .venv/installed  ## run notebooks to their end and keep the outputs
+notebooks: .venv/tools  ## run notebooks to their end and keep the outputs
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 
 predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it
 	@$(BIN)/python -m utils predict $(IMAGE)
 
-app: .venv/app  ## the same in the browser
+app: .venv/tools  ## the same in the browser
 	@$(BIN)/python -m utils app
 
 bench: .venv/installed  ## the plain training loop and ours in turn: speed, where the time goes, memory
@@ -46,7 +46,7 @@ links: .venv/installed  ## REPO=owner/name: point every badge and bootstrap cell
 	@$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	@touch $@
 
-.venv/app: .venv/installed requirements-app.txt
-	@echo "Adding to .venv what the app, the export and their tests need ..."
-	@$(BIN)/python -m pip install --quiet --requirement requirements-app.txt --constraint constraints.txt
+.venv/tools: .venv/installed requirements-tools.txt
+	@echo "Adding Jupyter and the tools to .venv ..."
+	@$(BIN)/python -m pip install --quiet --requirement requirements-tools.txt --constraint constraints.txt
 	@touch $@

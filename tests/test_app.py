@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-selenium = pytest.importorskip("selenium", reason="requirements-app.txt is not installed")
+selenium = pytest.importorskip("selenium", reason="requirements-tools.txt is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 from utils import runs
 from utils.__main__ import main
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="requirements-app.txt is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="requirements-tools.txt is not installed")
 
 
 def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 
@@ -97,24 +99,66 @@ def test_only_deterministic_cells_are_compared(path):
     assert "show(" not in compared and "NBVAL" not in "".join(map(source, cells(path, "code")))
 
 
-def test_the_bootstrap_cell_fetches_the_project_into_an_empty_folder(tmp_path):
-    """As on Colab, but from a local clone: git is told to find the address there."""
-    bootstrap = source(cells(NOTEBOOKS[0], "code")[0])
-    address = re.search(r"https://github\.com/[^\"]+\.git", bootstrap)[0]
-    environment = {
-        **os.environ,
-        "GIT_CONFIG_COUNT": "2",
-        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
-        "GIT_CONFIG_VALUE_0": address,
-        "GIT_CONFIG_KEY_1": "safe.directory",
-        "GIT_CONFIG_VALUE_1": "*",
-        "PIP_NO_INDEX": "1",  # whatever is there already must not be fetched again
-    }
-    environment.pop("PYTHONPATH", None)
-    check = "\nimport utils.models\nprint(Path(utils.models.__file__).relative_to(Path.cwd()))\n"
+@pytest.fixture
+def bootstrap(tmp_path):
+    """Run the first cell and what is `after` it in an empty folder, as on Colab; git finds `address` at `remote`."""
+    cell, address = source(cells(NOTEBOOKS[0], "code")[0]), "https://github.com/someone/cifar10-notebooks.git"
+
+    def run(after="", remote=f"file://{ROOT}", owner="someone"):
+        settings = {f"url.{remote}.insteadOf": address, "safe.directory": "*"}
+        environment = {**os.environ, "GIT_CONFIG_COUNT": str(len(settings)), "PIP_NO_INDEX": "1"}  # all is there
+        for number, (key, value) in enumerate(settings.items()):
+            environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+        environment.pop("PYTHONPATH", None)
+        command = [sys.executable, "-c", cell.replace("github.com/OWNER", f"github.com/{owner}") + f"\n{after}"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+
+    run.folder = tmp_path / "cifar10-notebooks"
+    return run
+
+
+def test_the_bootstrap_cell_fetches_the_project_into_an_empty_folder(bootstrap):
     for _ in range(2):  # the second time it finds its own clone
-        result = subprocess.run(
-            [sys.executable, "-c", bootstrap + check], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        result = bootstrap("import utils.models\nprint(Path(utils.models.__file__).relative_to(Path.cwd()))")
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip() == "cifar10-notebooks/utils/models.py"
+
+
+def test_the_bootstrap_cell_refuses_the_placeholder_before_it_asks_anybody(bootstrap):
+    result = bootstrap(owner="OWNER")
+    assert result.returncode == 1 and result.stderr.startswith("Cannot fetch https://github.com/OWNER/")
+    assert "make links" in result.stderr and not bootstrap.folder.exists()
+
+
+@pytest.mark.parametrize("remote", ["file:///nowhere", "https://localhost:1"])
+def test_the_bootstrap_cell_says_that_an_address_is_no_good(bootstrap, remote):
+    result = bootstrap(remote=remote)
+    assert result.returncode == 1 and "Cannot fetch" in result.stderr and "Traceback" not in result.stderr
+    assert not bootstrap.folder.exists(), "the next try would find half a clone"
+
+
+def test_the_bootstrap_cell_asks_for_no_password(bootstrap):
+    """A private repository: the server wants to know who asks, and git must not wait for an answer."""
+    with HTTPServer(("localhost", 0), WhoAreYou) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        result = bootstrap(remote=f"http://localhost:{server.server_port}/private")
+        server.shutdown()
+    assert result.returncode == 1 and "Cannot fetch" in result.stderr and "Traceback" not in result.stderr
+
+
+class WhoAreYou(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", "Basic realm=private")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_bootstrap_cell_says_what_to_do_with_half_a_clone(bootstrap):
+    (bootstrap.folder / "utils").mkdir(parents=True)
+    (bootstrap.folder / "utils" / "models.py").touch()
+    result = bootstrap()
+    assert result.returncode == 1 and f"or delete {bootstrap.folder}." in result.stderr
+    assert "Traceback" not in result.stderr

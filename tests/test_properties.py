@@ -10,7 +10,7 @@ from utils.data import train_validation_split
 from utils.errors import RunError
 from utils.training import Recipe, optimizer_and_schedule
 
-pytest.importorskip("hypothesis", reason="requirements-app.txt is not installed")
+pytest.importorskip("hypothesis", reason="requirements-tools.txt is not installed")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -17,14 +17,14 @@ def names(text):
 def test_conda_gets_the_same_as_pip():
     lines = [line.strip() for line in (ROOT / "environment.yml").read_text().splitlines()]
     pip = lines[lines.index("- pip:") + 1 :]
-    assert pip == ["- -r requirements.txt", "- -c constraints.txt"]
+    assert pip == ["- -r requirements.txt", "- -r requirements-tools.txt", "- -c constraints.txt"]
 
 
 def test_every_requirement_has_its_exact_version():
-    required, app, exact = (
-        (ROOT / f"{f}.txt").read_text() for f in ("requirements", "requirements-app", "constraints")
+    required, tools, exact = (
+        (ROOT / f"{f}.txt").read_text() for f in ("requirements", "requirements-tools", "constraints")
     )
-    assert names(required) | names(app) <= names(exact)
+    assert names(required) | names(tools) <= names(exact)
     assert all(re.match(r"#|[\w.-]+==", line) for line in exact.splitlines())
 
 
@@ -35,7 +35,7 @@ def test_albumentations_stays_at_its_last_mit_release():
 @pytest.fixture
 def makefile(tmp_path):
     """The Makefile and what it reads, where nothing is installed."""
-    for name in ("Makefile", "requirements.txt", "requirements-app.txt", "constraints.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements-tools.txt", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -66,8 +66,8 @@ def test_a_second_call_installs_nothing(makefile):
 
     assert "pip" not in plan("run", "EPOCHS=2", "SEED=3")
     assert "train experiment_5 --epochs 2 --seed 3" in plan("run", "EPOCHS=2", "SEED=3")
-    assert "requirements-app.txt" in plan("test") and "requirements-app.txt" in plan("app")
-    (makefile / ".venv" / "app").touch()
+    assert "requirements-tools.txt" in plan("test") and "requirements-tools.txt" in plan("app")
+    (makefile / ".venv" / "tools").touch()
     assert "pip" not in plan("test")
 
 
@@ -160,10 +160,10 @@ def installed(*required):
 
 
 def test_everything_that_gets_installed_is_pinned_and_free():
-    required, app, exact = (
-        names((ROOT / f"{file}.txt").read_text()) for file in ("requirements", "requirements-app", "constraints")
+    required, tools, exact = (
+        names((ROOT / f"{file}.txt").read_text()) for file in ("requirements", "requirements-tools", "constraints")
     )
-    found = installed(*required, *app)
+    found = installed(*required, *tools)
     machine = ("nvidia", "triton", "cuda")  # what torch brings along for a GPU
     loose = {name for name in found if not name.startswith(machine)} - exact
     assert not loose - {"pip", "setuptools"}, "pin them in constraints.txt"

@@ -44,7 +44,7 @@ def page():
     try:
         import gradio
     except ImportError:
-        raise RunError("gradio is missing; make app installs it (or: pip install -r requirements-app.txt).") from None
+        raise RunError("gradio is missing; make app installs it (or: pip install -r requirements-tools.txt).") from None
     if not (choices := networks()):
         raise RunError("No network in results/ has a calibration; run python -m utils calibrate experiment_5.")
     with gradio.Blocks(title="What the network sees", analytics_enabled=False) as blocks:

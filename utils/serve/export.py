@@ -21,7 +21,7 @@ def write(name: str, output: str | None = None) -> None:
     Input "images": normalised float32 (batch, 3, 32, 32), any batch size; output "logits": (batch, 10).
 
     Raises:
-        RunError: if the run is not published, or the packages of requirements-app.txt are missing.
+        RunError: if the run is not published, or the packages of requirements-tools.txt are missing.
     """
     run = runs.load(name)
     path = Path(output) if output else utils.ROOT / "runs" / f"{name}.onnx"
@@ -44,7 +44,7 @@ def write(name: str, output: str | None = None) -> None:
                 verbose=False,
             )
     except ImportError as error:
-        raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-app.txt") from None
+        raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-tools.txt") from None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     print(compare(run.model, session, path, utils.ROOT / "results" / name / "weights.pt").to_string())
     print(f"\nWritten to {path.relative_to(utils.ROOT) if output is None else path}.")
