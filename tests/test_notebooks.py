@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -162,3 +163,22 @@ def test_the_bootstrap_cell_says_what_to_do_with_half_a_clone(bootstrap):
     result = bootstrap()
     assert result.returncode == 1 and f"or delete {bootstrap.folder}." in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_runs_are_kept_on_drive_when_asked_for(tmp_path, monkeypatch):
+    """With a Drive of our own in place of Google's."""
+    from types import ModuleType, SimpleNamespace
+
+    (cell,) = (source(c) for c in cells(NOTEBOOKS[-1], "code") if "KEEP_ON_DRIVE" in source(c))
+    mounted, colab = [], ModuleType("google.colab")
+    colab.drive = SimpleNamespace(mount=mounted.append)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    runs = tmp_path / "project" / "runs"
+    runs.parent.mkdir()
+    cell = cell.replace("/content/drive", str(tmp_path / "drive"))
+    exec(cell, {"Path": Path, "root": runs.parent})
+    assert not mounted and not runs.exists()
+    for _ in range(2):  # a second time it is there already
+        exec(cell.replace("False", "True"), {"Path": Path, "root": runs.parent})
+        (runs / "mine").mkdir(exist_ok=True)
+    assert mounted and (tmp_path / "drive" / "MyDrive" / "cifar10-notebooks" / "runs" / "mine").is_dir()

@@ -37,6 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     train = command("train", "train a network, or go on where its last run stopped", network)
     floats = ("float32", "bfloat16", "float16")
     train.add_argument("--precision", choices=floats, help="default: what suits the machine")
+    train.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: a GPU if there is one")
     or_table = f"{network}, or ablation, benchmark, search"
     publish = command("publish", "copy a finished run on CIFAR-10 from runs/ into results/", or_table)
     search = command("search", "train with something changed and judge it on held-out images", network)
@@ -81,6 +82,7 @@ def train(arguments: argparse.Namespace) -> None:
     from utils.data import load_cifar10
     from utils.engine import distributed
     from utils.engine.records import path_of, read_metrics
+    from utils.engine.steps import device_to_use
     from utils.study import layers
     from utils.study.baselines import chosen
 
@@ -88,14 +90,17 @@ def train(arguments: argparse.Namespace) -> None:
     published = [name] if (path_of(name) / "metrics.json").exists() and read_metrics(name) else []  # not after training
     epochs = arguments.epochs or row.recipe.epochs
     recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
-    with distributed.process_group():
+    with distributed.process_group(arguments.device):
+        device = device_to_use(arguments.device)
         data = load_cifar10()
         model = runs.build(network)
         summary(model, (3, 32, 32), device="cpu")
         print(layers.table(model).to_string(), "\n")
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")
-        run = runs.train(network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation)
+        run = runs.train(
+            network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation, device=device
+        )
         print(f"\n{runs.compare(run, *published, row.prior).to_string()}")
         if run.folder and distributed.rank() == 0:
             plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")

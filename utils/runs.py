@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 import utils
@@ -46,6 +47,7 @@ def train(
     seed: int = 1,
     test: bool = False,
     progress: bool = True,
+    device: torch.device | None = None,
 ) -> Run:
     """Train `network` into runs/<name>, or go on where this run stopped, or load it if it is finished.
 
@@ -57,6 +59,7 @@ def train(
         name: of its folder in runs/; a run of something else there is left alone, and this one gets a number.
         test: train on all training images and judge on the test images after every epoch, for a final result;
             otherwise on nine in ten of the training images, judged on the others, which is how to compare.
+        device: where to train; default: a GPU if there is one.
 
     Raises:
         NetworkError, RunError: what is wrong with the network, the name, or what is kept under it.
@@ -82,7 +85,7 @@ def train(
             module.p = recipe.dropout
     batches = train_loader(x, y, mean, std, recipe.batch_size, seed, **recipe.augmentation)
     judged = eval_loader(part.test_images, part.test_labels, mean, std)
-    options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress)
+    options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress, device=device)
     with alone_in(folder):
         history, made_under = training.fit(model, recipe, batches, judged, **options)
     metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, identity, made_under))

@@ -24,7 +24,7 @@ from utils.engine import distributed
 from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
 from utils.engine.records import response
 from utils.engine.speed import PRECISIONS, prepared
-from utils.engine.steps import TrainingStep, default_device, log_line, moving_average, to_device, train_epoch
+from utils.engine.steps import TrainingStep, device_to_use, log_line, moving_average, to_device, train_epoch
 from utils.errors import RunError
 
 
@@ -153,7 +153,7 @@ def fit(
         seconds; losses are means per image, accuracies percent. And the circumstances, with the epoch each held from.
         RunError if the checkpoint cannot be read, or the loss is not finite.
     """
-    device = device or default_device()
+    device = device or device_to_use()
     optimizer, scheduler = optimizer_and_schedule(model, recipe, recipe.epochs * len(train))
     state, precision = distributed.from_first(lambda: begin_or_go_on(folder, recipe.precision, device))
     history, first = state["history"], distributed.rank() == 0
@@ -194,7 +194,8 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device | None 
     device, loss, correct, images = device or torch.device("cpu"), 0.0, 0, 0
     for batch in batches:
         x, labels = to_device(device, *batch)
-        logits = model(x)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 has the 10 bits of float16
+            logits = model(x)
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += (logits.argmax(1) == labels).sum().item()
         images += len(labels)

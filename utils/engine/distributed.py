@@ -15,18 +15,24 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from utils.errors import RunError
+
 Value = TypeVar("Value")
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started (NCCL on CUDA, else Gloo), for as long as the block lasts."""
+def process_group(device: str | None = None) -> Iterator[None]:
+    """Join the processes that torchrun started (NCCL on CUDA, else Gloo), for as long as the block lasts; RunError if
+    there are more of them than GPUs. `device` as in `steps.device_to_use`."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))  # a download
+    cuda = device in (None, "cuda") and torch.cuda.is_available()
+    if cuda:
+        if (number := int(os.environ["LOCAL_RANK"])) >= (gpus := torch.cuda.device_count()):
+            raise RunError(f"There is a GPU for {gpus} processes; start no more of them, or train with --device cpu.")
+        torch.cuda.set_device(number)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))  # a download
     try:
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             with redirect_stdout(nowhere) if rank() > 0 else nullcontext():

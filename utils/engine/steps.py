@@ -16,11 +16,14 @@ from utils.engine.speed import autocast, memory_format
 from utils.errors import RunError
 
 
-def default_device() -> torch.device:
-    """CUDA, else MPS, else the CPU; of several processes on a Mac, all take the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() and distributed.world_size() == 1 else "cpu")
+def device_to_use(asked: str | None = None) -> torch.device:
+    """The one that is `asked` for ("cuda", "mps", "cpu"; RunError if PyTorch has none), else CUDA, else MPS, else the
+    CPU; of several processes on a Mac, all take the CPU."""
+    mps = torch.backends.mps.is_available() and distributed.world_size() == 1
+    there = dict(cuda=torch.cuda.is_available(), mps=mps, cpu=True)
+    if not there[asked or "cpu"]:
+        raise RunError(f"PyTorch finds no device {asked} here; leave --device out to take what there is.")
+    return torch.device(asked or next(name for name in there if there[name]))
 
 
 def to_device(device: torch.device, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
