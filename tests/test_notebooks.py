@@ -175,10 +175,11 @@ def test_runs_are_kept_on_drive_when_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", colab)
     runs = tmp_path / "project" / "runs"
     runs.parent.mkdir()
+    monkeypatch.setattr("utils.ROOT", runs.parent)
     cell = cell.replace("/content/drive", str(tmp_path / "drive"))
-    exec(cell, {"Path": Path, "root": runs.parent})
+    exec(cell, {"Path": Path})
     assert not mounted and not runs.exists()
     for _ in range(2):  # a second time it is there already
-        exec(cell.replace("False", "True"), {"Path": Path, "root": runs.parent})
+        exec(cell.replace("False", "True"), {"Path": Path})
         (runs / "mine").mkdir(exist_ok=True)
     assert mounted and (tmp_path / "drive" / "MyDrive" / "cifar10-notebooks" / "runs" / "mine").is_dir()
