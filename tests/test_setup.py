@@ -184,3 +184,13 @@ def test_nothing_is_fetched_over_plain_http():
             "http://www.w3.org", ""
         )  # the name of SVG, which nobody fetches
         assert "http://" not in text, path
+
+
+def test_every_way_to_install_reads_the_same_two_files():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer read TOML")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    dynamic = settings["tool"]["setuptools"]["dynamic"]
+    assert dynamic["dependencies"]["file"] == ["requirements.txt"]
+    assert dynamic["optional-dependencies"]["tools"]["file"] == ["requirements-tools.txt"]
+    assert settings["tool"]["setuptools"]["packages"] == [] and not settings["tool"]["uv"]["package"]
+    assert {"dependencies", "optional-dependencies"} == set(settings["project"]["dynamic"])
