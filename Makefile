@@ -21,8 +21,7 @@ lab: .venv/tools  ## open the notebooks in Jupyter
 	$(BIN)/jupyter lab notebooks
 
 notebooks: .venv/tools  ## run notebooks to their end and keep the outputs
-	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 
 predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it
 	@$(BIN)/python -m utils predict $(IMAGE)

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 import pandas as pd
 
@@ -86,15 +88,34 @@ def headline() -> dict:
 
 
 def course_table() -> dict:
-    """Every notebook by its title, with its badge for Colab."""
+    """Every notebook by its title, with its badge for Colab and the minutes that it takes."""
     paths = sorted((utils.ROOT / "notebooks").glob("*.ipynb"))
-    firsts = ["".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]) for path in paths]
+    books = [json.loads(path.read_text(encoding="utf-8"))["cells"] for path in paths]
+    firsts = ["".join(cells[0]["source"]) for cells in books]
     titles = [re.search(r"^# (?:\d+\. )?(.+)", first, re.M)[1] for first in firsts]
     return {
         "": [path.name[:2] for path in paths],
         "notebook": [f"[{title}](notebooks/{path.name})" for title, path in zip(titles, paths, strict=True)],
+        "reading": [f"{reading_minutes(cells)} min" for cells in books],
+        "running": [f"{running_minutes(cells)} min" for cells in books],
         "in Colab": [first.splitlines()[0] for first in firsts],
     }
+
+
+def reading_minutes(cells: list[dict]) -> int:
+    """At 100 words a minute outside the folded answers, pictures and code included; whole steps of five."""
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    words = re.sub(r"<details>.*?</details>", "", prose, flags=re.S).split()
+    return 5 * math.ceil(len(words) / 500)
+
+
+def running_minutes(cells: list[dict]) -> int | str:
+    """From the start of the first cell to the end of the last, as Jupyter recorded it when the notebook was run."""
+    times = [cell["metadata"].get("execution") for cell in cells if cell["cell_type"] == "code"]
+    if not (times[0] and times[-1]):
+        return "-"
+    start, end = times[0]["iopub.status.busy"], times[-1]["iopub.status.idle"]
+    return math.ceil((datetime.fromisoformat(end[:19]) - datetime.fromisoformat(start[:19])).total_seconds() / 60)
 
 
 def results_table() -> dict:
