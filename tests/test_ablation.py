@@ -82,6 +82,14 @@ def rows(place="runs"):
     return pd.read_csv(utils.ROOT / place / "ablation" / "recipe.csv")
 
 
+def test_each_change_gets_its_seeds_before_the_next(root):
+    todo = ablation.missing(random_images())
+    seeds = [seed for _, _, seed in todo]
+    assert seeds == [1, 2, 3] * (len(todo) // 3) and len(todo) == len(set(todo))
+    assert [change for _, change, _ in todo].count(ablation.BASE) == 6  # in two tables, trained once
+    assert {change for _, change, _ in todo[:6]} == {ablation.BASE}
+
+
 def test_what_is_missing_is_trained_and_nothing_twice(few, monkeypatch, capsys):
     trained, train = [], runs.train
 

@@ -1,7 +1,7 @@
 """What each choice of the final network and its recipe is worth: one change at a time, on the held-out images.
 
-`python -m utils ablate` trains what results/ablation does not hold yet, seed after seed, and can be stopped at any
-time. To try a change of your own, add a line to RECIPES or NETWORKS.
+`python -m utils ablate` trains what results/ablation does not hold yet, change after change, and can be stopped at
+any time. To try a change of your own, add a line to RECIPES or NETWORKS.
 """
 
 import json
@@ -112,13 +112,14 @@ def kept(name: str) -> pd.DataFrame:
 
 
 def missing(data: ImageData) -> list[tuple[str, str, int]]:
-    """Table, change and seed of every run that is not there yet, seed after seed, so that no change gets ahead."""
+    """Table, change and seed of every run that is not there yet, change after change, so that each can be judged as
+    soon as its seeds are there; first what all are compared with."""
     there = {(name, row.change, row.seed, row.run) for name in studies() for row in kept(name).itertuples()}
     digest, every = data.digest, []
     for name, changes in studies().items():
         every += [(name, change, fingerprint(*how, digest)) for change, how in changes.items()]
-    wanted = [(name, change, seed, run) for seed in SEEDS for name, change, run in every]
-    return [row[:3] for row in wanted if row not in there]
+    wanted = [(name, change, seed, run) for name, change, run in every for seed in SEEDS]
+    return [row[:3] for row in sorted(wanted, key=lambda row: row[1] != BASE) if row not in there]
 
 
 def ablate(data: ImageData) -> None:
