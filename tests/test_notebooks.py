@@ -120,9 +120,9 @@ def bootstrap(tmp_path):
 
 def test_the_bootstrap_cell_fetches_the_project_into_an_empty_folder(bootstrap):
     for _ in range(2):  # the second time it finds its own clone
-        result = bootstrap("import utils.models\nprint(Path(utils.models.__file__).relative_to(Path.cwd()))")
+        result = bootstrap("import utils\nprint(utils.ROOT == root, root.relative_to(Path.cwd()))")
         assert result.returncode == 0, result.stderr
-        assert result.stdout.strip() == "cifar10-notebooks/utils/models.py"
+        assert result.stdout.strip() == "True cifar10-notebooks"
 
 
 def test_the_bootstrap_cell_refuses_the_placeholder_before_it_asks_anybody(bootstrap):
