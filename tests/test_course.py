@@ -109,3 +109,29 @@ def test_the_blue_points_are_the_pixels_that_one_output_depends_on(panel, pixels
 
 def test_bars_carry_their_values():
     assert [t.get_text() for axis in DRAWINGS["bars"]().axes for t in axis.texts] == ["1,234.0", "0.5"]
+
+
+def test_the_class_draws_every_seed_once(tmp_path, monkeypatch, capsys):
+    """The cell of the teachers' page, on what thirty students might hand in."""
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    (cell,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.S) if "handed_in" in code)
+    own = dict(name="experiment_5", epochs=5, evaluated_on="validation", data_source="original")
+    handed_in = [own | dict(seed=1), own | dict(seed=2), own | dict(seed=1), own | dict(seed=4, epochs=24)]
+    for number, metrics in enumerate(handed_in, 1):
+        folder = tmp_path / "handed_in" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics | dict(validation_accuracy_last=70.0 + number)))
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(cell, scope)
+    assert scope["found"] == {1: 71.0, 2: 72.0}
+    assert capsys.readouterr().out.count("left out") == 2
+
+
+def test_the_lines_that_recompute_an_accuracy_name_what_there_is():
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    (cell,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.S) if "runs.evaluate" in code)
+    imports = "".join(line + "\n" for line in cell.splitlines() if "import" in line)
+    scope = {}
+    exec(imports, scope)
+    assert callable(scope["runs"].evaluate) and callable(scope["runs"].load) and callable(scope["hold_out"])

@@ -66,6 +66,7 @@ def test_a_second_call_installs_nothing(makefile):
 
     assert "pip" not in plan("run", "EPOCHS=2", "SEED=3")
     assert "train experiment_5 --epochs 2 --seed 3" in plan("run", "EPOCHS=2", "SEED=3")
+    assert "--validation" in plan("run", "VALIDATION=1") and "--validation" not in plan("run")
     assert "requirements-tools.txt" in plan("test") and "requirements-tools.txt" in plan("app")
     (makefile / ".venv" / "tools").touch()
     assert "pip" not in plan("test")

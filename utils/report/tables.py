@@ -78,12 +78,12 @@ def headline() -> dict:
     }
     m = m.loc[list(best.values())]
     return {
-        f"at least {architecture.TARGET:g} %, under {architecture.MAX_PARAMETERS:,} parameters": list(best),
+        f"at least {architecture.TARGET:g} % under the assignment's rules": list(best),
         "network": notebook_links(m.index),
         "parameters": m.parameters.map("{:,}".format),
         "epochs": m.epochs,
         "test accuracy": accuracies(m),
-        "reference or best elsewhere": [EXPERIMENTS[name].prior for name in m.index],
+        "reference or elsewhere": [EXPERIMENTS[name].prior for name in m.index],
     }
 
 
@@ -142,7 +142,7 @@ def records_table() -> dict:
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
         "epochs": m.epochs,
         "test accuracy": accuracies(m),
-        "best elsewhere": [EXPERIMENTS[name].prior for name in m.index],
+        "elsewhere": [EXPERIMENTS[name].prior for name in m.index],
     }
 
 
