@@ -25,7 +25,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
         axis.text(j, i, f"{value:,}", ha="center", va="center", fontsize=9.5, color=colour)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set_yticks(range(len(classes)), classes)
-    axis.set(xlabel="predicted class", ylabel="true class", title="images")
+    axis.set(xlabel="predicted class", ylabel="true class", title="number of images")
     axis.grid(False)
     return figure
 
@@ -73,8 +73,9 @@ def reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float])
             place = dict(ha="center", va="bottom", rotation=90, fontsize=9.5)
             axis.text(row.confidence, 2, f"{row.images:,}", color=colour, **place)
         axis.set(xlabel="confidence (%)", xlim=(0, 104), ylim=(0, 104))
-        axis.set_title(f"{name}: error {errors[name]:.2f} points")
+        axis.set_title(f"{name}: calibration error {errors[name]:.2f} points")
     axes[0].set_ylabel("accuracy (%); in each bar: images")
+    axes[0].legend(loc="upper left", fontsize=9)
     return figure
 
 
