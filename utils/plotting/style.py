@@ -117,7 +117,7 @@ def shrunk(png: bytes) -> bytes:
     few = drawn.quantize(255, dither=Image.Dither.NONE)
     lost = np.abs(np.asarray(few.convert("RGB"), float) - np.asarray(drawn)).mean()
     with io.BytesIO() as smaller:
-        (few if lost < 1 else drawn).save(smaller, "png", optimize=True, pnginfo=about)
+        (few if lost < 0.5 else drawn).save(smaller, "png", optimize=True, pnginfo=about)
         return smaller.getvalue()
 
 
