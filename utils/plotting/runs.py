@@ -97,10 +97,9 @@ def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
         axis.axhline(TARGET, color=GREY, ls="--", lw=1)
         axis.set_xlabel("epoch")
     together = pd.concat(histories.values())
-    near = together.epoch[together.test_accuracy >= TARGET - 5]
-    end.set(
-        title=f"enlarged: above {TARGET - 5:g} %", ylim=(TARGET - 5, None), xlim=(near.min() - 0.5, near.max() + 0.5)
-    )
+    bottom = min(TARGET - 5, together.test_accuracy.max() - 5)
+    near = together.epoch[together.test_accuracy >= bottom]
+    end.set(title=f"enlarged: above {bottom:g} %", ylim=(bottom, None), xlim=(near.min() - 0.5, near.max() + 0.5))
     for axis in (axes[0, 0], end):
         axis.set_ylabel("test accuracy (%)")
     legend_below(figure, end, columns=len(histories))
@@ -197,13 +196,7 @@ def architecture(table: pd.DataFrame) -> Figure:
     layers = table[table.kind.isin(["Conv2d", "Linear"])]
     image = layers[:1].assign(layer="input", kind="input", stride=pd.NA, receptive_field=1)
     layers = pd.concat([image.assign(out_channels=image.in_channels, out_size=image.in_size), layers])
-    said = {
-        "layer": [name.split(".")[0] for name in layers.layer],
-        "stride": ["" if pd.isna(stride) else stride for stride in layers.stride],
-        "channels": layers.out_channels.tolist(),
-        "size": [f"{side}x{side}" for side in layers.out_size],
-        "receptive field": layers.receptive_field.tolist(),
-    }
+    titles = "layer", "stride", "channels", "size", "receptive field"
     figure, ((axis,),) = subplots(size=(9, 4.4))
     for place, row in enumerate(layers.itertuples()):
         x, width = 11 * place, max(row.out_channels / 8, 1)  # 11: the widest box and an arrow
@@ -213,8 +206,10 @@ def architecture(table: pd.DataFrame) -> Figure:
         axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=KINDS[kind]))
         if place:  # an arrow, from behind the box before
             axis.annotate("", (x - width / 2, 0), (x - 11, 0), arrowprops=dict(arrowstyle="->", color=GREY), zorder=0)
-        for y, title in zip(range(-20, -40, -4), said, strict=True):
-            axis.text(x, y, said[title][place], ha="center", va="center", fontsize=9)
+        name, stride = row.layer.split(".")[0], "" if pd.isna(row.stride) else row.stride
+        said = name, stride, row.out_channels, f"{row.out_size}x{row.out_size}", row.receptive_field
+        for y, title, text in zip(range(-20, -40, -4), titles, said, strict=True):
+            axis.text(x, y, text, ha="center", va="center", fontsize=9)
             if not place:
                 axis.text(-6, y, title, ha="right", va="center", fontsize=9, color=GREY)
     axis.set(xlim=(-30, x + 6), ylim=(-38, 17))
