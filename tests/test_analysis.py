@@ -159,3 +159,13 @@ def test_shares_add_up():
     table = analysis.shares(build_model("experiment_5"))
     assert table.index.tolist() == ["c1", "c2", "c3", "c4", "c5", "linear"]
     assert table.sum().tolist() == pytest.approx([100, 100])
+
+
+def test_each_row_of_augmented_examples_has_holes_of_its_own():
+    rows = analysis.augmentation_examples(np.full((6, 32, 32, 3), 255, np.uint8), (0.5, 0.5, 0.5))
+    assert {len(row) for row in rows.values()} == {6}, "no empty places"
+    alone, together = (
+        [np.argwhere(abs(image[..., 0].astype(int) - 128) < 2).mean(0).round().tolist() for image in rows[name]]
+        for name in ("coarse dropout", "all together")
+    )
+    assert sum(one != other for one, other in zip(alone, together, strict=True)) > 3

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from utils import plotting
 
 selenium = pytest.importorskip("selenium", reason="requirements-tools.txt is not installed")
 
@@ -25,7 +26,8 @@ def chromium():
 
     options = webdriver.ChromeOptions()
     for option in """headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking
-            disable-component-update disable-sync window-size=1100,780""".split():
+            disable-component-update disable-sync hide-scrollbars force-device-scale-factor=2
+            window-size=1100,800""".split():
         options.add_argument(f"--{option}")
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
@@ -88,6 +90,7 @@ def test_a_picture_is_uploaded_and_answered(chromium, address, tmp_path):
     path = Path(os.environ.get("SCREENSHOT", tmp_path / "app.png"))
     chromium.save_screenshot(str(path))
     assert len(Image.open(path).convert("RGB").resize((100, 100)).getcolors(10_000)) > 500, "an empty page"
+    path.write_bytes(plotting.shrunk(path.read_bytes()))
 
 
 def test_a_broken_picture_gets_a_sentence(chromium, address, tmp_path):

@@ -1,9 +1,12 @@
 import base64
+import io
+import itertools
 import json
 import re
 import shutil
 from urllib.parse import unquote
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 
 import utils
 from tests.conftest import ROOT
-from utils import plotting, runs
+from utils import architecture, models, plotting, runs
 from utils.__main__ import main
 from utils.engine import records
 from utils.engine.checkpoints import seal
@@ -121,7 +124,10 @@ def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
     shown, priors = published.loc[names], [EXPERIMENTS[name].prior for name in MAIN + RECORDS]
     for axis, cost in zip(plotting.landscape(shown, priors).axes, ("parameters", "epochs"), strict=True):
         labels = {text.get_text() for text in axis.texts}
-        assert labels == {name.removeprefix("experiment_").replace("_", " ") for name in names}
+        assert labels == {plotting.SAID.get(name, name[-1]) for name in names if name != "accurate"} | {"accurate"}
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2)), "names on each other"
+        assert all(axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1 for box in boxes), "a name leaves its panel"
         drawn = points(axis)
         assert len(drawn["reference, at its first 85 %"]) == 5
         assert drawn["ours, last epoch"] == sorted(zip(shown[cost], shown.accuracy, strict=True))
@@ -156,8 +162,10 @@ def test_curves_show_what_the_run_was_judged_on(name):
         assert [text.get_va() for text in sorted(axis.texts, key=lambda t: t.xy[1])] == ["top", "bottom"]
         assert {text.get_text() for text in axis.texts} == {f"{end:.2f}" for end in ends}
     first = metrics["epochs_to_85"]
-    said = f"first at 85 %: epoch {first}" if first else "85 % not reached"
-    assert accuracy.get_title() == f"{said}; reference: 85.13 %, epoch 69"
+    said = f"★ first at 85 %: epoch {first}" if first else "85 % not reached"
+    assert accuracy.get_title() == f"{said}\nreference: 85.13 %, epoch 69"
+    figure.draw_without_rendering()
+    assert all(text.get_window_extent().x0 > text.axes.bbox.x1 for text in (*loss.texts, *accuracy.texts)), "on a line"
     assert f"{metrics['parameters']:,} parameters, CIFAR-10" in figure.get_suptitle()
 
 
@@ -175,8 +183,53 @@ def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
 
 
 def test_pictures_are_small_enough_for_a_web_page():
-    for path in (ROOT / "images").glob("*.png"):
-        assert path.stat().st_size < 160_000, path.name
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "images").glob("*.png")}
+    assert max(sizes.values()) < 400_000 and sum(sizes.values()) < 2_000_000, sizes
+
+
+def test_a_notebook_shows_two_dots_for_each_pixel_of_its_page(monkeypatch):
+    shown = {}
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.update(options, **data))
+    plotting.lines([1, 2], {"a": [3, 4]})._ipython_display_()
+    drawn = Image.open(io.BytesIO(base64.b64decode(shown["image/png"])))
+    assert shown["raw"] and shown["metadata"]["image/png"]["width"] == drawn.width // 2 in range(800, 900)
+
+
+def test_a_chart_is_saved_with_few_colours_and_photographs_keep_all_of_theirs(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    figures = {"P": plotting.bars({"a": {"b": 1.0}}), "RGB": plotting.augmentation_sheet({"photographs": noise})}
+    for mode, figure in figures.items():
+        plotting.save(figure, tmp_path / "a.png")
+        assert Image.open(tmp_path / "a.png").mode == mode
+        assert plotting.shrunk((tmp_path / "a.png").read_bytes()) == (tmp_path / "a.png").read_bytes()
+
+
+def test_a_calibration_bar_of_few_images_is_only_outlined():
+    table = pd.DataFrame(dict(confidence=[25.0, 85.0], accuracy=[100.0, 84.0], images=[1, 900]))
+    (axis,) = plotting.reliability({"after": table}, {"after": 1.0}).axes
+    few, many = axis.patches
+    assert few.get_facecolor() == (1, 1, 1, 1) and many.get_facecolor() == matplotlib.colors.to_rgba(plotting.BLUE)
+    assert [text.get_text() for text in axis.texts] == ["1", "900"]
+    assert all(text.get_position()[1] < 5 for text in axis.texts), "at the foot, not on the diagonal"
+
+
+def test_each_network_is_drawn_once_before_all_others():
+    histories = {name: records.read_history(name) for name in ("experiment_4", "experiment_5")}
+    four, five, end = plotting.accuracy_against_epoch(histories).axes
+    assert [axis.get_title() for axis in (four, five)] == ["experiment 4", "experiment 5"]
+    for axis, name in ((four, "experiment_4"), (five, "experiment_5")):
+        *_, coloured, target = axis.lines
+        assert list(coloured.get_ydata()) == histories[name].test_accuracy.tolist() and target.get_ydata()[0] == 85
+    assert points(end).keys() > {"experiment 4", "experiment 5"}
+
+
+def test_the_drawn_network_names_every_layer_and_its_receptive_field():
+    (axis,) = plotting.architecture(architecture.layer_table(models.build_model("experiment_5"))).axes
+    said = [text.get_text() for text in axis.texts]
+    assert {"input", "c1_1", "c5", "linear", "32x32", "6x6", "61"} < set(said) and said.count("c2_2") == 2
+    arrows = [text for text in axis.texts if getattr(text, "arrow_patch", None)]
+    assert len(axis.patches) == 14 and len(arrows) == 13
+    assert {"depthwise 3x3", "3x3, dilated"} < {text.get_text() for text in axis.figure.legends[0].get_texts()}
 
 
 def test_a_missing_marker_is_named(copy):

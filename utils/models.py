@@ -62,13 +62,14 @@ def separable(in_channels: int, out_channels: int, stride: int = 1, dilation: in
 
 
 def bsconv(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, relu: bool = True) -> nn.Sequential:
-    """Blueprint separable convolution: pointwise first, then depthwise; BatchNorm2d, ReLU (or none), Dropout.
+    """Blueprint separable convolution: pointwise, depthwise, BatchNorm2d, ReLU (or none), Dropout.
 
-    Source: Haase & Amthor, "Rethinking Depthwise Separable Convolutions: How Intra-Kernel Correlations Lead to
-    Improved MobileNets", 2020 (BSConv-U).
+    Source: Haase & Amthor, "Rethinking Depthwise Separable Convolutions: How Intra-Kernel
+    Correlations Lead to Improved MobileNets", 2020 (BSConv-U).
     """
     mix = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return _layer(out_channels, relu, pointwise=mix, depthwise=depthwise(out_channels, stride, dilation))
+    each_channel = depthwise(out_channels, stride, dilation)
+    return _layer(out_channels, relu, pointwise=mix, depthwise=each_channel)
 
 
 class Residual(nn.Module):
@@ -86,15 +87,21 @@ class Residual(nn.Module):
 
 
 def conv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
-    """Two 3x3 convolutions in a residual branch, then ReLU; the second has none of its own: it may also take away."""
+    """Two 3x3 convolutions in a residual branch, then ReLU.
+
+    The second has no ReLU of its own: it may also take away.
+    """
     first = conv(channels, channels, padding=dilation, dilation=dilation)
     second = conv(channels, channels, padding=dilation, dilation=dilation, relu=False)
     return nn.Sequential(Residual(first, second), nn.ReLU(inplace=True))
 
 
 def bsconv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
-    """As `conv_pair`, of blueprint separable convolutions; only the second is dilated (a CPU takes long for it)."""
-    second = bsconv(channels, channels, dilation=dilation, relu=False)  # built first, as when the runs were made
+    """As `conv_pair`, of blueprint separable convolutions.
+
+    Only the second is dilated, because a CPU takes long for it.
+    """
+    second = bsconv(channels, channels, dilation=dilation, relu=False)  # first, as for the runs
     return nn.Sequential(Residual(bsconv(channels, channels), second), nn.ReLU(inplace=True))
 
 
@@ -226,7 +233,7 @@ def tiny() -> ConvNet:
 
 
 def accurate(c1: int = 32, c2: int = 96, c3: int = 128) -> ConvNet:
-    """Ordinary convolutions where channels are few and pixels many, separable ones where it is the other way round.
+    """Ordinary convolutions where channels are few and pixels many, separable ones elsewhere.
 
     c1, c2 and c3 are the channels of the first block, of the second, and of the last two.
     """

@@ -136,6 +136,7 @@ def bars(values: Mapping[str, Mapping[str, float]], digits: int = 2) -> Figure:
         drawn = axis.barh(list(named), list(named.values()), color=colour)
         axis.bar_label(drawn, fmt=f"{{:,.{digits}f}}", padding=3, fontsize=9)
         axis.margins(x=0.22)
+        axis.xaxis.set_major_formatter("{x:,g}")
         axis.invert_yaxis()
         axis.tick_params(labelsize=9)
         axis.grid(axis="y", visible=False)
@@ -150,6 +151,7 @@ def histograms(values: Mapping[str, Mapping[str, np.ndarray]], xlabel: str) -> F
         for (name, some), (colour, _) in zip(named.items(), LINES, strict=False):
             axis.hist(some.ravel(), np.linspace(*ends, 60), density=True, histtype="step", color=colour, label=name)
         axis.set(xlabel=xlabel, yticks=[])
+    figure.axes[0].set_ylabel("how often")
     legend_below(figure, axis, columns=len(named))
     return figure
 

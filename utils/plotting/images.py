@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.plotting.style import CHANNELS, GREY, paired_bars, pictures, row_name, subplots
+from utils.plotting.style import CHANNELS, GREY, legend_below, pictures, row_name, subplots
 
 
 def augmentation_sheet(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
@@ -27,13 +27,6 @@ def class_grid(
     return augmentation_sheet({name: images[some] for name, some in zip(classes, chosen, strict=True)})
 
 
-def class_counts(train_labels: np.ndarray, test_labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """How many training and test images each class has."""
-    counts = {"training": train_labels, "test": test_labels}
-    counts = {name: np.bincount(labels, minlength=len(classes)) for name, labels in counts.items()}
-    return paired_bars(classes, counts, "images")
-
-
 def channel_histograms(counts: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Figure:
     """Pixel values per channel before and after normalisation: counts (3, 256), mean and std in 0 to 1."""
     figure, ((before, after),) = subplots(1, 2, size=(8, 3.4))
@@ -46,7 +39,9 @@ def channel_histograms(counts: np.ndarray, mean: Sequence[float], std: Sequence[
     top = 1.2 * np.sort(shares, axis=1)[:, -2].max()  # 255 alone would press everything else flat
     before.set(xlabel="pixel value (0 to 255)", ylabel="share of pixels (%)", title="as stored; dashed: channel means")
     after.set(xlabel="standard deviations from the mean", title="normalised: mean 0, deviation 1")
-    before.set_ylim(0, top)
-    after.set_ylim(0, top)
-    before.legend(loc="upper left", fontsize=9)
+    said = f"255: up to {shares[:, -1].max():.1f} %,\noff the top →"
+    for axis in (before, after):
+        axis.set_ylim(0, top)
+        axis.text(0.93, 0.97, said, transform=axis.transAxes, ha="right", va="top", fontsize=9)
+    legend_below(figure, before, columns=3)
     return figure

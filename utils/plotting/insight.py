@@ -8,38 +8,37 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils.plotting.style import BLUE, GREEN, GREY, LINES, RED, legend_below, paired_bars, pictures, row_name, subplots
+from utils.plotting.concepts import picture_row
+from utils.plotting.style import BLUE, GREEN, LINES, RED, legend_below, pictures, row_name, subplots
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts on the left, on the right the percentage of each true class: int (10, 10), rows are true classes."""
-    figure, (axes,) = subplots(1, 2, size=(9, 4.8), sharey=True)
+    """How many images of each true class (row) are taken for each class (column): int (10, 10)."""
+    figure, ((axis,),) = subplots(size=(7, 6.2))
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     off = share - np.diag(np.diag(share))  # the mistakes decide the shades
-    for axis, values, title in zip(axes, (matrix, share), ("images", "% of the true class"), strict=True):
-        axis.imshow(off, cmap="Reds", vmin=0, vmax=max(off.max(), 1))
-        for (i, j), value in np.ndenumerate(values):
-            if i == j:
-                axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#d9ead3"))
-            colour = "white" if off[i, j] > 0.6 * off.max() else "black"
-            axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
-        axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=9)
-        axis.set_yticks(range(len(classes)), classes, fontsize=9)
-        axis.set(xlabel="predicted", title=title)
-        axis.grid(False)
-    axes[0].set_ylabel("true")
+    axis.imshow(off, cmap="Reds", vmin=0, vmax=max(off.max(), 1))
+    for (i, j), value in np.ndenumerate(matrix):
+        if i == j:
+            axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#d9ead3"))
+        colour = "white" if off[i, j] > 0.6 * off.max() else "black"
+        axis.text(j, i, f"{value:,}", ha="center", va="center", fontsize=9.5, color=colour)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set(xlabel="predicted class", ylabel="true class", title="number of images")
+    axis.grid(False)
     return figure
 
 
 def gallery(
     images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], probability: Sequence[float], columns: int = 6
 ) -> Figure:
-    """Images with true name, predicted name and its probability; green titles for hits, red ones for mistakes."""
+    """Images with predicted name, its probability and the label if it is another; green for hits, red for mistakes."""
     rows = -(-len(images) // columns)
     figure, axes = subplots(rows, columns, size=(9, 2.0 * rows))
     pictures(axes.flat, images)
     for axis, true, guess, p in zip(axes.flat, truth, predicted, probability, strict=False):
-        title = f"{guess} {100 * p:.0f} %" + ("" if guess == true else f"\n(true: {true})")
+        title = f"{guess} {100 * p:.0f} %" + ("" if guess == true else f"\n(label: {true})")
         axis.set_title(title, fontsize=8.5, color=GREEN if guess == true else RED)
     return figure
 
@@ -64,16 +63,19 @@ def cams(images: np.ndarray, maps: np.ndarray, titles: Sequence[str]) -> Figure:
 
 
 def reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float]) -> Figure:
-    """Accuracy against confidence, a panel for each table of `analysis.reliability`, with its calibration error."""
+    """Accuracy against confidence for each table of `analysis.reliability`; a bar of few images is only outlined."""
     figure, (axes,) = subplots(1, len(tables), size=(9, 4), sharey=True)
     for axis, (name, table) in zip(axes, tables.items(), strict=True):
-        axis.plot([0, 100], [0, 100], color=GREY, ls="--", lw=1)
-        axis.bar(table.confidence, table.accuracy, 7, color=BLUE, alpha=0.85)
-        for row in table.itertuples():
-            axis.text(row.confidence, row.accuracy + 1.5, f"{row.images:,}", ha="center", fontsize=7.5)
-        axis.set(xlabel="confidence (%)", xlim=(0, 104), ylim=(0, 110))
-        axis.set_title(f"{name}: error {errors[name]:.2f} points")
-    axes[0].set_ylabel("accuracy (%); above each bar: images")
+        axis.plot([0, 100], [0, 100], color="black", ls="--", lw=1, label="confidence = accuracy")
+        few = table.images < 20
+        axis.bar(table.confidence, table.accuracy, 8, color=np.where(few, "white", BLUE), edgecolor=BLUE)
+        for row, colour in zip(table.itertuples(), np.where(few, BLUE, "white"), strict=True):
+            place = dict(ha="center", va="bottom", rotation=90, fontsize=9.5)
+            axis.text(row.confidence, 2, f"{row.images:,}", color=colour, **place)
+        axis.set(xlabel="confidence (%)", xlim=(0, 104), ylim=(0, 104))
+        axis.set_title(f"{name}: calibration error {errors[name]:.2f} points")
+    axes[0].set_ylabel("accuracy (%); in each bar: images")
+    axes[0].legend(loc="upper left", fontsize=9)
     return figure
 
 
@@ -84,17 +86,10 @@ def fields(image: np.ndarray, maps: Mapping[str, np.ndarray], squares: Mapping[s
         maps: layer -> `analysis.effective_field`.
         squares: layer -> `analysis.theoretical_field`.
     """
-    figure, (axes,) = subplots(1, 1 + len(maps), size=(9, 9 / (1 + len(maps)) + 0.5))
-    pictures(axes[:1], [image])
-    pictures(axes[1:], map(np.sqrt, maps.values()), cmap="inferno")  # the root shows the faint parts too
-    axes[0].set_title("an image, for scale", fontsize=9)
-    for axis, name in zip(axes[1:], maps, strict=True):
-        centre, side = squares[name]
-        corner = (centre - side / 2, centre - side / 2)
-        axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="white", lw=2))
-        axis.set_title(f"{name}: {side} px", fontsize=9)
-        axis.set(xlim=(-0.5, 31.5), ylim=(31.5, -0.5))
-    return figure
+    titles = {name: f"{name}: {side} px" for name, (_, side) in squares.items()}
+    named = {titles[name]: np.sqrt(values) for name, values in maps.items()}  # the root shows the faint parts too
+    squares = {titles[name]: square for name, square in squares.items()}
+    return picture_row({"an image, for scale": image} | named, squares, cmap="inferno")
 
 
 def robustness(table: pd.DataFrame) -> Figure:
@@ -119,11 +114,6 @@ def filters(weights: np.ndarray) -> Figure:
     figure, axes = subplots(2, -(-len(weights) // 2), size=(9, 1.5))
     pictures(axes.flat, (0.5 + 0.5 * w.transpose(1, 2, 0) / np.abs(w).max() for w in weights))
     return figure
-
-
-def shares(table: pd.DataFrame) -> Figure:
-    """Percent of the parameters and of the multiply-adds in each block: the table of `analysis.shares`."""
-    return paired_bars(table.index, table, "share of the network (%)")
 
 
 def predictions(

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from utils.architecture import MAX_PARAMETERS, TARGET
 from utils.engine.records import title_of
-from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, subplots
+from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, name_points, subplots
 
 
 def curves(run: Any, prior: Any = None) -> Figure:
@@ -29,12 +29,13 @@ def curves(run: Any, prior: Any = None) -> Figure:
         for (part, values), (colour, marker) in zip(parts.items(), LINES, strict=False):
             axis.plot(history.epoch, values, color=colour, marker=marker, ms=3, label=part)
             end = values.iloc[-1]
-            beside = dict(xytext=(7, 0), textcoords="offset points", va="bottom" if end == upper else "top")
-            axis.annotate(f"{end:.2f}", (history.epoch.iloc[-1], end), color=colour, fontsize=9, **beside)
+            beside = dict(xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points")
+            side = "bottom" if end == upper else "top"
+            axis.annotate(f"{end:.2f}", (1, end), color=colour, fontsize=9, va=side, **beside)
         axis.legend(fontsize=9, loc=corner)
     accuracy.axhline(TARGET, color=GREY, ls="--", lw=1, zorder=0)
     accuracy.set_ylim(history[["train_accuracy", f"{split}_accuracy"]].min().min() // 10 * 10, 100)
-    said = [f"first at {TARGET:g} %: epoch {first}" if first else f"{TARGET:g} % not reached"]
+    said = [f"★ first at {TARGET:g} %: epoch {first}" if first else f"{TARGET:g} % not reached"]
     if first:
         accuracy.plot(first, history[f"{split}_accuracy"][first - 1], "*", color=RED, ms=13, zorder=3)
     if prior:
@@ -42,7 +43,7 @@ def curves(run: Any, prior: Any = None) -> Figure:
     rate.plot(history.epoch, history.lr, color=GREEN)
     loss.set(title="loss", ylabel="cross-entropy per image")
     accuracy.set_ylabel("accuracy (%)")
-    accuracy.set_title("; ".join(said), fontsize=9)
+    accuracy.set_title("\n".join(said), fontsize=9.5)
     rate.set(title="learning rate", ylim=(0, None))
     for axis in (loss, accuracy, rate):
         axis.set_xlabel("epoch")
@@ -64,32 +65,44 @@ def cost_growth(table: pd.DataFrame) -> Figure:
         for axis, (value, colour) in zip(column, (("seconds", BLUE), ("peak_mib", ORANGE)), strict=True):
             axis.plot(part[name], part[value], color=colour, marker="o", ms=4)
             axis.set_ylim(0, 1.1 * table[value].max())
+            axis.yaxis.set_major_formatter("{x:,g}")
         column[1].set(xlabel=label, xlim=(0, None))
-        column[1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes[0, 0].set(ylabel="seconds an epoch", title=f"{usual['images']:,} images")
-    axes[0, 1].set_title(f"batches of {usual['batch_size']}")
+        column[1].xaxis.set_major_formatter("{x:,g}")
+    axes[0, 0].set(ylabel="seconds an epoch", title=f"larger batches, {usual['images']:,} images")
+    axes[0, 1].set_title(f"more images, batches of {usual['batch_size']}")
     axes[1, 0].set_ylabel("peak memory (MiB)")
-    figure.suptitle(f"What an epoch of {network} costs on {table.cpu_threads.iloc[0]} CPU threads", fontsize=11)
+    figure.align_ylabels()
+    said = f"Training of {network.replace('_', ' ')} on {table.cpu_threads.iloc[0]} CPU threads, the faster of two runs"
+    figure.suptitle(said, fontsize=11)
     return figure
 
 
 def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Test accuracy of several runs against the epoch; on the right the part near the target, enlarged."""
-    figure, ((whole, end),) = subplots(1, 2, size=(8, 4))
-    bottom = TARGET - 5
-    for axis in (whole, end):
-        for (name, history), (colour, marker) in zip(histories.items(), LINES, strict=False):
-            axis.plot(history.epoch, history.test_accuracy, color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+    """Test accuracy of several runs against the epoch: each before the others, and all of them near the target."""
+    figure, axes = subplots(2, len(histories), size=(9, 6), height_ratios=[1, 1.6], sharey="row")
+    for axis in axes[1, 1:]:
+        axis.remove()
+    end = axes[1, 0]
+    end.set_subplotspec(end.get_gridspec()[1, :])  # the whole width
+    for axis, own, (colour, marker) in zip(axes[0], histories, LINES, strict=False):
+        for history in histories.values():
+            axis.plot(history.epoch, history.test_accuracy, color="#c8c8c8", lw=1)
+        run = histories[own].epoch, histories[own].test_accuracy
+        axis.plot(*run, color=colour, lw=2)
+        end.plot(*run, color=colour, marker=marker, ms=4, lw=1.2, label=own.replace("_", " "))
+        axis.set_title(own.replace("_", " "), fontsize=10)
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+        axis.tick_params(labelsize=9)
+    for axis in (*axes[0], end):
         axis.axhline(TARGET, color=GREY, ls="--", lw=1)
         axis.set_xlabel("epoch")
-    whole.set(ylabel="test accuracy (%)", title="whole run")
-    whole.text(1, TARGET + 0.6, f"{TARGET:g} %", color=GREY, fontsize=9)
-    end.set(title=f"above {bottom:g} %", ylim=(bottom, None))
     together = pd.concat(histories.values())
+    bottom = min(TARGET - 5, together.test_accuracy.max() - 5)
     near = together.epoch[together.test_accuracy >= bottom]
-    if len(near):
-        end.set_xlim(near.min() - 0.5)
-    end.legend(fontsize=9, loc="lower right")
+    end.set(title=f"enlarged: above {bottom:g} %", ylim=(bottom, None), xlim=(near.min() - 0.5, near.max() + 0.5))
+    for axis in (axes[0, 0], end):
+        axis.set_ylabel("test accuracy (%)")
+    legend_below(figure, end, columns=len(histories))
     return figure
 
 
@@ -98,7 +111,8 @@ COSTS = {  # column of the table of runs -> name on the axis, unit, and where a 
     "macs": ("multiply-adds an image (millions)", 1e6, None),
     "epochs": ("epochs", 1, "epoch"),
 }
-NAMED_BEFORE = "experiment_1 experiment_3 accurate strideless small".split()  # others are in the way behind
+SAID = {"experiment_5_long": "5, 60 epochs", "fast": "fast (few epochs)", "strideless": "strideless (no strides)"}
+SAID |= {"small": "small (few parameters)", "tiny": "tiny (fewest parameters)"}
 
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
     "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
@@ -130,11 +144,6 @@ def landscape(
                 axis.plot(*zip(*sorted(points), strict=True), ls="", ms=7, **style)
         axis.plot(runs[cost], runs.accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
         axis.errorbar(runs[cost], runs.accuracy, runs.deviation, fmt="none", ecolor=BLUE, capsize=4)
-        for name, x, y in zip(runs.index, runs[cost], runs.accuracy, strict=True):
-            before = name in NAMED_BEFORE
-            text = name.removeprefix("experiment_").replace("_", " ")
-            place = dict(xytext=(-7 if before else 7, 0), textcoords="offset points", ha="right" if before else "left")
-            axis.annotate(text, (x, y), va="center", fontsize=9, color=BLUE, **place)
         for name, metrics in (own or {}).items():
             if metrics[cost] is not None:
                 value = metrics[f"{metrics['evaluated_on']}_accuracy_last"]
@@ -146,16 +155,19 @@ def landscape(
         if cost == "parameters":
             axis.axvline(MAX_PARAMETERS, color=GREY, ls=":", lw=1)
         axis.set(xscale="log", xlabel=title)
-        axis.margins(x=0.16)
+        axis.margins(x=0.16, y=0.08)
         wide = runs[cost].max() > 5 * runs[cost].min()
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if wide else (1, 1.5, 2, 3, 5, 7)))
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if wide else (1, 1.2, 1.5, 2, 3, 5, 7)))
         axis.xaxis.set_minor_locator(ticker.NullLocator())
         axis.xaxis.set_major_formatter(lambda value, _, unit=unit: f"{value / unit:g}")
     axes[0].set_ylabel(f"{split} accuracy (%)")
     legend_below(figure, axes[0], columns=3)
     images = "test images" if split == "test" else f"held-out images, {runs.epochs.iloc[0]} epochs each"
-    several = "mean and standard deviation over the seeds" if runs.seeds.max() > 1 else "one seed each"
+    several = "mean ± standard deviation over seeds (no bar: one seed)" if runs.seeds.max() > 1 else "one seed each"
     figure.suptitle(f"CIFAR-10, {images}, {several}; 1 to 5 are the experiments", fontsize=11)
+    for axis, cost in zip(axes, costs, strict=True):
+        names = [SAID.get(name, name.removeprefix("experiment_").replace("_", " ")) for name in runs.index]
+        name_points(axis, names, runs[cost], runs.accuracy)
     return figure
 
 
@@ -175,30 +187,33 @@ def differences(table: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
+KINDS = {"input": GREY, "3x3": BLUE, "1x1": ORANGE, "depthwise 3x3": GREEN, "3x3, dilated": RED}
+KINDS |= {"global average, linear": "#CC79A7"}
+
+
 def architecture(table: pd.DataFrame) -> Figure:
     """The network as boxes: height is the side of the layer's output, width its channels, colour its kind."""
-    convs = table[table.kind.isin(["Conv2d", "Linear"])]
-    figure, ((axis,),) = subplots(size=(8, 3.6))
-    x, kinds = 0.0, {}
-    for row in convs.itertuples():
-        if row.kind == "Linear":
-            kind, colour = "global average, linear", GREY
-        elif row.groups > 1:
-            kind, colour = "depthwise 3x3", GREEN
-        elif row.kernel == 1:
-            kind, colour = "1x1", ORANGE
-        else:
-            kind, colour = (f"{row.kernel}x{row.kernel}, dilated", RED) if row.dilation > 1 else ("3x3", BLUE)
-        kinds[kind] = colour
-        width, height = row.out_channels / 8, row.out_size
-        axis.add_patch(Rectangle((x, -height / 2), width, height, facecolor=colour, edgecolor="white"))
-        size = f"{row.out_channels}" + (f"\n{height}x{height}" if height > 1 else "")
-        axis.text(x + width / 2, height / 2 + 0.8, size, ha="center", fontsize=8)
-        name = row.layer.split(".")[0] + ("" if row.kind == "Linear" else f"\nRF {row.receptive_field:.0f}")
-        axis.text(x + width / 2, -18.5, name, ha="center", va="top", fontsize=8, rotation=90)
-        x += width + 3
-    axis.set(xlim=(-1, x - 1), ylim=(-30, 23))
+    layers = table[table.kind.isin(["Conv2d", "Linear"])]
+    image = layers[:1].assign(layer="input", kind="input", stride=pd.NA, receptive_field=1)
+    layers = pd.concat([image.assign(out_channels=image.in_channels, out_size=image.in_size), layers])
+    titles = "layer", "stride", "channels", "size", "receptive field"
+    figure, ((axis,),) = subplots(size=(9, 4.4))
+    for place, row in enumerate(layers.itertuples()):
+        x, width = 11 * place, max(row.out_channels / 8, 1)  # 11: the widest box and an arrow
+        kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, f"{row.kernel}x{row.kernel}")
+        if row.kind == "Conv2d":
+            kind = "depthwise 3x3" if row.groups > 1 else "3x3, dilated" if row.dilation > 1 else kind
+        axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=KINDS[kind]))
+        if place:  # an arrow, from behind the box before
+            axis.annotate("", (x - width / 2, 0), (x - 11, 0), arrowprops=dict(arrowstyle="->", color=GREY), zorder=0)
+        name, stride = row.layer.split(".")[0], "" if pd.isna(row.stride) else row.stride
+        said = name, stride, row.out_channels, f"{row.out_size}x{row.out_size}", row.receptive_field
+        for y, title, text in zip(range(-20, -40, -4), titles, said, strict=True):
+            axis.text(x, y, text, ha="center", va="center", fontsize=9)
+            if not place:
+                axis.text(-6, y, title, ha="right", va="center", fontsize=9, color=GREY)
+    axis.set(xlim=(-30, x + 6), ylim=(-38, 17))
     axis.axis("off")
-    handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in kinds.values()]
-    figure.legend(handles, kinds, loc="outside lower center", ncols=len(kinds), fontsize=9, frameon=False)
+    handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in KINDS.values()]
+    figure.legend(handles, KINDS, loc="outside lower center", ncols=len(KINDS), fontsize=9, frameon=False)
     return figure

@@ -1,7 +1,8 @@
 """The one style of every figure, and how a figure becomes a file."""
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,6 +10,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from utils.errors import ProjectError
 
@@ -31,12 +36,24 @@ STYLE = {
 }
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows with two dots for each pixel of the page, so that it is sharp on dense screens."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        png = as_png(self)
+        size = {"width": Image.open(io.BytesIO(png)).width // 2}
+        shown = {"image/png": b64encode(png).decode(), "text/plain": repr(self)}
+        display(shown, metadata={"image/png": size}, raw=True)
+
+
 def subplots(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4), **options
 ) -> tuple[Figure, np.ndarray]:
     """plt.subplots in the one style; closed, so that a notebook shows the figure once, as a cell's value."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, FigureClass=Drawing, **options)
     plt.close(figure)
     return figure, axes
 
@@ -62,34 +79,51 @@ def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
     )
 
 
-def paired_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], unit: str) -> Figure:
-    """Two bars for each name, with their values on top: {"left": ..., "right": ...}."""
-    figure, ((axis,),) = subplots(size=(8.5, 3.5))
-    for offset, colour, (label, heights) in zip((-0.2, 0.2), (BLUE, ORANGE), values.items(), strict=True):
-        bars = axis.bar(np.arange(len(names)) + offset, heights, 0.4, color=colour, label=label)
-        axis.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
-    axis.set_xticks(range(len(names)), names, fontsize=9)
-    axis.set_ylabel(unit)
-    axis.grid(axis="x", visible=False)
-    legend_below(figure, axis, columns=2)
-    return figure
+def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterable[float]) -> None:
+    """A name beside each point, where it hides neither a point or bar nor another name."""
+    axis.figure.draw_without_rendering()  # only then is known where everything lies
+    taken = []
+    for line in axis.lines:
+        at = line.get_transform().transform(line.get_xydata())
+        taken += [Bbox([at[0], at[-1]])] if line.get_linestyle() != "None" else [Bbox([p - 6, p + 6]) for p in at]
+    for bars in axis.collections:
+        taken += [Bbox(axis.transData.transform(bar)) for bar in bars.get_segments() if len(bar)]
+    sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]  # the best first
+    for name, point in zip(names, zip(x, y, strict=True), strict=True):
+        text = axis.annotate(name, point, (0, 0), textcoords="offset points", fontsize=9, color=BLUE)
+
+        def crowded(side: tuple[int, int], text: Text = text) -> int:
+            across, up = ("center", "left", "right")[side[0]], ("center", "bottom", "top")[side[1]]
+            text.set(position=(8 * side[0], 8 * side[1]), ha=across, va=up)
+            box = text.get_window_extent().padded(2)
+            return box.count_overlaps(taken) + 9 * (box.x0 < axis.bbox.x0 or box.x1 > axis.bbox.x1)
+
+        crowded(min(sides, key=crowded))
+        taken.append(text.get_window_extent())
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG with 200 dots an inch."""
+    with io.BytesIO() as png:
+        figure.savefig(png, dpi=200, bbox_inches="tight")
+        return shrunk(png.getvalue())
+
+
+def shrunk(png: bytes) -> bytes:
+    """The PNG with at most 255 colours if the eye does not miss the others, as in a chart; it names its matplotlib."""
+    drawn, about = Image.open(io.BytesIO(png)), PngInfo()
+    about.add_text("Software", drawn.info.get("Software", ""))
+    drawn = drawn.convert("RGB")
+    few = drawn.quantize(255, dither=Image.Dither.NONE)
+    lost = np.abs(np.asarray(few.convert("RGB"), float) - np.asarray(drawn)).mean()
+    with io.BytesIO() as smaller:
+        (few if lost < 0.5 else drawn).save(smaller, "png", optimize=True, pnginfo=about)
+        return smaller.getvalue()
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, small enough for a web page."""
-    with io.BytesIO() as png:
-        figure.savefig(png, dpi=100)
-        shrink(png.getvalue(), path)
-
-
-def shrink(png: bytes, path: Path) -> None:
-    """Write a PNG with at most 255 colours, which a chart does not miss; it names the matplotlib that drew it."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     if path.suffix.lower() != ".png":
         raise ProjectError(f"{path} does not end in .png; name the picture so.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn, about = Image.open(io.BytesIO(png)), PngInfo()
-    about.add_text("Software", drawn.info.get("Software", ""))
-    drawn.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=about)
+    path.write_bytes(as_png(figure))

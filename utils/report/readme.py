@@ -72,7 +72,7 @@ def write() -> None:
     for file, figure in figures.items():
         plotting.save(figure, utils.ROOT / "images" / file)
     for file, png in notebook_figures().items():
-        plotting.shrink(png, utils.ROOT / "images" / file)
+        (utils.ROOT / "images" / file).write_bytes(plotting.shrunk(png))
     print("README.md, docs/ and images/ agree with results/.")
 
 

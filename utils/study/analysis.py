@@ -129,18 +129,18 @@ def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
 # ---------------------------------------------------------------- what augmentation taught
 
 
-def augmentation_examples(image: np.ndarray, mean: Sequence[float], columns: int = 6, seed: int = 0) -> dict[str, list]:
-    """The same image several times under each augmentation alone and under all: name -> uint8 images.
+def augmentation_examples(images: np.ndarray, mean: Sequence[float], seed: int = 0) -> dict[str, Sequence]:
+    """The images, under each augmentation alone, and under all: name -> uint8 images.
 
     Every augmentation is applied for certain here, but for the flip in the last row: all together.
     """
     each = {name: [augmentation] for name, augmentation in augmentations(mean, flip=1, affine=1, hole=1).items()}
     together = augmentations(mean, flip=0.5, affine=1, hole=1).values()
-    rows = {"original": [image]}
-    for name, transforms in (each | {"all together": together}).items():
+    rows = {"original": images}
+    for row, (name, transforms) in enumerate((each | {"all together": together}).items()):
         pipeline = compose(transforms)
-        pipeline.set_random_seed(seed)
-        rows[name] = [pipeline(image=image)["image"] for _ in range(1 if name == "horizontal flip" else columns)]
+        pipeline.set_random_seed(seed + row)  # with one seed for all, the rows would share their holes
+        rows[name] = [pipeline(image=image)["image"] for image in images]
     return rows
 
 
