@@ -34,6 +34,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_merge_streams = True
+linkcheck_ignore = ["https://doi.org/"]  # leads to publishers, who refuse programs
 html_theme = "sphinx_book_theme"
 html_theme_options = {
     "repository_url": f"https://github.com/{REPOSITORY}",
