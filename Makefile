@@ -1,11 +1,11 @@
-# make run | test | faults | lab | notebooks | predict | app | bench | report | links
+# make run | test | faults | lab | notebooks | predict | app | bench | report | links | site
 PYTHON ?= python3
 EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
 OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(VALIDATION),--validation)
 
-.PHONY: run test faults lab notebooks predict app bench report links
+.PHONY: run test faults lab notebooks predict app bench report links site
 
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
 	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
@@ -38,14 +38,25 @@ report: .venv/installed  ## results/ -> the README's tables and images/
 links: .venv/installed  ## REPO=owner/name: point every badge and bootstrap cell at your copy
 	@$(BIN)/python -m utils links $(REPO)
 
-.venv/installed: requirements.txt constraints.txt
+site: .venv/site  ## the pages and notebooks as they are, as a website: build/site/index.html
+	$(BIN)/python -m sphinx -qW --keep-going -d build/doctrees -c docs . build/site
+	@cp build/site/README.html build/site/index.html
+
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; name another one, such as: make PYTHON=python3.12")'
-	@echo "Setting up .venv once (a few minutes; torch is large) ..."
 	@$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt constraints.txt | .venv/bin/python
+	@echo "Setting up .venv once (a few minutes; torch is large) ..."
 	@$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	@touch $@
 
 .venv/tools: .venv/installed requirements-tools.txt
 	@echo "Adding Jupyter and the tools to .venv ..."
 	@$(BIN)/python -m pip install --quiet --requirement requirements-tools.txt --constraint constraints.txt
+	@touch $@
+
+.venv/site: requirements-site.txt constraints.txt | .venv/bin/python
+	@echo "Adding to .venv what the website needs ..."
+	@$(BIN)/python -m pip install --quiet --requirement requirements-site.txt --constraint constraints.txt
 	@touch $@
