@@ -114,7 +114,11 @@ def test_the_bootstrap_cell_fetches_the_project_into_an_empty_folder(tmp_path):
     check = "\nimport utils.models\nprint(Path(utils.models.__file__).relative_to(Path.cwd()))\n"
     for _ in range(2):  # the second time it finds its own clone
         result = subprocess.run(
-            [sys.executable, "-c", bootstrap + check], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, "-c", bootstrap + check],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
         )
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip() == "cifar10-notebooks/utils/models.py"

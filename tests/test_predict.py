@@ -64,7 +64,7 @@ def animated(path):
 BAD = {
     "truncated.jpg": (truncated, "cannot be read as an image"),
     "animated.gif": (animated, "has 2 frames or pages"),
-    "text.png": (lambda p: p.write_text("not an image"), "cannot be read as an image"),
+    "text.png": (lambda p: p.write_text("not an image", encoding="utf-8"), "cannot be read as an image"),
     "empty.jpg": (lambda p: p.touch(), "cannot be read as an image"),
     "folder.png": (lambda p: p.mkdir(), "is a folder"),
     "missing.png": (lambda p: None, "does not exist"),
@@ -114,7 +114,7 @@ def test_of_several_files_the_good_ones_are_still_answered(tmp_path, capsys):
 def test_neither_data_nor_internet_is_needed(tmp_path, without_images):
     photo().save(tmp_path / "a.png")
     command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png")]
-    result = subprocess.run(command, cwd=ROOT, env=without_images, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, env=without_images, capture_output=True, encoding="utf-8")
     assert result.returncode == 0 and result.stderr == "" and result.stdout.count("%") == 3
     assert not list(tmp_path.glob("cache/cifar10*"))
 
@@ -164,7 +164,7 @@ def calibration(tmp_path, monkeypatch):
 
 
 def test_the_probabilities_are_calibrated(calibration):
-    calibration.write_text('{"temperature": 5.0}')
+    calibration.write_text('{"temperature": 5.0}', encoding="utf-8")
     seal(calibration.parent)
     predictor = Predictor("experiment_5")
     found = predictor(photo())

@@ -15,21 +15,21 @@ def names(text):
 
 
 def test_conda_gets_the_same_as_pip():
-    lines = [line.strip() for line in (ROOT / "environment.yml").read_text().splitlines()]
+    lines = [line.strip() for line in (ROOT / "environment.yml").read_text(encoding="utf-8").splitlines()]
     pip = lines[lines.index("- pip:") + 1 :]
     assert pip == ["- -r requirements.txt", "- -c constraints.txt"]
 
 
 def test_every_requirement_has_its_exact_version():
     required, app, exact = (
-        (ROOT / f"{f}.txt").read_text() for f in ("requirements", "requirements-app", "constraints")
+        (ROOT / f"{f}.txt").read_text(encoding="utf-8") for f in ("requirements", "requirements-app", "constraints")
     )
     assert names(required) | names(app) <= names(exact)
     assert all(re.match(r"#|[\w.-]+==", line) for line in exact.splitlines())
 
 
 def test_albumentations_stays_at_its_last_mit_release():
-    assert re.search(r"^albumentations==2\.0\.8\b", (ROOT / "requirements.txt").read_text(), re.M)
+    assert re.search(r"^albumentations==2\.0\.8\b", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def makefile(tmp_path):
 
 
 def fake_python(path, before):
-    path.write_text(f"#!/bin/sh\n{before}\n")
+    path.write_text(f"#!/bin/sh\n{before}\n", encoding="utf-8")
     path.chmod(0o755)
     return path
 
@@ -51,7 +51,7 @@ def test_an_old_python_is_refused_in_a_sentence(makefile):
         makefile / "old",
         f"""exec {sys.executable} -c 'import sys; sys.version_info = (3, 9, 0); exec(sys.argv[1])' "$2" """,
     )
-    result = subprocess.run(["make", "test", f"PYTHON={old}"], cwd=makefile, capture_output=True, text=True)
+    result = subprocess.run(["make", "test", f"PYTHON={old}"], cwd=makefile, capture_output=True, encoding="utf-8")
     assert result.returncode != 0
     assert "Python 3.10 or newer is needed" in result.stderr
     assert not (makefile / ".venv").exists()
@@ -62,7 +62,7 @@ def test_a_second_call_installs_nothing(makefile):
     (makefile / ".venv" / "installed").touch()
 
     def plan(*arguments):
-        return subprocess.run(["make", "-n", *arguments], cwd=makefile, capture_output=True, text=True).stdout
+        return subprocess.run(["make", "-n", *arguments], cwd=makefile, capture_output=True, encoding="utf-8").stdout
 
     assert "pip" not in plan("run", "EPOCHS=2", "SEED=3")
     assert "train experiment_5 --epochs 2 --seed 3" in plan("run", "EPOCHS=2", "SEED=3")
@@ -74,7 +74,9 @@ def test_a_second_call_installs_nothing(makefile):
 def test_rooms_pull_in_only_what_they_need():
     def loaded(code, *modules):
         code += f"; import sys; print([m for m in {modules} if m in sys.modules])"
-        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8"
+        ).stdout.strip()
 
     heavy = ("torch", "albumentations", "cv2", "pandas", "matplotlib", "sklearn", "torchvision")
     assert loaded("import utils.models", *heavy[1:]) == "[]"
@@ -135,7 +137,9 @@ def test_the_rooms_are_what_utils_holds():
 
 
 def test_ruff_finds_nothing():
-    result = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert result.returncode == 0, result.stdout
 
 
@@ -161,7 +165,8 @@ def installed(*required):
 
 def test_everything_that_gets_installed_is_pinned_and_free():
     required, app, exact = (
-        names((ROOT / f"{file}.txt").read_text()) for file in ("requirements", "requirements-app", "constraints")
+        names((ROOT / f"{file}.txt").read_text(encoding="utf-8"))
+        for file in ("requirements", "requirements-app", "constraints")
     )
     found = installed(*required, *app)
     machine = ("nvidia", "triton", "cuda")  # what torch brings along for a GPU

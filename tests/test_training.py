@@ -304,7 +304,7 @@ def test_ctrl_c_and_the_same_command_goes_on(project, tmp_path):
     run = tmp_path / "runs" / "experiment_5"
     files = ".lock checkpoint.pt checksums.json history.csv metrics.json weights.pt curves.png"
     assert {path.name for path in run.iterdir()} == set(files.split())
-    assert '"data_source": "stand-in"' in (run / "metrics.json").read_text()
+    assert '"data_source": "stand-in"' in (run / "metrics.json").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- what a run hands on

@@ -656,7 +656,9 @@ with FileLock(sys.argv[1]):
 
 def test_a_second_training_in_a_folder_says_so_and_the_lock_dies_with_its_process(root, capsys):
     (root / "runs" / "mine").mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-c", HOLDER, root / "runs/mine/.lock"], stdout=-1, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, root / "runs/mine/.lock"], stdout=-1, encoding="utf-8"
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunError, match=r"Another process is training in .*runs/mine; wait"):
             runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
@@ -684,7 +686,7 @@ LOADER = "import sys; from utils.data import load_cifar10; print(load_cifar10(*s
 def test_four_processes_fill_the_cache_at_once(class_folders, cache, without_images):
     command = [sys.executable, "-c", LOADER, class_folders]
     environment = without_images | dict(XDG_CACHE_HOME=str(cache.parent), OMP_NUM_THREADS="1")
-    started = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, text=True) for _ in range(4)]
+    started = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, encoding="utf-8") for _ in range(4)]
     said = [process.communicate()[0].splitlines() for process in started]
     assert [process.returncode for process in started] == [0] * 4 and len({lines[-1] for lines in said}) == 1
     assert sum("Decoding" in lines[0] for lines in said) == 1

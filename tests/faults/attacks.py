@@ -192,7 +192,7 @@ def file_in_place(rng: random.Random, root: Path) -> None:
     wanted = rng.choice(["runs", "runs/mine", "runs/mine/weights.pt", "runs/mine/metrics.json", "runs/mine/.lock"])
     path = root / wanted
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir() if "." in path.name else path.write_text("a file")
+    path.mkdir() if "." in path.name else path.write_text("a file", encoding="utf-8")
     code, text = in_child(partial(train, root))
     assert code in (0, 2), text
     path.rmdir() if path.is_dir() and not any(path.iterdir()) else path.unlink() if path.is_file() else None
