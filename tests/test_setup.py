@@ -57,6 +57,42 @@ def test_an_old_python_is_refused_in_a_sentence(makefile):
     assert not (makefile / ".venv").exists()
 
 
+def test_an_old_python_is_refused_by_the_package_too():
+    old = "import sys; sys.version_info = (3, 9, 18); import utils"
+    result = subprocess.run([sys.executable, "-c", old], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("Error: Python 3.10 or newer is needed, ") and result.stderr.count("\n") == 1
+
+
+def test_every_place_names_the_same_oldest_python():
+    places = {
+        "README.md": r"Python 3\.(\d+) or newer",
+        "Makefile": r"version_info >= \(3, (\d+)\)",
+        "utils/__init__.py": r"version_info < \(3, (\d+)\)",
+        "pyproject.toml": r'target-version = "py3(\d+)"',
+    }
+    found = {place: re.findall(oldest, (ROOT / place).read_text(encoding="utf-8")) for place, oldest in places.items()}
+    assert set(map(tuple, found.values())) == {("10",)}, found
+
+
+def test_every_requirement_has_an_oldest_version():
+    for name in ("requirements", "requirements-app"):
+        lines = (ROOT / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        assert all(re.match(r"#|[\w-]+[=>]=\d", line) for line in lines), name
+
+
+def test_every_text_names_its_encoding():
+    """That of Windows, and of LC_ALL=C, is not UTF-8."""
+    for path in [*(ROOT / "utils").glob("**/*.py"), *(ROOT / "tests").glob("**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called, given = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
+            mode = ast.unparse(node.args[1]) if len(node.args) > 1 else ""
+            text = re.search(r"\.(read|write)_text$", called) or called == "open" and "b" not in mode
+            assert "encoding" in given or not (text or "text" in given), f"{path}:{node.lineno}"
+
+
 def test_a_second_call_installs_nothing(makefile):
     (makefile / ".venv").mkdir()
     (makefile / ".venv" / "installed").touch()

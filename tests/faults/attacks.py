@@ -66,7 +66,7 @@ def in_child(function, event=None, limit=None, after=None, sends=signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", closefd=False) for stream in (1, 2))
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
