@@ -18,6 +18,7 @@ from utils.cifar10 import sources
 from utils.cifar10.files import CLASSES, OFFICIAL, ImageData
 
 REAL = os.environ.get("CIFAR10_PATH")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork, no such signals, and no shell scripts")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 

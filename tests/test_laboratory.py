@@ -117,6 +117,8 @@ def commands(tmp_path_factory):
     """`python -m utils ...` in a project, several at once, each in a process of its own, forked from one that has
     imported the big packages (but nothing of the project): that takes seconds, the commands themselves mostly do not.
     """
+    if not hasattr(os, "fork"):
+        pytest.skip("Windows cannot fork")
     folder = tmp_path_factory.mktemp("server")
     options = dict(cwd=folder, env=environment(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     with subprocess.Popen([sys.executable, "-c", SERVER], **options) as server:

@@ -68,11 +68,12 @@ BAD = {
     "empty.jpg": (lambda p: p.touch(), "cannot be read as an image"),
     "folder.png": (lambda p: p.mkdir(), "is a folder"),
     "missing.png": (lambda p: None, "does not exist"),
-    "pipe.png": (os.mkfifo, "is not a regular file"),
     "nan.tiff": (lambda p: Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(p), "cannot be read"),
     "120-megapixel.png": (lambda p: Image.new("1", (12_000, 10_000)).save(p), "below 100,000,000 pixels"),
     "400-megapixel.png": (lambda p: Image.new("1", (20_000, 20_000)).save(p), "below 100,000,000 pixels"),
 }
+if hasattr(os, "mkfifo"):  # not on Windows
+    BAD["pipe.png"] = os.mkfifo, "is not a regular file"
 
 
 @pytest.fixture(scope="module")

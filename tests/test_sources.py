@@ -99,7 +99,7 @@ def test_a_damaged_unpacked_copy_is_unpacked_again(official, cache, tmp_path):
 
 def test_a_missing_batch_is_noticed(official, cache):
     (official / "test_batch").unlink()
-    with pytest.raises(DataError, match="source/cifar-10-batches-py is not the official CIFAR-10"):
+    with pytest.raises(DataError, match="source.cifar-10-batches-py is not the official CIFAR-10"):
         load_cifar10(official)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import utils
-from tests.conftest import MEAN, ROOT, STD
+from tests.conftest import MEAN, ROOT, STD, posix
 from utils import runs, training
 from utils.cifar10.sources import stand_in
 from utils.data import eval_loader, train_loader
@@ -209,6 +209,7 @@ def test_the_bar_and_the_line_of_an_epoch(capfd, monkeypatch):
 # ---------------------------------------------------------------- stopping and going on
 
 
+@posix
 def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path):
     """With dropout, augmentation and worker processes, all that draws random numbers; and with averaged weights."""
     straight, recipe = small_network(), replace(RECIPE, average=0.9)
@@ -281,6 +282,7 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
+@posix
 def test_ctrl_c_and_the_same_command_goes_on(project, tmp_path):
     """The command line itself, on the stand-in, in a copy of the package."""
     command = "-m utils train experiment_5 --epochs 3 --precision float32".split()
