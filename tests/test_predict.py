@@ -120,6 +120,15 @@ def test_neither_data_nor_internet_is_needed(tmp_path, without_images):
     assert not list(tmp_path.glob("cache/cifar10*"))
 
 
+def test_a_name_that_the_console_cannot_show_is_answered(tmp_path):
+    photo().save(tmp_path / "\u56fe.png")
+    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "\u56fe.png")]
+    for encoding in ("cp1252", "ascii"):
+        environment = os.environ | dict(PYTHONIOENCODING=encoding)
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding=encoding)
+        assert result.returncode == 0 and "\\u56fe.png: " in result.stdout, result.stderr
+
+
 def test_the_middle_square_is_seen():
     image = Image.new("RGB", (300, 100), RED)
     image.paste(BLUE, (100, 0, 200, 100))
