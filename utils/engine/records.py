@@ -293,6 +293,6 @@ def read_table(path: Path) -> pd.DataFrame:
     """A csv file of runs/ or results/; RunError if it is damaged."""
     verify(path.parent)
     try:
-        return pd.read_csv(path, float_precision="round_trip")  # the figure as it was written
+        return pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise RunError(f"{path} cannot be read ({first_line(error)}); fetch or make it again.") from None
