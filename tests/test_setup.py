@@ -1,4 +1,5 @@
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -121,6 +122,14 @@ def test_rooms_pull_in_only_what_they_need():
     assert loaded("import utils.models", *heavy[1:]) == "[]"
     assert loaded("from utils.__main__ import parse; parse(['train', 'experiment_5'])", *heavy) == "[]"
     assert loaded("import utils.data", *heavy[3:]) == "[]"
+
+
+def test_no_import_asks_the_internet():
+    """albumentations would, for its newest version, unless told before it is imported."""
+    code = "import socket, sys; socket.getaddrinfo = lambda *_, **__: sys.exit('asked'); import utils.engine.batches"
+    untold = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=untold, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stderr
 
 
 def imported(text):

@@ -1,3 +1,4 @@
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -307,6 +308,26 @@ def test_ctrl_c_and_the_same_command_goes_on(project, tmp_path):
     files = ".lock checkpoint.pt checksums.json history.csv metrics.json weights.pt curves.png"
     assert {path.name for path in run.iterdir()} == set(files.split())
     assert '"data_source": "stand-in"' in (run / "metrics.json").read_text(encoding="utf-8")
+
+
+# As on Windows and macOS: no `resource`, no fork, no UTF-8.
+ELSEWHERE = """
+import multiprocessing, sys
+sys.modules["resource"] = None
+multiprocessing.set_start_method({!r})
+"""
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_training_needs_nothing_that_other_systems_lack(project, tmp_path, without_images, start):
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {start}")
+    (tmp_path / "sitecustomize.py").write_text(ELSEWHERE.format(start), encoding="utf-8")
+    bare = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    without_images |= dict(PYTHONPATH=str(tmp_path), FAST_RUN="1", **bare)
+    with project("-m", "utils", "train", "tiny") as process:
+        out, error = process.communicate()
+    assert process.returncode == 0 and "Epoch   1" in out and "Traceback" not in error, error
 
 
 # ---------------------------------------------------------------- what a run hands on

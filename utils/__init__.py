@@ -20,6 +20,9 @@ if sys.version_info < (3, 10):  # noqa: UP036 (who starts with an older one is t
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 
+# Otherwise albumentations asks the package index for its newest version at every import.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
 # The smoke switch, read once: a few hundred images, one or two epochs, nothing written.
 _said = os.environ.get("FAST_RUN", "").strip().lower()
 FAST_RUN = _said in ("1", "true", "yes", "on")
