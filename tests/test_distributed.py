@@ -60,7 +60,7 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(project, tmp_path):
         training.save_atomically = save_and_tell
         with distributed.process_group():
             model, history = train(Path("run"))
-            history.to_csv(f"history_{distributed.rank()}.csv", index=False)
+            history.to_pickle(f"history_{distributed.rank()}")
             torch.save(model.state_dict(), f"weights_{distributed.rank()}.pt")
         """),
         encoding="utf-8",
@@ -73,7 +73,7 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(project, tmp_path):
     exec(textwrap.dedent(TRAINING), scope)
     model, expected = scope["train"]()
     for rank in (0, 1):
-        history = pd.read_csv(tmp_path / f"history_{rank}.csv")
+        history = pd.read_pickle(tmp_path / f"history_{rank}")
         for column in ("train_accuracy", "test_accuracy"):
             assert history[column].tolist() == expected[column].tolist()
         for column in ("lr", "train_loss", "test_loss"):

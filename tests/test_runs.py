@@ -170,6 +170,15 @@ def test_a_difference_is_named_and_the_rest_counted():
     assert records.difference(wanted, {}) == "its network is not known there"
 
 
+def test_what_an_older_pytorch_leaves_unsaid_is_no_difference():
+    new, old, without = (
+        dict(network={"norm": f"BatchNorm2d(8, affine=True{bias}, track_running_stats=True)"})
+        for bias in (", bias=True", "", ", bias=False")
+    )
+    assert records.difference(new, old) is None is records.difference(old, new)
+    assert "bias=False" in records.difference(new, without) and "bias=False" in records.difference(without, old)
+
+
 def test_the_precision_is_no_part_of_what_a_run_is(root):
     run = finished_run()
     wanted = records.identity(
