@@ -18,6 +18,7 @@ from utils.cifar10 import sources
 from utils.cifar10.files import CLASSES, OFFICIAL, ImageData
 
 REAL = os.environ.get("CIFAR10_PATH")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork, no such signals, and no shell scripts")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 
@@ -43,7 +44,7 @@ def random_images(seed=0, training=100, test=20, source="stand-in"):
 def fast_run(value):
     """How a fresh process reads this value of FAST_RUN: it prints utils.FAST_RUN."""
     command, environment = [sys.executable, "-c", "import utils; print(utils.FAST_RUN)"], dict(FAST_RUN=value)
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, encoding="utf-8")
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def project(tmp_path, without_images):
     shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
 
     def start(*arguments, **options):
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         return subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, env=without_images, **pipes, **options)
 
     return start

@@ -43,7 +43,9 @@ def address():
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if k != "CIFAR10_PATH"}
     command = [sys.executable, "-m", "utils", "app", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True) as server:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, encoding="utf-8"
+    ) as server:
         for _ in range(120):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
@@ -106,6 +108,6 @@ def test_it_listens_on_this_machine_only(address):
     table = Path("/proc/net/tcp")
     if not table.exists():
         pytest.skip("this system has no /proc/net/tcp to read the listening ports from")
-    rows = [line.split() for line in table.read_text().splitlines()[1:]]
+    rows = [line.split() for line in table.read_text(encoding="utf-8").splitlines()[1:]]
     listening = [row[1].split(":") for row in rows if row[3] == "0A"]
     assert [host for host, number in listening if int(number, 16) == int(port)] == ["0100007F"]

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import torch
 
@@ -16,6 +18,12 @@ def test_both_loops_run_and_are_compared(cache, monkeypatch, capsys):
     assert table.random_numbers[0] > 0 and table.random_numbers[1] == 0, "only the plain loop draws dropout"
     out = capsys.readouterr().out
     assert "ratio: median" in out and "peak memory" in out and "Kept" not in out
+
+
+def test_peak_memory_is_not_known_where_the_system_does_not_tell(monkeypatch):
+    assert 50 < benchmark._peak_memory() < 100_000
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert np.isnan(benchmark._peak_memory())
 
 
 def test_shares_tell_the_parts_of_a_step_apart():

@@ -149,7 +149,7 @@ class Failing:
 def test_a_worker_is_silent_when_its_main_process_stops_but_its_errors_arrive():
     start = "import sys; from utils.engine import batches; batches._start_worker(0)"
     code = f"{start}; sys.excepthook(OSError, OSError(), None)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert result.returncode == 0 and result.stderr == ""
     with pytest.raises(ValueError, match="a broken image"):
         next(iter(batches.loader(Failing(), 2, None, MEAN, STD, workers=1)))

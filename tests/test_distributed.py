@@ -60,9 +60,10 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(project, tmp_path):
         training.save_atomically = save_and_tell
         with distributed.process_group():
             model, history = train(Path("run"))
-            history.to_csv(f"history_{distributed.rank()}.csv", index=False)
+            history.to_pickle(f"history_{distributed.rank()}")
             torch.save(model.state_dict(), f"weights_{distributed.rank()}.pt")
-        """)
+        """),
+        encoding="utf-8",
     )
     out, _ = outcome(project(*TORCHRUN, "two.py"))
     assert out.count("Epoch   1") == 1, "one process prints"
@@ -72,7 +73,7 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(project, tmp_path):
     exec(textwrap.dedent(TRAINING), scope)
     model, expected = scope["train"]()
     for rank in (0, 1):
-        history = pd.read_csv(tmp_path / f"history_{rank}.csv")
+        history = pd.read_pickle(tmp_path / f"history_{rank}")
         for column in ("train_accuracy", "test_accuracy"):
             assert history[column].tolist() == expected[column].tolist()
         for column in ("lr", "train_loss", "test_loss"):
@@ -97,7 +98,7 @@ def test_the_command_line_under_torchrun(project, tmp_path):
     out, error = outcome(project(*TORCHRUN, *command))
     assert out.count("Epoch   1 ") == out.count("The run and its graphs are in runs/experiment_5.") == 1, error
     run = tmp_path / "runs" / "experiment_5"
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["processes"] == 2
     assert len(pd.read_csv(run / "history.csv")) == 1
     build_model("experiment_5").load_state_dict(torch.load(run / "weights.pt", weights_only=True))

@@ -117,14 +117,19 @@ def commands(tmp_path_factory):
     """`python -m utils ...` in a project, several at once, each in a process of its own, forked from one that has
     imported the big packages (but nothing of the project): that takes seconds, the commands themselves mostly do not.
     """
+    if not hasattr(os, "fork"):
+        pytest.skip("Windows cannot fork")
     folder = tmp_path_factory.mktemp("server")
-    options = dict(cwd=folder, env=environment(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    options = dict(cwd=folder, env=environment(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     with subprocess.Popen([sys.executable, "-c", SERVER], **options) as server:
 
         def run(project, *several):
             print(json.dumps([[str(project), *arguments] for arguments in several]), file=server.stdin, flush=True)
             codes = json.loads(server.stdout.readline())
-            texts = [[(project / f"{k}.{name}").read_text() for name in ("out", "err")] for k in range(len(codes))]
+            texts = [
+                [(project / f"{k}.{name}").read_text(encoding="utf-8") for name in ("out", "err")]
+                for k in range(len(codes))
+            ]
             return [Finished(code, *text) for code, text in zip(codes, texts, strict=True)]
 
         yield run
@@ -925,7 +930,7 @@ def test_a_damaged_checkpoint_is_a_sentence_and_nothing_is_lost(root, damage):
 def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage):
     train()
     path = root / "runs" / "mine" / "metrics.json"
-    path.write_text(path.read_text()[:200] if damage == "half" else damage)
+    path.write_text(path.read_text(encoding="utf-8")[:200] if damage == "half" else damage, encoding="utf-8")
     (root / "runs" / "mine" / "checkpoint.pt").unlink()  # as of a published run
     before = contents(root)
     for use in (train, lambda: runs.load("runs/mine", tiny_network), search.tries, lambda: runs.compare("runs/mine")):

@@ -64,15 +64,16 @@ def animated(path):
 BAD = {
     "truncated.jpg": (truncated, "cannot be read as an image"),
     "animated.gif": (animated, "has 2 frames or pages"),
-    "text.png": (lambda p: p.write_text("not an image"), "cannot be read as an image"),
+    "text.png": (lambda p: p.write_text("not an image", encoding="utf-8"), "cannot be read as an image"),
     "empty.jpg": (lambda p: p.touch(), "cannot be read as an image"),
     "folder.png": (lambda p: p.mkdir(), "is a folder"),
     "missing.png": (lambda p: None, "does not exist"),
-    "pipe.png": (os.mkfifo, "is not a regular file"),
     "nan.tiff": (lambda p: Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(p), "cannot be read"),
     "120-megapixel.png": (lambda p: Image.new("1", (12_000, 10_000)).save(p), "below 100,000,000 pixels"),
     "400-megapixel.png": (lambda p: Image.new("1", (20_000, 20_000)).save(p), "below 100,000,000 pixels"),
 }
+if hasattr(os, "mkfifo"):  # not on Windows
+    BAD["pipe.png"] = os.mkfifo, "is not a regular file"
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +115,18 @@ def test_of_several_files_the_good_ones_are_still_answered(tmp_path, capsys):
 def test_neither_data_nor_internet_is_needed(tmp_path, without_images):
     photo().save(tmp_path / "a.png")
     command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png")]
-    result = subprocess.run(command, cwd=ROOT, env=without_images, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, env=without_images, capture_output=True, encoding="utf-8")
     assert result.returncode == 0 and result.stderr == "" and result.stdout.count("%") == 3
     assert not list(tmp_path.glob("cache/cifar10*"))
+
+
+def test_a_name_that_the_console_cannot_show_is_answered(tmp_path):
+    photo().save(tmp_path / "\u56fe.png")
+    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "\u56fe.png")]
+    for encoding in ("cp1252", "ascii"):
+        environment = os.environ | dict(PYTHONIOENCODING=encoding)
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding=encoding)
+        assert result.returncode == 0 and "\\u56fe.png: " in result.stdout, result.stderr
 
 
 def test_the_middle_square_is_seen():
@@ -164,7 +174,7 @@ def calibration(tmp_path, monkeypatch):
 
 
 def test_the_probabilities_are_calibrated(calibration):
-    calibration.write_text('{"temperature": 5.0}')
+    calibration.write_text('{"temperature": 5.0}', encoding="utf-8")
     seal(calibration.parent)
     predictor = Predictor("experiment_5")
     found = predictor(photo())

@@ -40,10 +40,10 @@ def pixels(path):
 
 
 def test_readme_and_images_agree_with_results(copy):
-    before = {page: (copy / page).read_text() for page in readme.PAGES}
+    before = {page: (copy / page).read_text(encoding="utf-8") for page in readme.PAGES}
     shutil.rmtree(copy / "images")
     assert main(["report"]) == 0
-    assert {page: (copy / page).read_text() for page in readme.PAGES} == before, "run make report"
+    assert {page: (copy / page).read_text(encoding="utf-8") for page in readme.PAGES} == before, "run make report"
     for path in set((ROOT / "images").glob("*.png")) - {ROOT / "images" / "app.png"}:  # that one is test_app.py's
         if Image.open(path).text["Software"] != Image.open(copy / "images" / path.name).text["Software"]:
             continue  # another matplotlib draws a little otherwise
@@ -54,9 +54,11 @@ def test_readme_and_images_agree_with_results(copy):
 @pytest.mark.parametrize("path", [ROOT / "results" / name / "metrics.json" for name in MAIN], ids=lambda p: p.parts[-2])
 def test_another_number_in_results_changes_the_readme(copy, path):
     path = copy / path.relative_to(ROOT)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy_last": 12.34}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"test_accuracy_last": 12.34}), encoding="utf-8"
+    )
     seal(path.parent)
-    text = (copy / "README.md").read_text()
+    text = (copy / "README.md").read_text(encoding="utf-8")
     assert readme.fill(text, "results", tables.markdown(tables.results_table())) != text
 
 
@@ -178,7 +180,7 @@ def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
     (copy / "notebooks").mkdir()
     not_run = {"cell_type": "code", "metadata": {"tags": ["images/c.png"]}, "outputs": []}
     cells = [cell(b"a", "images/a.png"), cell(b"b"), cell(b"c", "parameters"), not_run, {"metadata": {}}]
-    (copy / "notebooks" / "01_one.ipynb").write_text(json.dumps({"cells": cells}))
+    (copy / "notebooks" / "01_one.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
     assert readme.notebook_figures() == {"a.png": b"a"}
 
 
@@ -233,10 +235,10 @@ def test_the_drawn_network_names_every_layer_and_its_receptive_field():
 
 
 def test_a_missing_marker_is_named(copy):
-    (copy / "README.md").write_text("no markers")
+    (copy / "README.md").write_text("no markers", encoding="utf-8")
     with pytest.raises(RunError, match="<!-- headline -->"):
         readme.write()
-    assert (copy / "README.md").read_text() == "no markers"
+    assert (copy / "README.md").read_text(encoding="utf-8") == "no markers"
 
 
 DOCUMENTS = [*(ROOT / page for page in readme.PAGES), ROOT / "CONTRIBUTING.md", *(ROOT / "notebooks").glob("*.ipynb")]
@@ -264,13 +266,13 @@ def test_one_call_moves_every_link(copy, capsys):
     assert main(["links", "someone/else.where"]) == 0
     documents = [copy / "README.md", *sorted((copy / "notebooks").glob("*.ipynb"))]
     for path in documents:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         addresses = set(re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/", text))
         assert addresses == {"someone/else.where"}, path.name
         if path.suffix == ".ipynb":
             assert '"https://github.com/someone/else.where.git\\"' in text.replace('\\"https', '"https')
     main(["links", "owner/name"])
-    assert all("someone" not in path.read_text() for path in documents)
+    assert all("someone" not in path.read_text(encoding="utf-8") for path in documents)
 
 
 def test_a_wrong_address_is_refused(copy, capsys):

@@ -41,7 +41,7 @@ def test_the_processor_decides_the_precision(capabilities, precision, monkeypatc
 def test_an_older_pytorch_asks_linux(cpuinfo, native, monkeypatch, tmp_path):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     if cpuinfo:
-        (tmp_path / "cpuinfo").write_text(cpuinfo)
+        (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
     asked = []
     monkeypatch.setattr(speed, "Path", lambda path: asked.append(path) or tmp_path / "cpuinfo")
     assert speed.native_bfloat16() is native

@@ -1,3 +1,4 @@
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import utils
-from tests.conftest import MEAN, ROOT, STD
+from tests.conftest import MEAN, ROOT, STD, posix
 from utils import runs, training
 from utils.cifar10.sources import stand_in
 from utils.data import eval_loader, train_loader
@@ -209,6 +210,7 @@ def test_the_bar_and_the_line_of_an_epoch(capfd, monkeypatch):
 # ---------------------------------------------------------------- stopping and going on
 
 
+@posix
 def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path):
     """With dropout, augmentation and worker processes, all that draws random numbers; and with averaged weights."""
     straight, recipe = small_network(), replace(RECIPE, average=0.9)
@@ -281,6 +283,7 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
+@posix
 def test_ctrl_c_and_the_same_command_goes_on(project, tmp_path):
     """The command line itself, on the stand-in, in a copy of the package."""
     command = "-m utils train experiment_5 --epochs 3 --precision float32".split()
@@ -304,7 +307,27 @@ def test_ctrl_c_and_the_same_command_goes_on(project, tmp_path):
     run = tmp_path / "runs" / "experiment_5"
     files = ".lock checkpoint.pt checksums.json history.csv metrics.json weights.pt curves.png"
     assert {path.name for path in run.iterdir()} == set(files.split())
-    assert '"data_source": "stand-in"' in (run / "metrics.json").read_text()
+    assert '"data_source": "stand-in"' in (run / "metrics.json").read_text(encoding="utf-8")
+
+
+# As on Windows and macOS: no `resource`, no fork, no UTF-8.
+ELSEWHERE = """
+import multiprocessing, sys
+sys.modules["resource"] = None
+multiprocessing.set_start_method({!r})
+"""
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_training_needs_nothing_that_other_systems_lack(project, tmp_path, without_images, start):
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {start}")
+    (tmp_path / "sitecustomize.py").write_text(ELSEWHERE.format(start), encoding="utf-8")
+    bare = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    without_images |= dict(PYTHONPATH=str(tmp_path), FAST_RUN="1", **bare)
+    with project("-m", "utils", "train", "tiny") as process:
+        out, error = process.communicate()
+    assert process.returncode == 0 and "Epoch   1" in out and "Traceback" not in error, error
 
 
 # ---------------------------------------------------------------- what a run hands on

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import nn
 
 import utils
-from tests.conftest import ROOT, fast_run
+from tests.conftest import ROOT, fast_run, posix
 from tests.test_laboratory import ONE, random_images, tiny_network, with_digest
 from tests.test_runs import finished_run
 from utils import models, runs
@@ -228,6 +228,7 @@ def killed_at(event, function):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@posix
 @pytest.mark.parametrize("place", ["Linux", "elsewhere"])
 def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, place):
     if place == "elsewhere":
@@ -656,9 +657,11 @@ with FileLock(sys.argv[1]):
 
 def test_a_second_training_in_a_folder_says_so_and_the_lock_dies_with_its_process(root, capsys):
     (root / "runs" / "mine").mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-c", HOLDER, root / "runs/mine/.lock"], stdout=-1, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, root / "runs/mine/.lock"], stdout=-1, encoding="utf-8"
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=r"Another process is training in .*runs/mine; wait"):
+        with pytest.raises(RunError, match=r"Another process is training in .*runs.mine; wait"):
             runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
         assert not (root / "runs" / "mine" / "checkpoint.pt").exists()
         holder.kill()
@@ -684,7 +687,7 @@ LOADER = "import sys; from utils.data import load_cifar10; print(load_cifar10(*s
 def test_four_processes_fill_the_cache_at_once(class_folders, cache, without_images):
     command = [sys.executable, "-c", LOADER, class_folders]
     environment = without_images | dict(XDG_CACHE_HOME=str(cache.parent), OMP_NUM_THREADS="1")
-    started = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, text=True) for _ in range(4)]
+    started = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, encoding="utf-8") for _ in range(4)]
     said = [process.communicate()[0].splitlines() for process in started]
     assert [process.returncode for process in started] == [0] * 4 and len({lines[-1] for lines in said}) == 1
     assert sum("Decoding" in lines[0] for lines in said) == 1
@@ -777,6 +780,7 @@ def test_an_archive_with_a_link_to_itself_is_a_sentence(tmp_path, cache, kind):
 # ---------------------------------------------------------------- 12 and 13
 
 
+@posix
 def test_sigterm_ends_like_ctrl_c(project, tmp_path):
     with project("-m", "utils", "train", "tiny", "--epochs", "40") as process:
         for line in process.stdout:
@@ -802,6 +806,7 @@ def of_this_test(place):
     return found
 
 
+@posix
 def test_a_shared_cache_can_be_read_by_others(class_folders, official, cache, tmp_path):
     with tarfile.open(tmp_path / "archive", "w") as tar:
         tar.add(official, arcname=official.name, filter=lambda member: member.replace(mode=0o600, deep=False))

@@ -15,7 +15,13 @@ from pathlib import Path
 ROOMS = """errors models transforms architecture engine cifar10 plotting data training experiments runs
     study report serve __main__""".split()
 
+if sys.version_info < (3, 10):  # noqa: UP036 (who starts with an older one is told)
+    sys.exit(f"Error: Python 3.10 or newer is needed, but this is {sys.version.split()[0]}; start it with another one.")
+
 ROOT = Path(__file__).resolve().parent.parent  # of the project
+
+# Otherwise albumentations asks the package index for its newest version at every import.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 # The smoke switch, read once: a few hundred images, one or two epochs, nothing written.
 _said = os.environ.get("FAST_RUN", "").strip().lower()

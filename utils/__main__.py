@@ -218,5 +218,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have letters that the console lacks
     sys.unraisablehook = lambda _: None  # Ctrl-C while tqdm builds a bar: its destructor would print a traceback
     sys.exit(main())

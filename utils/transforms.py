@@ -3,12 +3,8 @@
 Images are uint8 arrays (32, 32, 3) in RGB; `mean` and `std` are three numbers each from 0 to 1 (of the full range).
 """
 
-import os
 import warnings
 from collections.abc import Sequence
-
-# Otherwise albumentations asks the package index for its newest version at every import.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2

@@ -66,7 +66,7 @@ def in_child(function, event=None, limit=None, after=None, sends=signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", closefd=False) for stream in (1, 2))
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -192,7 +192,7 @@ def file_in_place(rng: random.Random, root: Path) -> None:
     wanted = rng.choice(["runs", "runs/mine", "runs/mine/weights.pt", "runs/mine/metrics.json", "runs/mine/.lock"])
     path = root / wanted
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir() if "." in path.name else path.write_text("a file")
+    path.mkdir() if "." in path.name else path.write_text("a file", encoding="utf-8")
     code, text = in_child(partial(train, root))
     assert code in (0, 2), text
     path.rmdir() if path.is_dir() and not any(path.iterdir()) else path.unlink() if path.is_file() else None

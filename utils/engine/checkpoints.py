@@ -143,7 +143,7 @@ def _code() -> dict:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(utils.ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
     try:
         return dict(commit=git("rev-parse", "--short=12", "HEAD"), tree_clean=not git("status", "--porcelain", "utils"))

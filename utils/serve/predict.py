@@ -61,10 +61,10 @@ def _opened(path: Path, largest: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(path, formats=FORMATS)
-        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a second view or a thumbnail
-            raise PictureError(f"{path} has {image.n_frames} frames or pages; save one as a picture of its own.")
-        return to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(path, formats=FORMATS) as image:
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a second view or a thumbnail
+                raise PictureError(f"{path} has {image.n_frames} frames or pages; save one as a picture of its own.")
+            return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

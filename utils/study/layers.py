@@ -16,7 +16,7 @@ WORDS = ["kind", "channels", "size", "stride", "padding", "dilation"]
 def table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
     """The layer table to be read, every value a text: convolutions, linear layers and poolings by short names, what all
     other layers (batch norms) have together, and the totals. NetworkError as in `layer_table`."""
-    rows = pd.DataFrame.from_dict(_read(model, input_size), orient="index", dtype=object)
+    rows = pd.DataFrame(_read(model, input_size), dtype=object).T  # from_dict of pandas 2 loses their order
     columns = [*NUMBERS, *(word for word in WORDS if word != "padding")]  # the sizes show what it does
     return rows.reindex(columns=columns).apply(lambda column: column.map(_text)).rename_axis("layer")
 

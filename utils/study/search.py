@@ -84,6 +84,6 @@ def tries() -> pd.DataFrame:
         row = {title: m[key] for title, key in SHOWN.items()}
         row |= dict(accuracy=round(last_accuracy(m), 2), **m["recipe"])
         rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
-    found = pd.DataFrame.from_dict(rows, orient="index")
+    found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
     return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])
