@@ -120,7 +120,8 @@ def test_the_class_draws_every_seed_once(tmp_path, monkeypatch, capsys):
     for number, metrics in enumerate(handed_in, 1):
         folder = tmp_path / "handed_in" / str(number)
         folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps(metrics | dict(validation_accuracy_last=70.0 + number)))
+        text = json.dumps(metrics | dict(validation_accuracy_last=70.0 + number))
+        (folder / "metrics.json").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     scope = {}
     exec(cell, scope)

@@ -112,7 +112,7 @@ def bootstrap(tmp_path):
             environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
         environment.pop("PYTHONPATH", None)
         command = [sys.executable, "-c", cell.replace("github.com/OWNER", f"github.com/{owner}") + f"\n{after}"]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=60)
 
     run.folder = tmp_path / "cifar10-notebooks"
     return run
