@@ -108,7 +108,8 @@ def test_of_several_files_the_good_ones_are_still_answered(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert [line.split(": ")[0] for line in out.splitlines()[:2]] == [files[0], files[2]]
     assert "%" in out and "b.png does not exist" in err
-    assert Image.open(figure).height > Image.open(figure).width / 2, "two rows"
+    with Image.open(figure) as drawn:
+        assert drawn.height > drawn.width / 2, "two rows"
     assert main(["predict", files[0]]) == 0
 
 
