@@ -12,7 +12,8 @@ def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):
     path = tmp_path / "network.onnx"
     assert main(["export", "experiment_5", "--output", str(path)]) == 0
     out, err = capsys.readouterr()
-    assert "ratio" in out and "onnxruntime" in out and f"Written to {path}." in out and err == ""
+    assert "ratio" in out and "onnxruntime" in out and f"Written to {path}." in out
+    assert not [line for line in err.splitlines() if "triton not found" not in line]  # PyTorch has it on Linux alone
     assert [p.name for p in tmp_path.iterdir()] == ["network.onnx"], "one file holds all"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     model = runs.load("experiment_5").model
