@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from utils.errors import DataError, first_line
+from utils.errors import DataError, first_line, printable
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
@@ -147,7 +147,7 @@ def unpack(archive: Path, folder: Path) -> None:
             raise DataError(f"{archive} is not CIFAR-10: it unpacks to more than {LARGEST:,} bytes; do not use it.")
         return tarfile.data_filter(member, path).replace(mode=None, deep=False)  # readable for others
 
-    print(f"Unpacking {archive.name} once into the cache ...", flush=True)
+    print(f"Unpacking {printable(archive.name)} once into the cache ...", flush=True)
     try:
         with tarfile.open(archive, "r:*") as tar:
             tar.extractall(folder, filter=harmless)  # noqa: S202 (harmless sees to that)
