@@ -97,11 +97,14 @@ def project(tmp_path, without_images):
 
 @pytest.fixture
 def official(tmp_path, monkeypatch):
+    return write_official(tmp_path / "source" / OFFICIAL, monkeypatch)
+
+
+def write_official(folder, monkeypatch):
     """A CIFAR-10 of 20 + 10 random images in the official layout, whose md5 sums torchvision is made to expect."""
     from torchvision.datasets import CIFAR10
 
     rng = np.random.default_rng(0)
-    folder = tmp_path / "source" / OFFICIAL
     folder.mkdir(parents=True)
 
     def write(name, content):

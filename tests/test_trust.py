@@ -495,6 +495,8 @@ def flood(connection):
 
 BAD_MIRRORS = {
     "drips": response(["Content-Length: 100000"], rest=drip),
+    "drips a header": drip,
+    "drips the size of a chunk": response(["Transfer-Encoding: chunked"], rest=drip),
     "never ends": response([], rest=flood),
     "garbage": lambda connection: connection.sendall(b"\x00\xff garbage\r\n\r\n"),
     "nothing": lambda connection: None,

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -145,6 +146,8 @@ def predict(arguments: argparse.Namespace) -> int:
     from utils import plotting
     from utils.serve.predict import PictureError, Predictor, open_picture, sentence
 
+    if arguments.figure and os.path.abspath(arguments.figure) in map(os.path.abspath, arguments.files):
+        raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
     predictor, answered = Predictor(arguments.network), []
     for file in map(Path, arguments.files):
         try:
@@ -156,7 +159,7 @@ def predict(arguments: argparse.Namespace) -> int:
         best = [dict(list(p.probabilities.items())[:3]) for p in answered]
         figure = plotting.predictions([p.pixels for p in answered], map(predictor.grad_cam, answered), best)
         plotting.save(figure, Path(arguments.figure))
-        print(f"What the network saw is in {arguments.figure}.")
+        print(f"What the network saw is in {printable(arguments.figure)}.")
     return 0 if len(answered) == len(arguments.files) else 2
 
 

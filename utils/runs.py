@@ -80,13 +80,16 @@ def train(
     part = data if test else hold_out(data)
     x, y = part.train_images, part.train_labels
     mean, std = channel_statistics(x)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) and recipe.dropout:
-            module.p = recipe.dropout
     batches = train_loader(x, y, mean, std, recipe.batch_size, seed, **recipe.augmentation)
     judged = eval_loader(part.test_images, part.test_labels, mean, std)
     options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress, device=device)
     with alone_in(folder):
+        begun = folder and records.holds_a_run(folder)
+        if why := distributed.from_first(lambda: begun and records.why_not(identity, model, folder)):
+            raise RunError(f"Another run was begun in {folder} just now: {why}. Start again.")
+        for module in model.modules():
+            if isinstance(module, nn.Dropout) and recipe.dropout:
+                module.p = recipe.dropout
         history, made_under = training.fit(model, recipe, batches, judged, **options)
     metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, identity, made_under))
     metrics |= dict(mean=mean, std=std, built_by=records.built_by(network))
@@ -168,7 +171,10 @@ def load(run: str | Path, network: Network | None = None) -> Run:
 def seeds(name: str) -> pd.DataFrame:
     """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
     folder = path_of(name)
-    return pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*"))))).set_index("seed")
+    found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
+    if found.name.nunique() > 1 or found.seed.duplicated().any():
+        raise RunError(f"{folder} holds something else than one run with several seeds; fetch that folder again.")
+    return found.set_index("seed")
 
 
 def published(held_out: int | None = None) -> pd.DataFrame:

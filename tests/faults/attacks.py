@@ -3,22 +3,29 @@
 A try that ends with a wrong result shown, something lost, a half-written file or a traceback is lost.
 """
 
+import atexit
 import contextlib
 import io
+import json
 import os
 import random
 import resource
 import shutil
 import signal
+import socket
 import socketserver
+import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from functools import cache, partial
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -28,7 +35,7 @@ from tests.conftest import ROOT
 from tests.test_laboratory import random_images, tiny_network
 from utils import __main__, runs
 from utils.cifar10 import sources
-from utils.cifar10.files import CLASSES
+from utils.cifar10.files import CLASSES, OFFICIAL
 from utils.data import load_cifar10
 from utils.engine import checkpoints
 from utils.engine.checkpoints import SUMS, verify
@@ -48,11 +55,22 @@ def train(root: Path) -> runs.Run:
     return runs.train(tiny_network, THREE, random_images(), name="mine", progress=False)
 
 
+@cache
+def expected() -> tuple[dict, list]:
+    """Weights and history of the run that nobody disturbed, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(utils, "ROOT", Path(folder))
+        with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+            run = train(utils.ROOT)
+    return run.model.state_dict(), run.history.drop(columns="seconds").values.tolist()
+
+
 def in_child(function, event=None, limit=None, after=None, sends=signal.SIGTERM) -> tuple[int, str]:
     """Run `function` in a process of its own; returns its exit code, negative for a signal, and what it printed.
 
     It dies at file event number `event`; no file may grow above `limit` bytes; `after` seconds it is sent a signal.
     """
+    expected()  # what torch imports late, it imports here and not in every child
     ready, inside = os.pipe()
     said = open(os.memfd_create("said"), "w+b")
     child = os.fork()
@@ -119,14 +137,6 @@ def command(*arguments: str) -> tuple[int, str]:
     assert code == 0 or err.getvalue().count("Error: ") + err.getvalue().count("error: ") >= 1
     assert "Traceback" not in err.getvalue()
     return code, out.getvalue() + err.getvalue()
-
-
-@cache
-def expected() -> tuple[dict, list]:
-    """Weights and history of the run that nobody disturbed."""
-    with torch.random.fork_rng():
-        run = train(utils.ROOT)
-    return run.model.state_dict(), run.history.drop(columns="seconds").values.tolist()
 
 
 def check_finished(root: Path) -> None:
@@ -199,21 +209,45 @@ def file_in_place(rng: random.Random, root: Path) -> None:
     check_finished(root)
 
 
-def two_trainings(rng: random.Random, root: Path) -> None:
-    delay, codes = rng.random() / 2, []
+def two_at_once(function, delay: float) -> list[tuple[int, str]]:
+    """Call `function` in two processes, the second after `delay` seconds: their exit codes and what they printed."""
+    said = []
 
     def second() -> None:
         time.sleep(delay)
-        codes.append(in_child(partial(train, root)))
+        said.append(in_child(function))
 
     thread = threading.Thread(target=second)
     thread.start()
-    codes.append(in_child(partial(train, root)))
+    said.append(in_child(function))
     thread.join()
-    for code, text in codes:
-        assert code == 0 or "Another process is training in" in text, text
-    assert any(code == 0 for code, _ in codes)
+    return said
+
+
+def two_trainings(rng: random.Random, root: Path) -> None:
+    said = two_at_once(partial(train, root), rng.random() / 2)
+    assert all(code == 0 or "Another process is training in" in text for code, text in said), said
+    assert any(code == 0 for code, _ in said)
     check_finished(root)
+
+
+def two_downloads(rng: random.Random, root: Path) -> None:
+    """Both end with the same images, of which one download came."""
+    asked, pause = [], rng.random() / 10
+
+    def slowly(connection, content: bytes) -> None:
+        asked.append(connection)
+        for at in range(0, len(content), 20_000):
+            connection.sendall(content[at : at + 20_000])
+            time.sleep(pause)
+
+    with good_mirror(root, slowly) as mirrors:
+        sources.MIRRORS = mirrors
+        said = two_at_once(lambda: print(load_cifar10().digest), rng.random() / 2)
+        right = load_cifar10()
+    assert all(code == 0 and right.digest in text for code, text in said), said
+    assert right.source == "original" and len(asked) == 1
+    check_cache({".lock", "official"})
 
 
 # ---------------------------------------------------------------- damaged files
@@ -311,9 +345,45 @@ def class_folders(root: Path, rng: random.Random) -> Path:
 # ---------------------------------------------------------------- what comes from outside
 
 
+@contextlib.contextmanager
+def serving(answer):
+    """The address of a server on this machine that calls `answer` with each connection, once it was asked something."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            with contextlib.suppress(OSError):  # the client has had enough
+                self.request.recv(2**16)
+                answer(self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/x.tar.gz"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def good_mirror(root: Path, send=lambda connection, content: connection.sendall(content)):
+    """The address, alone in a list, of a mirror that gives a small CIFAR-10, which passes for the official one."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder, packed = conftest.write_official(root / "source" / OFFICIAL, monkeypatch), io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            tar.add(folder, OFFICIAL)
+        monkeypatch.setattr("torchvision.datasets.CIFAR10.tgz_md5", md5(packed.getvalue()).hexdigest())
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(packed.getvalue())}\r\n\r\n"
+        with serving(lambda connection: send(connection, head.encode() + packed.getvalue())) as address:
+            yield [address]
+
+
+def check_cache(names: set[str]) -> None:
+    assert {path.name for path in sources.cache_folder().iterdir()} == names
+
+
 def answers(rng: random.Random) -> bytes:
     """Anything that a host may send, more or less HTTP."""
-    status = rng.choice([b"HTTP/1.1 200 OK", b"HTTP/1.1 302 Found", b"HTTP/1.1 500 X", b"HTTP/9 200", b"", b"\0\xff"])
+    status = rng.choice(
+        [*[b"HTTP/1.1 200 OK"] * 3, b"HTTP/1.1 302 Found", b"HTTP/1.1 500 X", b"HTTP/9 200", b"", b"\0"]
+    )
     headers = rng.sample(
         [
             b"Content-Length: banana",
@@ -326,38 +396,33 @@ def answers(rng: random.Random) -> bytes:
             b"Location: /",
             b"Content-Encoding: gzip",
             b"X: " + b"y" * 70_000,
-            *(b"X-%d: y" % n for n in range(300)),
+            b"\r\n".join(b"X-%d: y" % n for n in range(300)),
         ],
-        rng.randrange(6),
+        rng.randrange(4),
     )
     body = rng.choice([b"", b"abc", b"ff\r\nabc", b"zz\r\n", rng.randbytes(1000), b"\x1f\x8b" + rng.randbytes(100)])
     return b"\r\n".join([status, *headers, b"", b""]) + body
 
 
 def lying_network(rng: random.Random, root: Path) -> None:
-    """A first mirror that lies, and a second one that is not there: the stand-in, and nothing is left."""
-    answer = answers(rng)
+    """A first mirror that lies, and a second one that does not: its images, soon, and nothing else is left."""
+    answer, way = answers(rng), rng.choice(["at once", "at once", "drips", "never ends"])
+    at = rng.randrange(min(len(answer), 200)) if way == "drips" else len(answer)
 
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self):
-            with contextlib.suppress(OSError):
-                self.request.recv(2**16)
-                self.request.sendall(answer)
-                if rng.random() < 0.2:
-                    for _ in range(100):
-                        self.request.sendall(b"x")
-                        time.sleep(0.02)
+    def lie(connection) -> None:
+        connection.sendall(answer[:at])
+        for n in range(at, at + 100 if way == "drips" else at):
+            connection.sendall(answer[n : n + 1] or b"0")
+            time.sleep(2)
+        while way == "never ends":
+            connection.sendall(bytes(2**16))
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        sources.MIRRORS = [f"http://127.0.0.1:{server.server_address[1]}/x.tar.gz", "http://127.0.0.1:9/x.tar.gz"]
-        start = time.monotonic()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            assert load_cifar10().source == "stand-in"
-        server.shutdown()
-    assert time.monotonic() - start < 20
-    assert {path.name for path in sources.cache_folder().iterdir()} == {".lock"}
+    start = time.monotonic()
+    with serving(lie) as address, good_mirror(root) as second, contextlib.redirect_stderr(io.StringIO()):
+        sources.MIRRORS = [address, *second]
+        assert load_cifar10().source == "original"
+    assert time.monotonic() - start < 30
+    check_cache({".lock", "official"})
 
 
 def hostile_archive(rng: random.Random, root: Path) -> None:
@@ -384,7 +449,7 @@ def hostile_archive(rng: random.Random, root: Path) -> None:
         else:
             raise AssertionError("it was accepted")
     assert {p for p in root.rglob("*") if "cache" not in p.parts} == outside
-    assert {p.name for p in sources.cache_folder().iterdir()} <= {".lock"}
+    check_cache({".lock"})
 
 
 def hostile_picture(rng: random.Random, root: Path) -> None:
@@ -443,18 +508,87 @@ def fast_run(rng: random.Random, root: Path) -> None:
     assert "Traceback" not in process.stderr
 
 
-def page(rng: random.Random, root: Path) -> None:
-    """What the page answers to a file that is no picture, and to a network that is none."""
-    from utils.serve import app
+@cache
+def page() -> int:
+    """The port of the page, which the command that users call serves as long as this process lives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tempfile.mkdtemp()
+    environment = {key: value for key, value in os.environ.items() if key != "CIFAR10_PATH"} | dict(TMPDIR=folder)
+    command = [sys.executable, "-m", "utils", "app", "--port", str(port)]
+    said = open(f"{folder}/said", "w+")
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+    atexit.register(lambda: (server.kill(), server.wait(), shutil.rmtree(folder)))
+    for _ in range(1200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return port
+        assert server.poll() is None, Path(said.name).read_text()[-300:]
+        time.sleep(0.1)
+    raise TimeoutError
 
-    path = root / "upload"
-    path.write_bytes(rng.randbytes(rng.randrange(2000)))
-    before, utils.ROOT = utils.ROOT, ROOT
-    try:
-        said = app.answer(str(path), FINAL)[3]
-    finally:
-        utils.ROOT = before
-    assert str(root) not in said and said.isprintable()
+
+def ask(method: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
+    """What the page answers to a request, status line and headers included; the path goes there as it is."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{page()}\r\nContent-Type: {kind}\r\n"
+    answer = bytearray()
+    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", page()), timeout=60) as server:
+        with contextlib.suppress(ConnectionError):  # it has read enough
+            server.sendall(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        while part := server.recv(2**16):
+            answer += part
+    return bytes(answer)
+
+
+def call_page(rng: random.Random, root: Path) -> None:
+    """Files that are not the page's, uploads that are no pictures, calls that make no sense: it gives nothing away,
+    says nothing of its insides, and goes on."""
+    (root / "secret").write_text("S3CRET")
+    files = [str(root / "secret"), "/etc/passwd", "/proc/self/environ", str(ROOT / "utils" / "models.py"), "~/.bashrc"]
+    file = rng.choice(files)
+    file = rng.choice([file, "../" * 12 + file[1:], "..%2f" * 12 + file[1:], "file://" + file, "%2e%2e" + file])
+    picture = {"path": file, "meta": {"_type": "gradio.FileData"}} | rng.choice([{}, {"url": "http://127.0.0.1:9/"}])
+    data = rng.choice([[picture, FINAL], [picture], [None, None], [file, file], [picture, file], [[], {}], FINAL, None])
+    name = rng.choice([file, "a\0b", "x" * 300, "a.png", ""]).replace('"', "")
+    upload = rng.choice([b"", b"GIF89a", rng.randbytes(2000), b"%!PS-Adobe", bytes(21_000_000)])
+    form = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode() + upload
+    answer = rng.choice(
+        [
+            lambda: ask("GET", rng.choice(["/gradio_api/file=", "/file=", "/static/", "/assets/", "/"]) + file),
+            lambda: ask("GET", f"/gradio_api/{rng.choice(['proxy=', 'stream/', 'component_server/'])}{file}"),
+            lambda: called(json.dumps({"data": data}).encode()),
+            lambda: called(rng.choice([b"", b"{", b"[]", b"null", rng.randbytes(50), b"[" * 100_000])),
+            lambda: ask("POST", "/gradio_api/upload", form + b"\r\n--b--\r\n", "multipart/form-data; boundary=b"),
+            lambda: ask(rng.choice(["PUT", "DELETE", "BANANA", ""]), "/" + "x" * rng.choice([1, 70_000])),
+        ]
+    )()
+    assert not [word for word in (b"S3CRET", b"root:", b"nn.Module", b"PATH=", b"Traceback") if word in answer], answer
+    assert len(upload) < 20_000_000 or b"/a.png" not in answer, "it kept an upload that is too large"
+    assert ask("GET", "/gradio_api/info").startswith(b"HTTP/1.1 200"), "it answers no more"
+
+
+def called(body: bytes) -> bytes:
+    """What the page answers to this call of its function, and then as its result."""
+    answer = ask("POST", "/gradio_api/call/predict", body)
+    event = answer.partition(b'{"event_id":"')[2].partition(b'"')[0].decode()
+    return answer + (ask("GET", f"/gradio_api/call/predict/{event}") if event else b"")
+
+
+def notebook_elsewhere(rng: random.Random, root: Path) -> None:
+    """A notebook in a copy of the project, perhaps with an awkward name or read-only, perhaps twice: it runs, and
+    nothing there is changed."""
+    place = root / rng.choice(["a b", "é", "x" * 100, "[1]"])
+    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "__pycache__", "/runs"))
+    if rng.random() < 0.5:
+        subprocess.run(["chmod", "-R", "a-w", place], check=True)
+    before, notebook = contents(place), rng.choice(sorted((place / "notebooks").glob("*.ipynb")))
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", notebook]
+    environment = os.environ | dict(FAST_RUN="1", PYTHONDONTWRITEBYTECODE="1", TQDM_DISABLE="1")
+    for _ in range(rng.choice([1, 2])):
+        process = subprocess.run(command, cwd=notebook.parent, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0 and "Traceback" not in process.stdout, process.stderr[-300:]
+    assert contents(place) == before
+    subprocess.run(["chmod", "-R", "u+w", place], check=True)
 
 
 ATTACKS = {  # what is done, how often in full, how often in the short form
@@ -468,21 +602,19 @@ ATTACKS = {  # what is done, how often in full, how often in the short form
     "full disk": (full_disk, 20, 2),
     "file in place of a folder": (file_in_place, 15, 2),
     "two trainings in one folder": (two_trainings, 10, 1),
-    "lying network": (lying_network, 60, 5),
+    "two downloads at once": (two_downloads, 20, 2),
+    "lying network": (lying_network, 100, 5),
     "hostile archive": (hostile_archive, 300, 30),
     "hostile picture": (hostile_picture, 500, 60),
     "wrong arguments": (wrong_arguments, 400, 40),
     "FAST_RUN": (fast_run, 40, 3),
-    "page: not a picture": (page, 100, 5),
+    "calls of the page": (call_page, 630, 10),
+    "notebooks elsewhere, twice, read-only": (notebook_elsewhere, 14, 0),  # nbval runs each in `make test`
 }
 
 
 def attack(faults: list[str], short: bool = False, seed: int = 0) -> list[dict]:
     """These attacks as often as the table says: fault, tries, held, lost, and what the first loss was."""
-    import tempfile
-
-    import pytest
-
     rows = []
     for fault in faults:
         one_try, full, few = ATTACKS[fault]
@@ -496,6 +628,8 @@ def attack(faults: list[str], short: bool = False, seed: int = 0) -> list[dict]:
                 monkeypatch.setattr(checkpoints, "PATIENCE", 0.2)
                 monkeypatch.setattr(sources, "STALL", 0.5)
                 monkeypatch.setattr(sources, "MIRRORS", [])
+                monkeypatch.setattr(sources, "SIZE", 1_000_000)
+                monkeypatch.setattr(sources, "SLOWEST", 1_000)
                 monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
                 monkeypatch.delenv("CIFAR10_PATH", raising=False)
                 try:
@@ -507,5 +641,6 @@ def attack(faults: list[str], short: bool = False, seed: int = 0) -> list[dict]:
                     loss = f"seed {seed}, try {number}: {type(error).__name__} {error}"[:300]
                     row["first_loss"] = row["first_loss"] or loss
         rows.append(row)
-        print(f"{fault:34} {row['tries']:>5} tries {row['held']:>5} held {row['lost']:>5} lost  {row['first_loss']}")
+        counts = f"{row['tries']:>5} tries {row['held']:>5} held {row['lost']:>5} lost"
+        print(f"{fault:34} {counts}  {row['first_loss']}", flush=True)
     return rows

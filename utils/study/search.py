@@ -13,7 +13,7 @@ import pandas as pd
 import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
-from utils.engine.checkpoints import UNKNOWN, write_atomically
+from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
 from utils.engine.records import last_accuracy, read_metrics, read_table, title_of
 from utils.errors import RunError
 from utils.experiments import experiment
@@ -58,11 +58,12 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     row |= {key: m[key] for key in KEPT}
     path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])
-    before = path if path.exists() else published  # so that publishing never loses a row
-    if before.exists():
-        table = pd.concat([read_table(before), table]).drop_duplicates(ignore_index=True)
-    if not utils.FAST_RUN:
-        write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
+    with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
+        before = path if path.exists() else published  # nor does publishing
+        if before.exists():
+            table = pd.concat([read_table(before), table]).drop_duplicates(ignore_index=True)
+        if not utils.FAST_RUN:
+            write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
 
 
