@@ -87,20 +87,14 @@ class Residual(nn.Module):
 
 
 def conv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
-    """Two 3x3 convolutions in a residual branch, then ReLU.
-
-    The second has no ReLU of its own: it may also take away.
-    """
+    """Two 3x3 convolutions in a residual branch, then ReLU; the second may also take away."""
     first = conv(channels, channels, padding=dilation, dilation=dilation)
     second = conv(channels, channels, padding=dilation, dilation=dilation, relu=False)
     return nn.Sequential(Residual(first, second), nn.ReLU(inplace=True))
 
 
 def bsconv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
-    """As `conv_pair`, of blueprint separable convolutions.
-
-    Only the second is dilated, because a CPU takes long for it.
-    """
+    """As `conv_pair`, of `bsconv`; only the second is dilated, because a CPU takes long for it."""
     second = bsconv(channels, channels, dilation=dilation, relu=False)  # first, as for the runs
     return nn.Sequential(Residual(bsconv(channels, channels), second), nn.ReLU(inplace=True))
 
