@@ -857,6 +857,15 @@ def test_a_run_goes_on_in_its_own_precision(root, capsys, monkeypatch):
     assert [under["precision"] for under in run.metrics["made_under"]] == ["float32"]
 
 
+def test_a_run_with_dropout_goes_on_and_loads(root):
+    recipe = replace(THREE, dropout=0.2)
+    stop_after(1, recipe=recipe)
+    run = train(recipe=recipe)
+    assert run.folder.name == "mine" and len(run.history) == 3
+    assert train(recipe=recipe).folder.name == "mine"
+    assert runs.load("runs/mine", tiny_network).metrics["recipe"]["dropout"] == 0.2
+
+
 @pytest.mark.parametrize("before", ["without identity", "weights alone"])
 def test_a_run_from_before_is_left_alone(root, capsys, before):
     stop_after(1, recipe=THREE)

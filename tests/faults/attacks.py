@@ -543,7 +543,7 @@ def ask(method: str, path: str, body: bytes = b"", kind: str = "application/json
 def call_page(rng: random.Random, root: Path) -> None:
     """Files that are not the page's, uploads that are no pictures, calls that make no sense: it gives nothing away,
     says nothing of its insides, and goes on."""
-    (root / "secret").write_text("S3CRET")
+    (root / "secret").write_text("S3CRET", encoding="utf-8")
     files = [str(root / "secret"), "/etc/passwd", "/proc/self/environ", str(ROOT / "utils" / "models.py"), "~/.bashrc"]
     file = rng.choice(files)
     file = rng.choice([file, "../" * 12 + file[1:], "..%2f" * 12 + file[1:], "file://" + file, "%2e%2e" + file])
