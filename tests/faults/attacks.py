@@ -585,7 +585,7 @@ def notebook_elsewhere(rng: random.Random, root: Path) -> None:
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", notebook]
     environment = os.environ | dict(FAST_RUN="1", PYTHONDONTWRITEBYTECODE="1", TQDM_DISABLE="1")
     for _ in range(rng.choice([1, 2])):
-        process = subprocess.run(command, cwd=notebook.parent, env=environment, capture_output=True, text=True)
+        process = subprocess.run(command, cwd=notebook.parent, env=environment, capture_output=True, encoding="utf-8")
         assert process.returncode == 0 and "Traceback" not in process.stdout, process.stderr[-300:]
     assert contents(place) == before
     subprocess.run(["chmod", "-R", "u+w", place], check=True)

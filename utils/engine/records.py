@@ -81,8 +81,8 @@ def response(model: nn.Module) -> list[float]:
     """What the network makes of eight images that are a formula; always on the CPU.
 
     The logits of the faintest and the strongest image in eval mode, then in training mode with the random numbers of
-    one seed; last the length of the gradient of a loss, which tells a layer that is frozen or detached. Without dropout,
-    which the recipe decides.
+    one seed; last the length of the gradient of a loss, which tells a layer that is frozen or detached. Without
+    dropout, which the recipe decides.
     """
     copy, images = deepcopy(model).cpu(), torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
