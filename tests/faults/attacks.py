@@ -523,7 +523,7 @@ def page() -> int:
     for _ in range(1200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return port
-        assert server.poll() is None, Path(said.name).read_text()[-300:]
+        assert server.poll() is None, Path(said.name).read_text(encoding="utf-8")[-300:]
         time.sleep(0.1)
     raise TimeoutError
 
