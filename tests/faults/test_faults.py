@@ -6,6 +6,7 @@ import pytest
 
 if sys.platform != "linux":
     pytest.skip("the attacks fork, and limit what a process may write", allow_module_level=True)
+pytest.importorskip("resource", reason="it limits what a process may write")
 from tests.faults.attacks import ATTACKS, attack
 
 

@@ -190,7 +190,7 @@ def read_class_folders(folder: Path, cache: Path) -> ImageData:
 
 
 def read_decoded(folder: Path) -> ImageData:
-    with np.load(folder / "decoded.npz") as arrays:  # numpy compares the checksums of what it reads
+    with open(folder / "decoded.npz", "rb") as file, np.load(file) as arrays:  # numpy compares the checksums
         return ImageData(**arrays, classes=list(CLASSES), source="folder")
 
 
