@@ -23,6 +23,7 @@ from hashlib import md5
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -385,6 +386,12 @@ def test_no_control_character_of_a_name_reaches_the_terminal(tmp_path, capsys, m
     refused(capsys, "export", FINAL, "--output", str(name / "below"))
 
 
+def test_no_control_character_of_an_archive_reaches_the_terminal(tmp_path, cache, capsys):
+    with pytest.raises(DataError):
+        load_cifar10(tar_of(tmp_path / "a\x1b]0;owned\x07.tar", ("nothing", 1)))
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_messages_are_one_printable_line_of_limited_length():
     assert printable("plain text, ü") == "plain text, ü"
     assert printable("a\x1b[0m\n\udcff") == "a\\x1b[0m\\n\\udcff"
@@ -585,9 +592,8 @@ def test_a_slow_line_gets_its_data(serve, packed, cache, monkeypatch):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
-    for name in (FINAL, "small", "benchmark", "search"):
-        shutil.copytree(ROOT / "results" / name, folder / "results" / name)
-    shutil.copytree(ROOT / "images", folder / "images")
+    for name in ("results", "docs", "images"):
+        shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "README.md", folder)
     (folder / "notebooks").mkdir()
     return folder
@@ -607,7 +613,7 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "file",
     [f"{FINAL}/{file}" for file in (*runs.KEPT, "calibration.json", SUMS)]
-    + [f"{FINAL}/seed_2/metrics.json", "benchmark/growth.csv", "benchmark/speed.csv"],
+    + [f"{FINAL}/seed_2/metrics.json", "benchmark/growth.csv", "benchmark/speed.csv", "faults.csv"],
 )
 def test_a_damaged_file_in_results_is_a_sentence_in_every_command(results, monkeypatch, capsys, file, damage):
     monkeypatch.setattr(utils, "ROOT", results)
@@ -620,7 +626,8 @@ def test_a_damaged_file_in_results_is_a_sentence_in_every_command(results, monke
             path.mkdir()
         elif damaged is not None:
             path.write_bytes(damaged)
-        refused(capsys, "report")
+        said = refused(capsys, "report")
+        assert path.name in said or f"results/{path.parent.name}" in said, said
         assert (results / "README.md").read_bytes() == readme
         if file.startswith(f"{FINAL}/") and "seed" not in file:
             for command in (["predict", "x.png"], ["export", FINAL], ["train", FINAL]):
@@ -644,6 +651,20 @@ def test_a_full_disk_in_training_is_a_sentence_and_the_last_epoch_stays(root, mo
     assert tree(root) == before, "neither the old file nor the disk is touched"
     monkeypatch.setattr("utils.__main__.COMMANDS", {"train": lambda _: full(0)})
     assert "No space left on device" in refused(capsys, "train", FINAL)
+
+
+def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", results)
+    seed_2 = results / "results" / FINAL / "seed_2"
+    seed_2.rename(results / "aside")
+    try:
+        for other in ("experiment_4/seed_2", f"{FINAL}/seed_3"):
+            shutil.copytree(results / "results" / other, seed_2)
+            with pytest.raises(RunError, match="something else than one run with several seeds"):
+                runs.published()
+            shutil.rmtree(seed_2)
+    finally:
+        (results / "aside").rename(seed_2)
 
 
 # ---------------------------------------------------------------- 10: two at once
@@ -680,6 +701,41 @@ def test_training_holds_the_lock_and_frees_it_when_it_fails(root, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
     with checkpoints.alone_in(root / "runs" / "mine"):
+        pass
+
+
+@contextlib.contextmanager
+def begun_by_another(folder):
+    """As `alone_in`, but between the choice of the folder and the lock another run was trained there to its end."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(runs, "alone_in", checkpoints.alone_in)
+        runs.train(tiny_network, ONE, random_images(), name="mine", seed=2, progress=False)
+    yield
+
+
+def test_two_runs_that_chose_one_folder_are_not_mixed(root, monkeypatch):
+    monkeypatch.setattr(runs, "alone_in", begun_by_another)
+    with pytest.raises(RunError, match="Another run was begun in"):
+        runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
+    assert runs.load("runs/mine", tiny_network).metrics["seed"] == 2
+    monkeypatch.undo()
+
+
+def test_the_table_of_tries_is_written_by_one_process_at_a_time(root, monkeypatch):
+    from utils.study import search
+
+    def read(path):
+        with pytest.raises(RunError, match="Another process"), checkpoints.alone_in(path.parent):
+            pass
+        return pd.DataFrame()
+
+    run = finished_run("tiny", judged_on="validation")
+    run.metrics["seconds_per_epoch"] = 1.0
+    monkeypatch.setattr(search.runs, "train", lambda *_, **__: run)
+    write_atomically(b"seed\n1\n", root / "runs" / "search" / "tiny.csv")
+    monkeypatch.setattr(search, "read_table", read)
+    search.attempt("tiny", [], None)
+    with checkpoints.alone_in(root / "runs" / "search"):
         pass
 
 
@@ -751,6 +807,14 @@ def test_a_wrong_argument_is_a_sentence(capsys, monkeypatch, arguments):
     before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True).stdout
     refused(capsys, *arguments)
     assert subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True).stdout == before
+
+
+def test_a_figure_never_takes_the_place_of_a_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 40)).save("cat.png")
+    before = tree(tmp_path)
+    assert "is one of the pictures" in refused(capsys, "predict", "cat.png", "--figure", str(tmp_path / "cat.png"))
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("seed", ["9" * 26, "9" * 5000, "-1", "1e3", "", "٣", "0x10", str(2**63)])

@@ -578,11 +578,11 @@ def notebook_elsewhere(rng: random.Random, root: Path) -> None:
     """A notebook in a copy of the project, perhaps with an awkward name or read-only, perhaps twice: it runs, and
     nothing there is changed."""
     place = root / rng.choice(["a b", "é", "x" * 100, "[1]"])
-    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "__pycache__", "/runs"))
+    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
     if rng.random() < 0.5:
         subprocess.run(["chmod", "-R", "a-w", place], check=True)
     before, notebook = contents(place), rng.choice(sorted((place / "notebooks").glob("*.ipynb")))
-    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", notebook]
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", notebook.name]
     environment = os.environ | dict(FAST_RUN="1", PYTHONDONTWRITEBYTECODE="1", TQDM_DISABLE="1")
     for _ in range(rng.choice([1, 2])):
         process = subprocess.run(command, cwd=notebook.parent, env=environment, capture_output=True, encoding="utf-8")

@@ -86,7 +86,7 @@ def seal(folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
-    if utils.ROOT / "results" not in folder.parents and not (folder / SUMS).exists():
+    if utils.ROOT / "results" not in (folder, *folder.parents) and not (folder / SUMS).exists():
         return
     try:
         sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))

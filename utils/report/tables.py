@@ -253,6 +253,11 @@ def cost_table() -> dict:
     }
 
 
+def faults_table() -> pd.DataFrame:
+    """What `make faults` did to all of this, how often, and what held."""
+    return read_table(utils.ROOT / "results" / "faults.csv")
+
+
 TABLES = {
     "headline": headline,
     "course": course_table,
@@ -267,4 +272,5 @@ TABLES = {
     "rules": rules_table,
     "speed": speed_table,
     "cost": cost_table,
+    "faults": faults_table,
 }
