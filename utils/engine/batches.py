@@ -1,5 +1,6 @@
 """Whole batches from worker processes: in the order, and with the augmentations, that seed and epoch decide."""
 
+import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
@@ -76,12 +77,14 @@ def _start_worker(_: int) -> None:
 def loader(batches: Batches, batch_size: int, shuffle_seed: int | None, mean, std, workers: int) -> DataLoader:
     """Yields float32 (B, 3, 32, 32), normalised, and int64 (B,); under torchrun each process its share of a batch."""
     share = distributed.rank(), distributed.world_size()
+    serves = workers and multiprocessing.get_start_method() == "forkserver"  # as on Linux from Python 3.14 on
     return DataLoader(
         batches,
         sampler=BatchSampler(len(batches.images), batch_size, shuffle_seed, *share),
         batch_size=None,  # what the sampler names is a batch already
         collate_fn=partial(_tensors, mean=mean, std=std),
         num_workers=workers,
+        multiprocessing_context="fork" if serves else None,  # the server outlives a training that is killed
         persistent_workers=workers > 0,
         prefetch_factor=8 if workers else None,
         worker_init_fn=_start_worker,
