@@ -1,12 +1,17 @@
 """The networks that every reader knows."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
-from utils import architecture, models
+from tests.conftest import random_images
+from utils import architecture, models, runs
+from utils.engine import records
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, RECIPE, Experiment
 from utils.study.baselines import BASELINES, Block, chosen, resnet_20
+from utils.training import Recipe
 
 
 def test_resnet_20_is_that_of_the_paper():
@@ -37,3 +42,14 @@ def test_a_baseline_is_chosen_by_its_name_as_any_other_network():
     assert chosen("small") == (models.small, EXPERIMENTS["small"])
     with pytest.raises(RunError, match="There is no network 'resnet'"):
         chosen("resnet")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_whose_name_has_a_slash_is_found(root):
+    def network():
+        return models.ConvNet(8, c1=models.conv(3, 8, stride=4))
+
+    recipe = Recipe(epochs=1, batch_size=32, precision="float32")
+    run = runs.train(network, recipe, random_images(), name="baselines/mine", progress=False)
+    wanted = records.identity(records.build(network, 1), asdict(recipe), run.metrics["run"]["data"], 1)
+    assert records.find("baselines/mine", wanted, records.build(network, 1)) == root / "runs" / "baselines" / "mine"

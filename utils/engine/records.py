@@ -237,11 +237,12 @@ def find(name: str, wanted: dict, model: nn.Module) -> Path:
     """The folder of the finished run that is wanted; RunError says what is there instead."""
     reasons = []
     for folder in sorted((utils.ROOT / "runs").glob(f"{name}*"), key=lambda path: (len(path.name), path.name)):
-        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", folder.name) and holds_a_run(folder):
+        title = folder.relative_to(utils.ROOT / "runs").as_posix()  # a name may have a slash, as a baseline's
+        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", title) and holds_a_run(folder):
             why = why_not(wanted, model, folder)
             if why is None and (folder / "metrics.json").exists():
                 return folder
-            reasons.append(f"runs/{folder.name}: {why or 'it is not finished'}")
+            reasons.append(f"runs/{title}: {why or 'it is not finished'}")
     there = "; ".join(reasons) or f"there is no runs/{name}"
     raise RunError(f"There is no finished run of {name} to publish ({there}); train it on CIFAR-10 to its end.")
 
