@@ -82,6 +82,7 @@ for line in sys.stdin:
         if processes[-1] == 0:
             code = 1
             os.chdir(project)
+            sys.path[0] = project  # as `python -m` does; workers that are not forked look there
             for stream, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
             sys.argv = ["utils", *arguments]
