@@ -270,6 +270,13 @@ def test_a_calibration_joins_what_is_published_and_goes_with_it(root, images, ca
     assert publish_run(FINAL) == target and not (target / "calibration.json").exists()
 
 
+def test_what_is_not_published_is_not_calibrated(root, images, capsys):
+    runs.save(honest_run(images), root / "runs" / FINAL)
+    before = tree(root)
+    assert "is not published" in refused(capsys, "calibrate", f"runs/{FINAL}")
+    assert tree(root) == before
+
+
 # ---------------------------------------------------------------- 3: a flipped bit
 
 
@@ -485,7 +492,7 @@ def response(lines, body=b"", rest=None):
 
 
 def drip(connection):
-    while True:
+    for _ in range(400):
         connection.sendall(b"x")
         time.sleep(0.05)
 
@@ -613,7 +620,7 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "file",
     [f"{FINAL}/{file}" for file in (*runs.KEPT, "calibration.json", SUMS)]
-    + [f"{FINAL}/seed_2/metrics.json", "benchmark/growth.csv", "benchmark/speed.csv", "faults.csv"],
+    + [f"{FINAL}/seed_2/metrics.json", "benchmark/growth.csv", "benchmark/speed.csv", "faults.csv", SUMS],
 )
 def test_a_damaged_file_in_results_is_a_sentence_in_every_command(results, monkeypatch, capsys, file, damage):
     monkeypatch.setattr(utils, "ROOT", results)
@@ -664,6 +671,7 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
                 runs.published()
             shutil.rmtree(seed_2)
     finally:
+        shutil.rmtree(seed_2, ignore_errors=True)
         (results / "aside").rename(seed_2)
 
 
