@@ -107,6 +107,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(few, monkeypatch, capsys):
     monkeypatch.setattr(runs, "train", train)
     ablation.ablate(few)
     assert rows().change.tolist() == [ablation.BASE, "learning rate 0.2"]
+    assert rows().epochs.dtype == "int64", "a count is not written as 1.0"
     found = rows().iloc[1]
     metrics = runs.read_metrics("runs/ablation/learning_rate_0.2/seed_1")
     assert found.validation_accuracy == metrics["validation_accuracy_last"] and metrics["recipe"]["lr"] == 0.2

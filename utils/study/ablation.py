@@ -137,7 +137,6 @@ def ablate(data: ImageData) -> None:
         row |= dict(train_accuracy=round(m["train_accuracy_last"], 2), run=fingerprint(network, recipe, data.digest))
         if not utils.FAST_RUN:
             before = kept(name)
-            if len(before):  # a row of the same change as it was before goes
-                before = before[(before.change != change) | (before.seed != seed)]
-            table = pd.concat([before, pd.DataFrame([row])]).to_csv(index=False, lineterminator="\n")
+            others = before[(before.change != change) | (before.seed != seed)]  # a row of what it was before goes
+            table = pd.DataFrame([*others.to_dict("records"), row]).to_csv(index=False, lineterminator="\n")
             write_atomically(table.encode(), utils.ROOT / "runs" / "ablation" / f"{name}.csv")
