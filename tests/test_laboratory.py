@@ -936,11 +936,17 @@ def test_a_damaged_checkpoint_is_a_sentence_and_nothing_is_lost(root, damage):
     assert contents(root) == before
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"name": "mine"}', "half"])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "{}", '{"name": "mine"}', "half", "a list of recipes", "no accuracy"]
+)
 def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage):
     train()
     path = root / "runs" / "mine" / "metrics.json"
-    path.write_text(path.read_text(encoding="utf-8")[:200] if damage == "half" else damage, encoding="utf-8")
+    whole = path.read_text(encoding="utf-8")
+    edited = {"a list of recipes": dict(recipe=[]), "no accuracy": dict(validation_accuracy_last=None)}.get(damage)
+    damaged = whole[:200] if damage == "half" else json.dumps(json.loads(whole) | edited) if edited else damage
+    path.write_text(damaged, encoding="utf-8")
+    (root / "runs" / "mine" / "checksums.json").unlink()  # as of an older run
     (root / "runs" / "mine" / "checkpoint.pt").unlink()  # as of a published run
     before = contents(root)
     for use in (train, lambda: runs.load("runs/mine", tiny_network), search.tries, lambda: runs.compare("runs/mine")):

@@ -383,6 +383,20 @@ def test_a_postscript_file_is_opened_by_nobody(tmp_path, monkeypatch, class_fold
         load_cifar10(class_folders)
 
 
+@posix
+def test_a_pipe_among_the_images_is_refused(class_folders, cache):
+    os.mkfifo(class_folders / "train" / "cat" / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png is not a readable image"):
+        load_cifar10(class_folders)
+
+
+def test_export_overwrites_nothing_but_a_network(tmp_path, capsys):
+    path = tmp_path / "notes.md"
+    path.write_text("needed", encoding="utf-8")
+    assert "ends in .onnx" in refused(capsys, "export", FINAL, "--output", str(path))
+    assert path.read_text(encoding="utf-8") == "needed"
+
+
 def test_no_control_character_of_a_name_reaches_the_terminal(tmp_path, capsys, monkeypatch):
     name = tmp_path / "a\x1b]0;owned\x07\n\u202e.png"
     refused(capsys, "predict", str(name))

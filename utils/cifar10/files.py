@@ -216,6 +216,8 @@ def decode(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
+        if not path.is_file():
+            raise OSError  # from a pipe it would read for ever
         with Image.open(path, formats=FORMATS) as image:
             size = image.size
             pixels = np.asarray(image.convert("RGB")) if size == (32, 32) else None

@@ -276,7 +276,9 @@ def read_metrics(run: str | Path) -> dict:
     path = path_of(run) / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(metrics, dict) or not {"name", "recipe", "seed", "evaluated_on"} <= metrics.keys():
+        kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict)
+        of_a_run = isinstance(metrics, dict) and all(isinstance(metrics.get(key), kind) for key, kind in kinds.items())
+        if not of_a_run or not isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float):
             raise ValueError("it holds something else")
     except FileNotFoundError:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))

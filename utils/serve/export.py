@@ -21,10 +21,13 @@ def write(name: str, output: str | None = None) -> None:
     Input "images": normalised float32 (batch, 3, 32, 32), any batch size; output "logits": (batch, 10).
 
     Raises:
-        RunError: if the run is not published, or the packages of requirements-tools.txt are missing.
+        RunError: if the run is not published, the packages of requirements-tools.txt are missing, or `output` does not
+            end in .onnx: it may be a file that is still needed.
     """
-    run = runs.load(name)
     path = Path(output) if output else utils.ROOT / "runs" / f"{name}.onnx"
+    if path.suffix != ".onnx":
+        raise RunError(f"{path} would be overwritten with a network; give --output a name that ends in .onnx.")
+    run = runs.load(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import onnxruntime
