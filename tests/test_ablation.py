@@ -9,6 +9,7 @@ import torch
 import utils
 from utils import models, runs
 from utils.architecture import layer_table
+from utils.engine import records
 from utils.errors import RunError
 from utils.experiments import FINAL
 from utils.report.publish import publish_tables
@@ -138,3 +139,22 @@ def test_published_rows_are_kept_and_those_of_other_images_are_refused(few):
     for path in tables:
         path.unlink()
     assert ablation.missing(few) == []
+
+
+def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(root, monkeypatch):
+    folder = utils.ROOT / "runs" / "ablation"
+    folder.mkdir(parents=True)
+    digest, rows = records.OFFICIAL["digest"], []
+    for change, how in list(ablation.studies()["recipe"].items())[:3]:
+        run = ablation.fingerprint(*how, digest)
+        rows += [dict(change=change, seed=seed, run=run, validation_accuracy=80 + seed) for seed in ablation.SEEDS]
+    pd.DataFrame(rows[3:5] + rows[6:] + rows[:3]).to_csv(folder / "recipe.csv", index=False)
+    assert (
+        ablation.judged("recipe").change.tolist() == [ablation.BASE] * 3 + ["no affine"] * 3
+    )  # "no flip" lacks a seed
+    with pytest.raises(RunError, match="is of another network or recipe"):
+        monkeypatch.setitem(ablation.RECIPES, "no affine", dict(affine=0.1))
+        ablation.judged("recipe")
+    with pytest.raises(RunError, match="'as it is' in ablation/recipe.csv"):
+        monkeypatch.setattr(models, "experiment_5", models.experiment_4)
+        ablation.judged("recipe")

@@ -95,8 +95,10 @@ def test_against_base_agrees_with_the_textbook():
     two = table[table.change.isin(["base", "better"])]
     found = statistics.against_base(two, "base").loc["better"]
     wide = two.pivot(index="seed", columns="change", values="validation_accuracy")
-    expected = stats.ttest_rel(wide.better, wide.base).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    test = stats.ttest_rel(wide.better, wide.base)
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    wider = statistics.against_base(two, "base", level=0.99).loc["better"]
+    assert (wider.low, wider.high) == pytest.approx(tuple(test.confidence_interval(0.99)))
 
 
 def test_a_seed_that_is_not_there_for_every_change_is_left_out():

@@ -19,6 +19,7 @@ from utils.cifar10.files import ImageData
 from utils.engine import records
 from utils.engine.checkpoints import write_atomically
 from utils.engine.records import read_table
+from utils.errors import RunError
 from utils.experiments import FINAL, experiment
 from utils.models import conv, conv1x1, separable
 from utils.training import Recipe
@@ -109,6 +110,25 @@ def kept(name: str) -> pd.DataFrame:
     """The rows of runs/ablation/<name>.csv so far, or else the published ones."""
     files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in ("runs", "results")]
     return next((read_table(file) for file in files if file.exists()), pd.DataFrame(columns=["change", "seed", "run"]))
+
+
+def judged(name: str) -> pd.DataFrame:
+    """The rows of `kept(name)`, a change only when all its seeds are there, in the order of `studies()`.
+
+    RunError if a row was made with another network or recipe than that of today, or on other images than CIFAR-10.
+    """
+    there, found = kept(name), [pd.DataFrame()]
+    for change, how in studies()[name].items():
+        rows = there[there.change == change]
+        if set(rows.seed) < set(SEEDS):
+            continue
+        if set(rows.run) != {fingerprint(*how, records.OFFICIAL["digest"])}:
+            raise RunError(
+                f"{change!r} in ablation/{name}.csv is of another network or recipe than that of today, or of other "
+                "images; take the change of the code back, or train it anew: python -m utils ablate"
+            )
+        found.append(rows)
+    return pd.concat(found, ignore_index=True)
 
 
 def missing(data: ImageData) -> list[tuple[str, str, int]]:

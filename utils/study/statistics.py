@@ -60,7 +60,9 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float:
     return float(np.sqrt(squares / sum(len(group) - 1 for group in groups)))
 
 
-def against_base(table: pd.DataFrame, base: str, value: str = "validation_accuracy") -> pd.DataFrame:
+def against_base(
+    table: pd.DataFrame, base: str, value: str = "validation_accuracy", level: float = LEVEL
+) -> pd.DataFrame:
     """What each change is worth: its mean `value` minus that of `base`, paired by seed.
 
     A seed's luck (the order of the images, the augmentations) is common to all changes and is taken out; what is left
@@ -69,6 +71,7 @@ def against_base(table: pd.DataFrame, base: str, value: str = "validation_accura
 
     Args:
         table: one row a run, with the columns `change`, `seed` and `value`; a seed that some change lacks is left out.
+        level: of each interval; 1 - 0.05 / m for m differences of which none may miss its true value (Bonferroni).
 
     Returns:
         One row a change but the base, in the table's order: mean, difference, low, high, seeds.
@@ -78,7 +81,7 @@ def against_base(table: pd.DataFrame, base: str, value: str = "validation_accura
     rest = wide.sub(wide.mean(axis=1), axis=0).sub(wide.mean(axis=0), axis=1) + wide.to_numpy().mean()
     freedom = (k - 1) * (n - 1)
     noise = np.sqrt((rest.to_numpy() ** 2).sum() / freedom) if freedom else float("nan")
-    margin = stats.t.ppf((1 + LEVEL) / 2, max(freedom, 1)) * noise * np.sqrt(2 / n)
+    margin = stats.t.ppf((1 + level) / 2, max(freedom, 1)) * noise * np.sqrt(2 / n)
     found = pd.DataFrame(dict(mean=wide.mean(axis=1), difference=wide.mean(axis=1) - wide.loc[base].mean()))
     return found.assign(low=found.difference - margin, high=found.difference + margin, seeds=n).drop(index=base)
 
