@@ -42,6 +42,8 @@ def test_each_recipe_changes_what_it_names():
         assert study[change][1] == replace(ablation.RECIPE, **fields) != ablation.RECIPE, change
         assert not differing(study[change][0](), models.build_model(FINAL))
     assert ablation.RECIPE.epochs >= 12 and next(iter(study)) == ablation.BASE
+    for change, (_, recipe) in ablation.studies()["longer"].items():
+        assert recipe == replace(study[change.removesuffix(", 24 epochs")][1], epochs=24), change
 
 
 def test_each_network_differs_in_the_layers_it_names():
@@ -75,6 +77,7 @@ def few(root, monkeypatch):
     monkeypatch.setattr(ablation, "RECIPE", replace(ablation.RECIPE, epochs=1, precision="float32"))
     monkeypatch.setattr(ablation, "RECIPES", {"learning rate 0.2": dict(lr=0.2)})
     monkeypatch.setattr(ablation, "NETWORKS", {})
+    monkeypatch.setattr(ablation, "AGAIN", ())
     monkeypatch.setattr(ablation, "STEPS", {})
     return random_images()
 
@@ -115,7 +118,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(few, monkeypatch, capsys):
     assert metrics["evaluated_on"] == "validation"
     capsys.readouterr()
     ablation.ablate(few)
-    assert "0 runs of 1 epochs are missing" in capsys.readouterr().out
+    assert "0 runs are missing" in capsys.readouterr().out
 
 
 def test_a_row_of_another_network_or_recipe_is_made_again(few, monkeypatch):

@@ -48,6 +48,10 @@ RECIPES = {
     "float32": dict(precision="float32"),
 }
 
+# again in a training twice as long, as the published one is: what a short training cannot tell
+LONGER = replace(RECIPE, epochs=24)
+AGAIN = (BASE, "no hole", "no augmentation", "augmentation halved")
+
 # change -> the layers of the network that are others; None: the layer goes
 NETWORKS = {
     "c2_2 ordinary": dict(c2_2=partial(conv, 32, 16, stride=2)),
@@ -90,12 +94,11 @@ def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
     for change, others in STEPS.items():
         layers = layers | others
         steps[change] = partial(changed, "experiment_1", layers), RECIPE
-    own = {BASE: {}}
+    network, recipes = partial(changed, FINAL, {}), {BASE: {}} | RECIPES
     return dict(
-        recipe={
-            key: (partial(changed, FINAL, {}), replace(RECIPE, **fields)) for key, fields in (own | RECIPES).items()
-        },
-        network={key: (partial(changed, FINAL, layers), RECIPE) for key, layers in (own | NETWORKS).items()},
+        recipe={key: (network, replace(RECIPE, **fields)) for key, fields in recipes.items()},
+        network={key: (partial(changed, FINAL, layers), RECIPE) for key, layers in ({BASE: {}} | NETWORKS).items()},
+        longer={f"{key}, 24 epochs": (network, replace(LONGER, **recipes[key])) for key in AGAIN},
         steps=steps,
     )
 
@@ -145,7 +148,7 @@ def missing(data: ImageData) -> list[tuple[str, str, int]]:
 def ablate(data: ImageData) -> None:
     """Train what is missing, a row each in runs/ablation/; under FAST_RUN nothing is written."""
     todo = missing(data)
-    print(f"{len(todo)} runs of {RECIPE.epochs} epochs are missing.", flush=True)
+    print(f"{len(todo)} runs are missing.", flush=True)
     for name, change, seed in todo:
         print(f"\n{name}: {change}, seed {seed}", flush=True)
         network, recipe = studies()[name][change]
