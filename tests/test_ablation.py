@@ -1,5 +1,6 @@
 """One change at a time: what the changes are, and that the command trains what is missing and nothing else."""
 
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -7,13 +8,14 @@ import pytest
 import torch
 
 import utils
-from utils import models, runs
+from tests.test_notebooks import cells, source
+from utils import ROOT, models, runs
 from utils.architecture import layer_table
 from utils.engine import records
 from utils.errors import RunError
 from utils.experiments import FINAL
 from utils.report.publish import publish_tables
-from utils.study import ablation
+from utils.study import ablation, statistics
 
 from .conftest import random_images
 
@@ -161,3 +163,13 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
     with pytest.raises(RunError, match="'as it is' in ablation/recipe.csv"):
         monkeypatch.setattr(models, "experiment_5", models.experiment_4)
         ablation.judged("recipe")
+
+
+@pytest.mark.parametrize("notebook", ["02_augmentation", "11_ablation"])
+def test_the_differences_that_the_prose_quotes_are_those_of_the_tables(notebook):
+    """Each is written as: 0.98 points (0.31 to 1.65)."""
+    text = "\n".join(source(cell) for cell in cells(ROOT / "notebooks" / f"{notebook}.ipynb", "markdown"))
+    said = re.findall(r"(-?\d+\.\d\d) points \((-?\d+\.\d\d) to (-?\d+\.\d\d)\)", text)
+    table = statistics.against_base(ablation.judged("recipe"), ablation.BASE)
+    rows = {tuple(f"{value:.2f}" for value in row) for row in table[["difference", "low", "high"]].to_numpy()}
+    assert len(said) >= 2 and set(said) <= rows, set(said) - rows

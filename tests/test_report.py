@@ -202,7 +202,8 @@ def test_a_chart_is_saved_with_few_colours_and_photographs_keep_all_of_theirs(tm
     figures = {"P": plotting.bars({"a": {"b": 1.0}}), "RGB": plotting.augmentation_sheet({"photographs": noise})}
     for mode, figure in figures.items():
         plotting.save(figure, tmp_path / "a.png")
-        assert Image.open(tmp_path / "a.png").mode == mode
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.mode == mode
         assert plotting.shrunk((tmp_path / "a.png").read_bytes()) == (tmp_path / "a.png").read_bytes()
 
 
