@@ -517,8 +517,8 @@ def page() -> int:
     folder = tempfile.mkdtemp()
     environment = {key: value for key, value in os.environ.items() if key != "CIFAR10_PATH"} | dict(TMPDIR=folder)
     command = [sys.executable, "-m", "utils", "app", "--port", str(port)]
-    said = open(f"{folder}/said", "w+", encoding="utf-8")
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+    with open(f"{folder}/said", "w", encoding="utf-8") as said:  # the server keeps it open
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
     atexit.register(lambda: (server.kill(), server.wait(), shutil.rmtree(folder)))
     for _ in range(1200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
