@@ -3,9 +3,11 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import utils
 from tests.test_notebooks import cells, source
@@ -173,3 +175,18 @@ def test_the_differences_that_the_prose_quotes_are_those_of_the_tables(notebook)
     table = statistics.against_base(ablation.judged("recipe"), ablation.BASE)
     rows = {tuple(f"{value:.2f}" for value in row) for row in table[["difference", "low", "high"]].to_numpy()}
     assert len(said) >= 2 and set(said) <= rows, set(said) - rows
+
+
+def test_the_counts_and_quantiles_of_the_prose_are_those_of_the_tables():
+    table = statistics.against_base(ablation.judged("recipe"), ablation.BASE)
+    words = {8: "eight", 14: "fourteen"}
+    grey = int(((table.low <= 0) & (table.high >= 0)).sum())
+    text = "\n".join(source(cell) for cell in cells(ROOT / "notebooks" / "11_ablation.ipynb", "markdown"))
+    for page in (text, (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert f"{words[grey]} of the {words[len(table)]} intervals hold 0" in page.replace("Eight", "eight")
+    freedom, differences = len(table) * 2, np.array([0.52, 0.92, 1.50])
+    assert f"{stats.t.ppf(0.975, freedom):.2f} standard errors" in text and f"= {freedom}$ degrees" in text
+    assert f"{stats.t.ppf(1 - 0.025 / len(table), freedom):.1f} instead of" in text
+    alone = stats.t.ppf(0.975, 2)
+    reach = alone * differences.std(ddof=1) / 3**0.5
+    assert f"would reach {alone:.2f} standard errors to both sides, about {reach:.1f} points" in text

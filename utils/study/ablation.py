@@ -49,7 +49,7 @@ RECIPES = {
 }
 
 # again in a training twice as long, as the published one is: what a short training cannot tell
-LONGER = replace(RECIPE, epochs=24)
+LONGER = 24  # epochs
 AGAIN = (BASE, "no hole", "no augmentation", "augmentation halved")
 
 # change -> the layers of the network that are others; None: the layer goes
@@ -94,11 +94,12 @@ def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
     for change, others in STEPS.items():
         layers = layers | others
         steps[change] = partial(changed, "experiment_1", layers), RECIPE
-    network, recipes = partial(changed, FINAL, {}), {BASE: {}} | RECIPES
+    own, network = {BASE: {}}, partial(changed, FINAL, {})
+    recipes = own | RECIPES
     return dict(
         recipe={key: (network, replace(RECIPE, **fields)) for key, fields in recipes.items()},
-        network={key: (partial(changed, FINAL, layers), RECIPE) for key, layers in ({BASE: {}} | NETWORKS).items()},
-        longer={f"{key}, 24 epochs": (network, replace(LONGER, **recipes[key])) for key in AGAIN},
+        network={key: (partial(changed, FINAL, layers), RECIPE) for key, layers in (own | NETWORKS).items()},
+        longer={f"{key}, {LONGER} epochs": (network, replace(RECIPE, epochs=LONGER, **recipes[key])) for key in AGAIN},
         steps=steps,
     )
 
@@ -120,18 +121,18 @@ def judged(name: str) -> pd.DataFrame:
 
     RunError if a row was made with another network or recipe than that of today, or on other images than CIFAR-10.
     """
-    there, found = kept(name), [pd.DataFrame()]
+    there, whole = kept(name), []
     for change, how in studies()[name].items():
         rows = there[there.change == change]
-        if set(rows.seed) < set(SEEDS):
+        if not set(SEEDS) <= set(rows.seed):
             continue
         if set(rows.run) != {fingerprint(*how, records.OFFICIAL["digest"])}:
             raise RunError(
                 f"{change!r} in ablation/{name}.csv is of another network or recipe than that of today, or of other "
                 "images; take the change of the code back, or train it anew: python -m utils ablate"
             )
-        found.append(rows)
-    return pd.concat(found, ignore_index=True)
+        whole.append(change)
+    return there.set_index("change").loc[whole].reset_index()
 
 
 def missing(data: ImageData) -> list[tuple[str, str, int]]:
