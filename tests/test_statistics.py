@@ -101,6 +101,14 @@ def test_against_base_agrees_with_the_textbook():
     assert (wider.low, wider.high) == pytest.approx(tuple(test.confidence_interval(0.99)))
 
 
+def test_without_a_base_each_change_is_compared_with_the_one_before_it():
+    table = ablation(noise=0.5)
+    found, all_from_first = statistics.against_base(table, None), statistics.against_base(table, "base")
+    assert found.index.tolist() == all_from_first.index.tolist()
+    assert found.difference.cumsum().tolist() == pytest.approx(all_from_first.difference.tolist())
+    assert (found.high - found.low).tolist() == pytest.approx((all_from_first.high - all_from_first.low).tolist())
+
+
 def test_a_seed_that_is_not_there_for_every_change_is_left_out():
     table = ablation(noise=0.5)
     table = table[:-1]

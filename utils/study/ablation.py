@@ -99,8 +99,8 @@ def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
     return dict(
         recipe={key: (network, replace(RECIPE, **fields)) for key, fields in recipes.items()},
         network={key: (partial(changed, FINAL, layers), RECIPE) for key, layers in (own | NETWORKS).items()},
-        longer={f"{key}, {LONGER} epochs": (network, replace(RECIPE, epochs=LONGER, **recipes[key])) for key in AGAIN},
         steps=steps,
+        longer={f"{key}, {LONGER} epochs": (network, replace(RECIPE, epochs=LONGER, **recipes[key])) for key in AGAIN},
     )
 
 

@@ -61,7 +61,7 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float:
 
 
 def against_base(
-    table: pd.DataFrame, base: str, value: str = "validation_accuracy", level: float = LEVEL
+    table: pd.DataFrame, base: str | None, value: str = "validation_accuracy", level: float = LEVEL
 ) -> pd.DataFrame:
     """What each change is worth: its mean `value` minus that of `base`, paired by seed.
 
@@ -71,6 +71,7 @@ def against_base(
 
     Args:
         table: one row a run, with the columns `change`, `seed` and `value`; a seed that some change lacks is left out.
+        base: what all are compared with; None compares each change with the one before it.
         level: of each interval; 1 - 0.05 / m for m differences of which none may miss its true value (Bonferroni).
 
     Returns:
@@ -82,8 +83,10 @@ def against_base(
     freedom = (k - 1) * (n - 1)
     noise = np.sqrt((rest.to_numpy() ** 2).sum() / freedom) if freedom else float("nan")
     margin = stats.t.ppf((1 + level) / 2, max(freedom, 1)) * noise * np.sqrt(2 / n)
-    found = pd.DataFrame(dict(mean=wide.mean(axis=1), difference=wide.mean(axis=1) - wide.loc[base].mean()))
-    return found.assign(low=found.difference - margin, high=found.difference + margin, seeds=n).drop(index=base)
+    mean = wide.mean(axis=1)
+    difference = mean - mean[base] if base else mean.diff()
+    found = pd.DataFrame(dict(mean=mean, difference=difference, low=difference - margin, high=difference + margin))
+    return found.assign(seeds=n).drop(index=base or wide.index[0])
 
 
 # ---------------------------------------------------------------- of the published runs
