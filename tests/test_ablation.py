@@ -179,11 +179,11 @@ def test_the_differences_that_the_prose_quotes_are_those_of_the_tables(notebook)
 
 def test_the_counts_and_quantiles_of_the_prose_are_those_of_the_tables():
     table = statistics.against_base(ablation.judged("recipe"), ablation.BASE)
-    words = {8: "eight", 14: "fourteen"}
+    words = {9: "nine", 16: "sixteen"}
     grey = int(((table.low <= 0) & (table.high >= 0)).sum())
     text = "\n".join(source(cell) for cell in cells(ROOT / "notebooks" / "11_ablation.ipynb", "markdown"))
     for page in (text, (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert f"{words[grey]} of the {words[len(table)]} intervals hold 0" in page.replace("Eight", "eight")
+        assert f"{words[grey]} of the {words[len(table)]} intervals hold 0" in page.replace("Nine", "nine")
     freedom, differences = len(table) * 2, np.array([0.52, 0.92, 1.50])
     assert f"{stats.t.ppf(0.975, freedom):.2f} standard errors" in text and f"= {freedom}$ degrees" in text
     assert f"{stats.t.ppf(1 - 0.025 / len(table), freedom):.1f} instead of" in text
