@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -91,6 +92,8 @@ def fetch(url: str, target: Path) -> None:
                         raise ValueError("it sends more than the archive has")
         except Exception as error:
             failed.append(error)
+            if isinstance(error, HTTPError):
+                error.close()  # it holds the connection
 
     thread = threading.Thread(target=read, daemon=True)
     with open(target, "wb") as file, bar:
