@@ -3,9 +3,11 @@
 The attacks that count, many tries each, are in tests/faults.
 """
 
+import base64
 import contextlib
 import errno
 import io
+import json
 import os
 import random
 import shutil
@@ -17,6 +19,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from hashlib import md5
@@ -26,6 +29,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 
@@ -42,9 +46,10 @@ from utils.engine import checkpoints, records
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
 from utils.experiments import FINAL
-from utils.report import publish
-from utils.report.publish import publish_run, put
+from utils.report import publish, readme
+from utils.report.publish import publish_run, publish_tables, put
 from utils.serve.predict import PictureError, open_picture
+from utils.study import analysis, search
 from utils.training import evaluate
 
 
@@ -681,7 +686,7 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
     try:
         for other in ("experiment_4/seed_2", f"{FINAL}/seed_3"):
             shutil.copytree(results / "results" / other, seed_2)
-            with pytest.raises(RunError, match="something else than one run with several seeds"):
+            with pytest.raises(RunError, match="holds seeds of different runs"):
                 runs.published()
             shutil.rmtree(seed_2)
     finally:
@@ -952,3 +957,119 @@ def test_a_run_that_is_in_runs_is_named(root):
     runs.save(finished_run(), root / "runs" / "seq")
     with pytest.raises(RunError, match=r"seq holds no finished run; there is runs/seq"):
         runs.load("seq")
+
+
+# ---------------------------------------------------------------- found in a second attack
+
+
+def search_table(root, place, rows=3):
+    folder = root / place / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(dict(lr=[0.1 * k for k in range(rows)], validation_accuracy=83.96, data_source="original"))
+    table.to_csv(folder / "fast.csv", index=False)
+    return folder
+
+
+def test_a_table_without_the_published_rows_is_not_published(root):
+    search_table(root, "runs")
+    target = publish_tables("search")
+    before = tree(target)
+    for rows, why in ((0, "was measured on the nothing"), (2, "lacks published rows")):
+        search_table(root, "runs", rows)
+        with pytest.raises(RunError, match=why):
+            publish_tables("search")
+        assert tree(target) == before
+
+
+def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):
+    search_table(root, "runs").joinpath("fast.csv").rename(root / "runs" / "search" / "small.csv")
+    search_table(root, "runs")
+    target = publish_tables("search")
+    (target / "small.csv").write_text((target / "small.csv").read_text().replace("83.96", "99.96"))
+    with pytest.raises(RunError, match=r"small.csv is missing or damaged"):
+        publish_tables("search")
+
+
+def test_seeds_of_two_recipes_are_not_averaged(root, images):
+    runs.save(honest_run(images), root / "results" / FINAL)
+    other = honest_run(images)
+    other.metrics.update(seed=2, recipe=other.metrics["recipe"] | dict(lr=0.2))
+    runs.save(other, root / "results" / FINAL / "seed_2")
+    with pytest.raises(RunError, match="holds seeds of different runs"):
+        runs.seeds(FINAL)
+
+
+def test_publishing_waits_for_another_that_publishes(root):
+    search_table(root, "runs")
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(root / "runs" / ".publishing"):
+            publishing = pool.submit(publish_tables, "search")
+            time.sleep(0.3)
+            assert not publishing.done() and not (root / "results" / "search").exists()
+        assert publishing.result(10) == root / "results" / "search"
+
+
+def test_a_temperature_is_not_given_to_other_weights(root, images, monkeypatch, capsys):
+    target = root / "results" / FINAL
+    runs.save(honest_run(images), target)
+    logits = analysis.logits
+
+    def meanwhile(*arguments):
+        (target / "weights.pt").write_bytes(b"other weights")
+        return logits(*arguments)
+
+    monkeypatch.setattr(analysis, "logits", meanwhile)
+    assert "were published meanwhile" in refused(capsys, "calibrate", FINAL)
+    assert not (target / "calibration.json").exists()
+
+
+def notebook(path, text="", tag=None):
+    png = dict(data={"image/png": base64.b64encode(b"png").decode()})
+    cell = dict(cell_type="code", source=text, metadata=dict(tags=[tag] if tag else []), outputs=[png])
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(dict(cells=[cell])))
+
+
+def test_a_notebooks_figure_cannot_lead_out_of_images(root):
+    for number, tag in enumerate(("images/../x.png", "images//tmp/x.png", "images/x.txt", "images/right.png")):
+        notebook(root / "notebooks" / f"{number}.ipynb", tag=tag)
+    assert readme.notebook_figures() == {"right.png": b"png"}
+
+
+def test_links_that_were_set_halfway_are_finished(root):
+    badge = "https://colab.research.google.com/github/{0}/blob/main https://github.com/{0}.git https://github.com/{0}-x"
+    (root / "README.md").write_text(badge.format("me/new"))
+    notebook(root / "notebooks" / "01.ipynb", badge.format("OWNER/cifar10-notebooks"))
+    readme.set_links("me/new")
+    text = (root / "notebooks" / "01.ipynb").read_text()
+    assert badge.format("me/new").removesuffix("me/new-x") in text and "OWNER/cifar10-notebooks-x" in text
+
+
+def test_a_figure_does_not_replace_the_picture_it_links_to(tmp_path, capsys):
+    picture, link = tmp_path / "cat.png", tmp_path / "link.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    link.symlink_to(picture)
+    before = picture.read_bytes()
+    assert "is one of the pictures" in refused(capsys, "predict", str(picture), "--figure", str(link))
+    assert picture.read_bytes() == before
+
+
+def test_whatever_pillow_raises_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: {}["ImageWidth"])
+    with pytest.raises(PictureError, match="cannot be read as an image"):
+        open_picture(tmp_path / "no_width.tif")
+
+
+def test_a_user_without_a_home_gets_a_sentence(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(DataError, match="set HOME or XDG_CACHE_HOME"):
+        sources.cache_folder()
+
+
+def test_a_truth_value_is_read_as_a_word(monkeypatch):
+    monkeypatch.setattr(models, "mine", lambda wide=True, how=None: None, raising=False)
+    assert search.parse("mine", ["wide=False"])[1] == {"wide": False}
+    for change in ("wide=0", "how=1"):
+        with pytest.raises(RunError, match="must be of the kind of"):
+            search.parse("mine", [change])

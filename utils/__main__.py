@@ -146,7 +146,7 @@ def predict(arguments: argparse.Namespace) -> int:
     from utils import plotting
     from utils.serve.predict import PictureError, Predictor, open_picture, sentence
 
-    if arguments.figure and os.path.abspath(arguments.figure) in map(os.path.abspath, arguments.files):
+    if arguments.figure and os.path.realpath(arguments.figure) in map(os.path.realpath, arguments.files):
         raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
     predictor, answered = Predictor(arguments.network), []
     for file in map(Path, arguments.files):

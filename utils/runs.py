@@ -172,8 +172,10 @@ def seeds(name: str) -> pd.DataFrame:
     """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
     folder = path_of(name)
     found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
-    if found.name.nunique() > 1 or found.seed.duplicated().any():
-        raise RunError(f"{folder} holds something else than one run with several seeds; fetch that folder again.")
+    recipes = [records.recipe_of(recipe) for recipe in found.recipe]
+    same = all(recipe == recipes[0] for recipe in recipes) and (found[["name", "parameters"]].nunique() == 1).all()
+    if not same or found.seed.duplicated().any():
+        raise RunError(f"{folder} holds seeds of different runs; fetch that folder again, or publish all seeds anew.")
     return found.set_index("seed")
 
 

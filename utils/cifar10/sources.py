@@ -23,7 +23,10 @@ SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second be
 
 def cache_folder() -> Path:
     """Where downloaded and unpacked data is kept between runs and between clones."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar10-notebooks"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar10-notebooks"
+    except RuntimeError:  # a user without a name, as in some containers
+        raise DataError("There is no home folder to keep the images in; set HOME or XDG_CACHE_HOME.") from None
 
 
 class Unreachable(DataError):

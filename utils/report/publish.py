@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from scipy.special import softmax
 
 import utils
@@ -16,7 +17,7 @@ from utils import runs, training
 from utils.cifar10.files import ImageData
 from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
-from utils.engine.checkpoints import seal
+from utils.engine.checkpoints import checksums, seal, verify
 from utils.errors import RunError
 from utils.study import analysis, baselines
 
@@ -75,11 +76,18 @@ def publish_tables(folder: str) -> Path:
     files = sorted((utils.ROOT / "runs" / folder).glob("*.csv"))
     if not files:
         raise RunError(f"runs/{folder} holds no table yet; make one with python -m utils (see --help).")
+    target = utils.ROOT / "results" / folder
+    if target.exists():
+        verify(target)  # what is damaged there must not be sealed anew
     for file in files:
-        sources = set(records.read_table(file).get("data_source", ["unknown images"]))
-        if other := sources - {"original"}:
-            raise RunError(f"runs/{folder}/{file.name} was measured on the {other.pop()}; measure it on CIFAR-10.")
-    return put({file.name: file.read_bytes() for file in files}, utils.ROOT / "results" / folder)
+        table, before = records.read_table(file), target / file.name
+        sources = set(table.get("data_source", ["unknown images"]))
+        if sources != {"original"}:
+            other = ", ".join(sorted(map(str, sources - {"original"}))) or "nothing"
+            raise RunError(f"runs/{folder}/{file.name} was measured on the {other}; measure it on CIFAR-10.")
+        if folder != "benchmark" and before.exists() and len(table) < len(records.read_table(before)):
+            raise RunError(f"runs/{folder}/{file.name} lacks published rows; take them over from results/{folder}.")
+    return put({file.name: file.read_bytes() for file in files}, target)
 
 
 def put(files: dict[str, bytes], target: Path) -> Path:
@@ -95,19 +103,21 @@ def put(files: dict[str, bytes], target: Path) -> Path:
         for leftover in (old, new):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    clean()
-    if target.exists():
-        shutil.copytree(target, new)
-        (new / "calibration.json").unlink(missing_ok=True)
-    new.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (new / name).write_bytes(content)
-    seal(new)
-    if target.exists() and not exchange(new, target):
-        target.rename(old)
-    if not target.exists():
-        new.rename(target)
-    clean()
+    (utils.ROOT / "runs").mkdir(exist_ok=True)
+    with FileLock(utils.ROOT / "runs" / ".publishing"):  # of all of results/: a folder lies in another
+        clean()
+        if target.exists():
+            shutil.copytree(target, new)
+            (new / "calibration.json").unlink(missing_ok=True)
+        new.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        seal(new)
+        if target.exists() and not exchange(new, target):
+            target.rename(old)
+        if not target.exists():
+            new.rename(target)
+        clean()
     return target
 
 
@@ -129,6 +139,7 @@ def calibrate(name: str) -> None:
     run, data = runs.load(name), official_images()
     if utils.ROOT / "results" not in run.folder.parents:
         raise RunError(f"{name} is not published; publish it first.")
+    judged = checksums(run.folder).get("weights.pt")
     logits = analysis.logits(run.model, data.test_images, run.metrics["mean"], run.metrics["std"])
     before, after = (
         round(analysis.calibration_error(analysis.reliability(probabilities, data.test_labels)), 3)
@@ -142,5 +153,7 @@ def calibrate(name: str) -> None:
         data_source=data.source,
     )
     text = json.dumps(found, indent=2) + "\n"
+    if checksums(run.folder).get("weights.pt") != judged:
+        raise RunError(f"Other weights of {name} were published meanwhile; start again.")
     put({"calibration.json": text.encode()}, run.folder)
     print(text, end="")

@@ -9,6 +9,7 @@ import re
 
 import utils
 from utils import architecture, plotting, runs
+from utils.engine.checkpoints import write_atomically
 from utils.engine.records import read_table
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
@@ -44,7 +45,7 @@ def notebook_figures() -> dict[str, bytes]:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             pictures = [o["data"]["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
             for tag in cell["metadata"].get("tags", []):
-                if tag.startswith("images/") and pictures:
+                if re.fullmatch(r"images/[\w-]+\.png", tag) and pictures:  # no path out of there
                     found[tag.removeprefix("images/")] = base64.b64decode(pictures[0])
     return found
 
@@ -58,7 +59,7 @@ def write() -> None:
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
     for page, text in filled().items():
-        (utils.ROOT / page).write_text(text, encoding="utf-8", newline="\n")
+        write_atomically(text.encode(), utils.ROOT / page)
 
     five, drawn = published(FIVE), published(MAIN + RECORDS)
     figures = {
@@ -72,7 +73,7 @@ def write() -> None:
     for file, figure in figures.items():
         plotting.save(figure, utils.ROOT / "images" / file)
     for file, png in notebook_figures().items():
-        (utils.ROOT / "images" / file).write_bytes(plotting.shrunk(png))
+        write_atomically(plotting.shrunk(png), utils.ROOT / "images" / file)
     print("README.md, docs/ and images/ agree with results/.")
 
 
@@ -80,11 +81,9 @@ def set_links(repository: str) -> None:
     """Point every Colab badge and bootstrap cell at the GitHub repository "owner/name"; RunError if it is no such."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
-    readme = utils.ROOT / "README.md"
-    old = BADGE.search(readme.read_text(encoding="utf-8"))[1]
-    for path in (readme, *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))):
+    for path in (utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))):
         text = path.read_text(encoding="utf-8")
-        for prefix in ("github/", "github.com/"):
-            text = text.replace(prefix + old, prefix + repository)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        if old := BADGE.search(text):  # each file's own: an earlier call may have been stopped halfway
+            text = re.sub(rf"(github(?:\.com)?/){re.escape(old[1])}(?![\w-])", rf"\g<1>{repository}", text)
+            write_atomically(text.encode(), path)
     print(f"All links point to {repository}.")

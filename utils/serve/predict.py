@@ -49,7 +49,9 @@ def open_picture(path: Path, largest: int = LARGEST) -> Image.Image:
         why = "does not exist; check its name"
     except IsADirectoryError:
         why = "is a folder; name the picture in it"
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except PictureError:
+        raise
+    except Exception:  # Pillow fails in many ways on a damaged file
         why = f"cannot be read as an image ({', '.join(FORMATS)}): broken, cut off, or of another format"
     raise PictureError(f"{path} {why}.")
 

@@ -23,6 +23,9 @@ KEPT = """seed parameters macs receptive_field epochs_to_85 data_source train_ac
     seconds_per_epoch""".split()  # of the metrics of a try, beside its recipe and channels
 
 
+KINDS = {int: int, float: float, str: str, bool: lambda word: {"True": True, "False": False}[word]}
+
+
 def choices(name: str) -> tuple[dict, dict]:
     """What can be changed of `name` and its values now: the fields of its recipe, and its network's channels."""
     recipe = asdict(experiment(name).recipe)
@@ -39,10 +42,10 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
         try:
-            parsed[key] = value if key == "precision" else type(now[key])(value)
-        except ValueError:
-            raise RunError(f"{change!r}: {key} must be a number such as {now[key]}.") from None
-        if key in channels and parsed[key] < 1:
+            parsed[key] = value if key == "precision" else KINDS[type(now[key])](value)
+        except (ValueError, KeyError):
+            raise RunError(f"{change!r}: {key} must be of the kind of {now[key]!r}.") from None
+        if key in channels and type(parsed[key]) is int and parsed[key] < 1:
             raise RunError(f"{change!r}: {key} must be at least 1.")
     changed = replace(experiment(name).recipe, **{key: value for key, value in parsed.items() if key in recipe})
     return changed, {key: value for key, value in parsed.items() if key in channels}
