@@ -985,7 +985,9 @@ def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):
     search_table(root, "runs").joinpath("fast.csv").rename(root / "runs" / "search" / "small.csv")
     search_table(root, "runs")
     target = publish_tables("search")
-    (target / "small.csv").write_text((target / "small.csv").read_text().replace("83.96", "99.96"))
+    (target / "small.csv").write_text(
+        (target / "small.csv").read_text(encoding="utf-8").replace("83.96", "99.96"), encoding="utf-8"
+    )
     with pytest.raises(RunError, match=r"small.csv is missing or damaged"):
         publish_tables("search")
 
@@ -1027,7 +1029,7 @@ def notebook(path, text="", tag=None):
     png = dict(data={"image/png": base64.b64encode(b"png").decode()})
     cell = dict(cell_type="code", source=text, metadata=dict(tags=[tag] if tag else []), outputs=[png])
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(dict(cells=[cell])))
+    path.write_text(json.dumps(dict(cells=[cell])), encoding="utf-8")
 
 
 def test_a_notebooks_figure_cannot_lead_out_of_images(root):
@@ -1038,10 +1040,10 @@ def test_a_notebooks_figure_cannot_lead_out_of_images(root):
 
 def test_links_that_were_set_halfway_are_finished(root):
     badge = "https://colab.research.google.com/github/{0}/blob/main https://github.com/{0}.git https://github.com/{0}-x"
-    (root / "README.md").write_text(badge.format("me/new"))
+    (root / "README.md").write_text(badge.format("me/new"), encoding="utf-8")
     notebook(root / "notebooks" / "01.ipynb", badge.format("OWNER/cifar10-notebooks"))
     readme.set_links("me/new")
-    text = (root / "notebooks" / "01.ipynb").read_text()
+    text = (root / "notebooks" / "01.ipynb").read_text(encoding="utf-8")
     assert badge.format("me/new").removesuffix("me/new-x") in text and "OWNER/cifar10-notebooks-x" in text
 
 
@@ -1073,3 +1075,9 @@ def test_a_truth_value_is_read_as_a_word(monkeypatch):
     for change in ("wide=0", "how=1"):
         with pytest.raises(RunError, match="must be of the kind of"):
             search.parse("mine", [change])
+
+
+def test_a_checkpoint_that_holds_something_else_is_a_sentence(tmp_path):
+    torch.save([1, 2], tmp_path / "checkpoint.pt")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_checkpoint(tmp_path / "checkpoint.pt")

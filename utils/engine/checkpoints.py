@@ -53,7 +53,10 @@ def read_checkpoint(path: Path) -> dict:
         with zipfile.ZipFile(path) as file:
             if file.testzip():  # torch does not compare the checksums
                 raise ValueError
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError
+        return state
     except Exception as error:  # a damaged file fails in many ways inside torch
         raise RunError(f"{path} cannot be read ({type(error).__name__}); delete its folder to train anew.") from None
 
