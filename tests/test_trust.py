@@ -992,10 +992,11 @@ def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):
         publish_tables("search")
 
 
-def test_seeds_of_two_recipes_are_not_averaged(root, images):
+@pytest.mark.parametrize("differs", [dict(recipe=dict(epochs=24, lr=0.2)), dict(parameters=1)], ids=["recipe", "size"])
+def test_seeds_of_two_recipes_or_networks_are_not_averaged(root, images, differs):
     runs.save(honest_run(images), root / "results" / FINAL)
     other = honest_run(images)
-    other.metrics.update(seed=2, recipe=other.metrics["recipe"] | dict(lr=0.2))
+    other.metrics.update(seed=2, **differs)
     runs.save(other, root / "results" / FINAL / "seed_2")
     with pytest.raises(RunError, match="holds seeds of different runs"):
         runs.seeds(FINAL)
@@ -1045,6 +1046,17 @@ def test_links_that_were_set_halfway_are_finished(root):
     readme.set_links("me/new")
     text = (root / "notebooks" / "01.ipynb").read_text(encoding="utf-8")
     assert badge.format("me/new").removesuffix("me/new-x") in text and "OWNER/cifar10-notebooks-x" in text
+
+
+def test_a_full_disk_leaves_a_notebook_whole_when_its_links_are_set(root, monkeypatch):
+    path = root / "notebooks" / "01.ipynb"
+    (root / "README.md").write_text("", encoding="utf-8")
+    notebook(path, "https://colab.research.google.com/github/OWNER/cifar10-notebooks/blob/main")
+    before = tree(root)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        readme.set_links("me/new")
+    assert tree(root) == before
 
 
 def test_a_figure_does_not_replace_the_picture_it_links_to(tmp_path, capsys):

@@ -72,7 +72,10 @@ def check(run: runs.Run, wanted: dict, data: ImageData) -> None:
 
 
 def publish_tables(folder: str) -> Path:
-    """Copy the csv files of runs/`folder` into results/; RunError if any was not measured on CIFAR-10."""
+    """Copy the csv files of runs/`folder` into results/.
+
+    RunError if any was not measured on CIFAR-10 or lacks rows that are published, or what is there is damaged.
+    """
     files = sorted((utils.ROOT / "runs" / folder).glob("*.csv"))
     if not files:
         raise RunError(f"runs/{folder} holds no table yet; make one with python -m utils (see --help).")
