@@ -24,7 +24,7 @@ notebooks: .venv/tools  ## run notebooks to their end and keep the outputs
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 
 predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it
-	@$(BIN)/python -m utils predict $(IMAGE)
+	@$(BIN)/python -m utils predict $(if $(IMAGE),"$$IMAGE")
 
 app: .venv/tools  ## the same in the browser
 	@$(BIN)/python -m utils app

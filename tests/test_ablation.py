@@ -143,10 +143,42 @@ def test_published_rows_are_kept_and_those_of_other_images_are_refused(few):
     tables = list((utils.ROOT / "runs" / "ablation").glob("*.csv"))
     for path in tables:
         pd.read_csv(path).assign(data_source="original").to_csv(path, index=False)
+    with pytest.raises(RunError, match=r"Row 1 of runs/ablation/\w+.csv is of no finished run"):
+        publish_tables("ablation")
+    for path in tables:
+        path.unlink()
+    official = random_images(seed=1, source="original")
+    ablation.ablate(official)
     publish_tables("ablation")
     for path in tables:
         path.unlink()
+    assert ablation.missing(official) == []
+
+
+def test_a_row_of_another_forward_is_not_of_today(few, monkeypatch):
+    ablation.ablate(few)
     assert ablation.missing(few) == []
+    forward = models.ConvNet.forward
+    monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: -forward(self, x))
+    ablation.first_response.cache_clear()  # a changed file is read in a new process
+    assert len(ablation.missing(few)) == 3
+
+
+@pytest.mark.parametrize("damage", ["twice", "no number", "no column", "semicolons", "words"])
+def test_a_damaged_table_is_a_sentence(few, damage):
+    ablation.ablate(few)
+    path, table = utils.ROOT / "runs" / "ablation" / "recipe.csv", rows()
+    if damage == "twice":
+        table = pd.concat([table, table.iloc[:1].assign(validation_accuracy=99.0)])
+    elif damage == "no number":
+        table["validation_accuracy"] = None
+    elif damage == "no column":
+        table = table.drop(columns="first_response")
+    elif damage == "words":
+        table["validation_accuracy"] = "good"
+    table.to_csv(path, index=False, sep=";" if damage == "semicolons" else ",")
+    with pytest.raises(RunError, match="recipe.csv lacks a column or a value, or has a row twice"):
+        ablation.missing(few)
 
 
 def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(root, monkeypatch):
@@ -154,8 +186,10 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
     folder.mkdir(parents=True)
     digest, rows = records.OFFICIAL["digest"], []
     for change, how in list(ablation.studies()["recipe"].items())[:3]:
-        run = ablation.fingerprint(*how, digest)
-        rows += [dict(change=change, seed=seed, run=run, validation_accuracy=80 + seed) for seed in ablation.SEEDS]
+        same = dict.fromkeys(ablation.KEPT, 1) | dict(change=change, run=ablation.fingerprint(*how, digest))
+        for seed in ablation.SEEDS:
+            computed = " ".join(map(str, ablation.first_response(how[0], seed)))
+            rows.append(same | dict(seed=seed, validation_accuracy=80 + seed, first_response=computed))
     pd.DataFrame(rows[3:5] + rows[6:] + rows[:3]).to_csv(folder / "recipe.csv", index=False)
     assert (
         ablation.judged("recipe").change.tolist() == [ablation.BASE] * 3 + ["no affine"] * 3

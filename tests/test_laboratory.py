@@ -5,6 +5,7 @@ Whatever is tried, no run of something else may be shown, resumed, published or 
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ import utils
 from utils import models, plotting, runs, training
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
-from utils.engine import records, speed
+from utils.engine import checkpoints, records, speed
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically
 from utils.engine.records import read_metrics
 from utils.errors import NetworkError, RunError
@@ -568,6 +569,23 @@ def test_a_finished_module_is_copied_and_trained_from_its_own_weights(root, caps
     assert "its first weights, or what its forward computes, are others here" in capsys.readouterr().out
 
 
+class OnlyJudged(nn.Linear):
+    def __init__(self):
+        super().__init__(3 * 32 * 32, 10)
+
+    def forward(self, x):
+        if self.training:
+            raise ValueError("not in training")
+        return super().forward(x.flatten(1))
+
+
+def normed():
+    layer = nn.Linear(3 * 32 * 32, 10)
+    layer.bias = nn.Parameter(layer.bias)
+    layer.scaled = layer.weight * 2  # a result, not a parameter, as of the old weight_norm
+    return nn.Sequential(nn.Flatten(), layer)
+
+
 def broken():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(9, 8, 3))
 
@@ -580,8 +598,11 @@ def broken():
         (broken, "Sequential fails on an image of 3x32x32 (Given groups=1, weight of size"),
         (lambda: "no network", "A network is a function that returns an nn.Module, or a module; this is"),
         ("experiment_5", "A network is a function that returns an nn.Module, or a module; this is 'experiment_5'."),
+        (lambda: nn.Linear(3, "ten"), "The network cannot be built (TypeError in line "),
+        (OnlyJudged, "The network cannot be trained (ValueError in line "),
+        (lambda: normed(), "The network cannot be copied (RuntimeError in line "),
     ],
-    ids=["nine outputs", "module", "broken", "no module", "name"],
+    ids=["nine outputs", "module", "broken", "no module", "name", "unbuilt", "untrained", "uncopied"],
 )
 def test_a_network_that_cannot_be_used_is_a_sentence(root, network, sentence):
     with pytest.raises(NetworkError) as error:
@@ -820,6 +841,68 @@ def test_a_run_that_goes_on_unchanged_is_bit_identical_and_says_nothing(root, ca
     assert straight.history[columns].equals(resumed.history[columns])
     assert resumed.metrics["made_under"] == straight.metrics["made_under"]
     assert [under["from_epoch"] for under in resumed.metrics["made_under"]] == [1]
+
+
+class Noisy(nn.Module):
+    """Its forward uses the random numbers of Python and NumPy, as stochastic depth often does."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)) * (1 + self.training * (random.random() + np.random.rand()))
+
+
+def test_a_network_with_random_numbers_of_its_own_goes_on_bit_identical(root, capsys):
+    straight = train(Noisy, THREE, name="straight")
+    stop_after(2, Noisy, THREE)
+    resumed = train(Noisy, THREE)
+    assert resumed.folder.name == "mine"
+    assert torch.equal(straight.model.linear.weight, resumed.model.linear.weight)
+    assert train(Noisy, THREE).folder.name == "mine"
+
+
+def test_asking_what_a_network_computes_moves_no_random_number():
+    def drawn():
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    checkpoints.seed_everything(3)
+    wanted = drawn()
+    checkpoints.seed_everything(3)
+    records.response(Noisy())
+    checkpoints.seed_everything(3)
+    model = Noisy()
+    checkpoints.seed_everything(3)
+    records.response(model)
+    assert drawn() == wanted
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten(), nn.LazyLinear(10))
+
+
+class WithABuffer(nn.Linear):
+    """A buffer that is not kept with the weights; the seed decides it."""
+
+    def __init__(self):
+        super().__init__(3 * 32 * 32, 10)
+        self.register_buffer("noise", torch.randn(10), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x.flatten(1)) + self.noise
+
+
+@pytest.mark.parametrize("network", [lazy, WithABuffer])
+def test_lazy_layers_and_buffers_that_are_not_kept_come_back(root, network):
+    run = train(network, seed=2)
+    assert train(network, seed=2).folder == run.folder
+    assert alike_on_noise(runs.load("runs/mine", network).model, run.model)
+
+
+def alike_on_noise(one, other):
+    images = torch.randn(4, 3, 32, 32)
+    return torch.equal(one(images), other(images))
 
 
 def test_a_run_that_goes_on_under_other_circumstances_says_so_in_a_line(root, capsys):

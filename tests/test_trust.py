@@ -42,14 +42,14 @@ from utils.__main__ import main
 from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
-from utils.engine import checkpoints, records
+from utils.engine import checkpoints, records, steps
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
 from utils.experiments import FINAL
 from utils.report import publish, readme
 from utils.report.publish import publish_run, publish_tables, put
 from utils.serve.predict import PictureError, open_picture
-from utils.study import analysis, search
+from utils.study import analysis, benchmark, search
 from utils.training import evaluate
 
 
@@ -963,10 +963,15 @@ def test_a_run_that_is_in_runs_is_named(root):
 
 
 def search_table(root, place, rows=3):
-    folder = root / place / "search"
+    """A table in `place` with a row for each of so many runs, which lie in runs/."""
+    folder, columns, table = root / place / "search", ["seed", "validation_accuracy", "data_source"], []
     folder.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(dict(lr=[0.1 * k for k in range(rows)], validation_accuracy=83.96, data_source="original"))
-    table.to_csv(folder / "fast.csv", index=False)
+    for seed in range(rows):
+        run = finished_run(network=tiny_network, seed=seed, judged_on="validation")
+        run.metrics["validation_accuracy_last"] = 83.96
+        runs.save(run, root / "runs" / "search" / f"fast-{seed}")
+        table.append({key: run.metrics[key.replace("accuracy", "accuracy_last")] for key in columns})
+    pd.DataFrame(table, columns=columns).to_csv(folder / "fast.csv", index=False)
     return folder
 
 
@@ -1093,3 +1098,112 @@ def test_a_checkpoint_that_holds_something_else_is_a_sentence(tmp_path):
     torch.save([1, 2], tmp_path / "checkpoint.pt")
     with pytest.raises(RunError, match="cannot be read"):
         read_checkpoint(tmp_path / "checkpoint.pt")
+
+
+# ---------------------------------------------------------------- left open by the second attack
+
+
+def test_a_row_that_no_run_made_is_not_published(root, capsys):
+    table = search_table(root, "runs") / "fast.csv"
+    text = table.read_text(encoding="utf-8")
+    table.write_text(text.replace("2,83.96", "2,92.14"), encoding="utf-8")
+    assert "Row 3 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
+    assert not (root / "results").exists()
+    table.write_text(text, encoding="utf-8")
+    publish_tables("search")
+    shutil.rmtree(root / "runs" / "search" / "fast-0")  # what is published needs its run no more
+    table.write_text(text.replace("83.96", "83.960"), encoding="utf-8")
+    publish_tables("search")
+
+
+def test_a_file_that_joined_a_sealed_folder_and_an_empty_seal_are_noticed(root, images, capsys):
+    target = root / "results" / FINAL
+    runs.save(honest_run(images), target)
+    verify(target)
+    (target / "calibration.json").write_text('{"temperature": 3.0}', encoding="utf-8")  # of another run
+    assert "calibration.json is missing or damaged, or was put there" in refused(capsys, "predict", "x.png")
+    (target / "calibration.json").unlink()
+    (target / SUMS).write_text("{}", encoding="utf-8")
+    assert "or was put there or changed by hand" in refused(capsys, "report")
+
+
+def test_export_of_what_is_not_published_leaves_nothing(root, images, capsys):
+    runs.save(honest_run(images), root / "runs" / "mine")
+    assert "runs/mine is not published" in refused(capsys, "export", "runs/mine", "--output", str(root / "x.onnx"))
+    assert not (root / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("write", ["export", "bench"])
+def test_a_full_disk_leaves_the_file_that_was_there(root, images, monkeypatch, capsys, write):
+    if write == "export":
+        pytest.importorskip("onnxruntime", reason="requirements-tools.txt is not installed")
+    path = root / "runs" / "benchmark" / ("speed.onnx" if write == "export" else "speed.csv")
+    path.parent.mkdir(parents=True)
+    path.write_text("before", encoding="utf-8")
+    runs.save(honest_run(images), root / "results" / FINAL)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    if write == "export":
+        assert "No space left" in refused(capsys, "export", FINAL, "--output", str(path))
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            benchmark.kept("speed", [dict(seconds=1.0)])
+    assert [p.read_text(encoding="utf-8") for p in path.parent.iterdir()] == ["before"]
+
+
+def test_the_commit_is_the_projects_own(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "of another project")
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    own = checkpoints._code()
+    assert len(own["commit"]) == 12 and own["tree_clean"] is True
+    inside = tmp_path / "unpacked"
+    inside.mkdir()
+    monkeypatch.setattr(utils, "ROOT", inside)  # an archive of the course, unpacked there
+    assert checkpoints._code()["commit"] == "not known"
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))  # as in a git hook
+    assert checkpoints._code() == own
+
+
+def test_too_few_images_to_hold_some_out_is_a_sentence():
+    with pytest.raises(DataError, match="Too few images to hold some of each class out"):
+        hold_out(random_images(training=40))
+
+
+def test_a_worker_that_the_system_kills_is_a_sentence():
+    with pytest.raises(RunError, match="was killed, perhaps for want of memory"), steps.workers_alive():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="a network"), steps.workers_alive():
+        raise RuntimeError("of a network")
+
+
+def test_a_measuring_process_that_is_killed_is_a_sentence():
+    with pytest.raises(RunError, match="A measuring process was killed"):
+        benchmark.in_own_process(os._exit, 1)
+
+
+def test_metrics_without_a_figure_that_tables_show_are_damaged(root, capsys):
+    run = finished_run()
+    for key in ("parameters", "data_source"):
+        runs.save(replace(run, metrics={k: v for k, v in run.metrics.items() if k != key}), root / "runs" / "mine")
+        (root / "runs" / "mine" / SUMS).unlink()
+        assert "cannot be read" in refused(capsys, "runs")
+
+
+def test_a_picture_may_have_a_blank_in_its_name():
+    dry = subprocess.run(["make", "-n", "predict", "IMAGE=my photo.jpg"], cwd=ROOT, capture_output=True)
+    command = dry.stdout.decode().splitlines()[-1].replace(".venv/bin/python -m utils", "printf '<%s>'")
+    shown = subprocess.run(["sh", "-c", command], env=os.environ | {"IMAGE": "my photo.jpg"}, capture_output=True)
+    assert shown.stdout.decode() == "<predict><my photo.jpg>"
+
+
+def test_growth_is_measured_before_anything_is_published(root, monkeypatch):
+    measured = []
+    one = dict(seconds=1.0, data_source="stand-in")
+    monkeypatch.setattr(benchmark, "in_own_process", lambda *arguments: measured.append(arguments[2]) or one)
+    benchmark.grow()
+    assert FINAL in measured

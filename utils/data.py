@@ -11,6 +11,7 @@ import utils
 from utils.cifar10 import sources
 from utils.cifar10.files import ImageData, read_path
 from utils.engine.batches import Batches, loader
+from utils.errors import DataError, first_line
 from utils.transforms import augmentations, compose
 
 FAST_TRAIN, FAST_TEST = 512, 256  # images of each split under FAST_RUN
@@ -61,7 +62,11 @@ def train_validation_split(labels: np.ndarray, validation: int = 5000, seed: int
     """Indices of a stratified split of the training images: (training, validation), each int64 and sorted."""
     from sklearn.model_selection import train_test_split
 
-    train, held_out = train_test_split(np.arange(len(labels)), test_size=validation, stratify=labels, random_state=seed)
+    try:
+        every = np.arange(len(labels))
+        train, held_out = train_test_split(every, test_size=validation, stratify=labels, random_state=seed)
+    except ValueError as error:
+        raise DataError(f"Too few images to hold some of each class out ({first_line(error)}); add images.") from None
     return np.sort(train), np.sort(held_out)
 
 

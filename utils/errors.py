@@ -1,5 +1,10 @@
 """The package's own errors: each message is one sentence that says what is wrong and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
+
 
 def printable(text: str, longest: int = 1000) -> str:
     """`text` in one line without control characters, which a terminal would obey, its middle left out if too long."""
@@ -29,3 +34,19 @@ class NetworkError(ProjectError):
 
 class RunError(ProjectError):
     """A training run cannot be started, resumed, shown or published."""
+
+
+@contextmanager
+def of_a_network(what: str) -> Iterator[None]:
+    """Whatever a network of the user's own raises in the block becomes a NetworkError that says where it was raised;
+    `what` says what was tried with the network, such as "be built".
+    """
+    try:
+        yield
+    except ProjectError:
+        raise
+    except Exception as error:
+        at = [frame for frame in extract_tb(error.__traceback__) if "site-packages" not in frame.filename][-1]
+        file = "the cell" if "ipykernel" in at.filename else Path(at.filename).name
+        why = f"{type(error).__name__} in line {at.lineno} of {file}: {first_line(error)}"
+        raise NetworkError(f"The network cannot {what} ({why}); mend it.") from error

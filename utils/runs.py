@@ -150,7 +150,7 @@ def load(run: str | Path, network: Network | None = None) -> Run:
     folder, metrics, title = path_of(run), read_metrics(run), title_of(path_of(run))
     if not (folder / "weights.pt").exists():
         raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")
-    model = build(network or records.builder(metrics, title))
+    model = build(network or records.builder(metrics, title), metrics["seed"])
     wanted = dict(network=records.modules(model))
     if title in EXPERIMENTS:
         expected = dict(name=title, seed=1, evaluated_on="test", data_source="original")

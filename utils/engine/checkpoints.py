@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import random
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -96,14 +98,49 @@ def verify(folder: Path) -> None:
     except (OSError, ValueError, TypeError):
         sealed = {SUMS: "readable"}
     found = checksums(folder)
-    if wrong := [name for name in sealed if sealed[name] != found.get(name)]:
+    if wrong := [name for name in sealed | found if sealed.get(name) != found.get(name)]:
         remedy = "fetch that folder again, or delete it to train anew"
-        raise RunError(f"{folder / wrong[0]} is missing or damaged, or was changed by hand; {remedy}.")
+        raise RunError(f"{folder / wrong[0]} is missing or damaged, or was put there or changed by hand; {remedy}.")
 
 
-def rng_state() -> dict:
-    """Where the random numbers of the CPU and of every CUDA device stand."""
-    return {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+# ---------------------------------------------------------------- random numbers
+
+
+def seed_everything(seed: int) -> None:
+    """Start the random numbers of PyTorch, NumPy and Python anew; a network's forward may use any of them."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def rng_from(seed: int) -> Iterator[None]:
+    """In the block the CPU's random numbers start from `seed`; after it they go on as if it had not been."""
+    state = rng_state(cuda=False)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would start those of CUDA anew, too
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+
+
+def rng_state(cuda: bool = True) -> dict:
+    """Where the random numbers of PyTorch (also of every CUDA device), NumPy and Python stand, fit for a checkpoint."""
+    _, keys, *rest = np.random.get_state()
+    state = dict(rng=torch.get_rng_state(), numpy_rng=[keys.tolist(), *rest], python_rng=random.getstate())
+    return state | {"cuda_rng": torch.cuda.get_rng_state_all() if cuda else []}
+
+
+def set_rng_state(state: dict) -> None:
+    """Put the random numbers where `rng_state` said that they stood."""
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] and len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if "python_rng" in state:  # older checkpoints lack it
+        np.random.set_state(("MT19937", *state["numpy_rng"]))
+        random.setstate(state["python_rng"])
 
 
 def restore(state: dict, parts: dict) -> None:
@@ -111,9 +148,7 @@ def restore(state: dict, parts: dict) -> None:
     for name, part in parts.items():
         if state[name]:  # a scaler that was off has no state
             part.load_state_dict(state[name])
-    torch.set_rng_state(state["rng"])
-    if len(state["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    set_rng_state(state)
 
 
 # ---------------------------------------------------------------- circumstances
@@ -142,13 +177,16 @@ def _processor(device: torch.device) -> str:
 
 
 def _code() -> dict:
-    """The commit of the code, and whether the files were as committed."""
+    """The commit of the code, and whether the files were as committed; not of another repository around it."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(utils.ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=own).stdout.strip()
 
     try:
+        if not os.path.samefile(git("rev-parse", "--show-toplevel"), utils.ROOT):
+            raise OSError
         return dict(commit=git("rev-parse", "--short=12", "HEAD"), tree_clean=not git("status", "--porcelain", "utils"))
     except (OSError, subprocess.CalledProcessError):
         return dict(commit=UNKNOWN, tree_clean=UNKNOWN)

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 import utils
 from utils import models
-from utils.engine.checkpoints import UNKNOWN, read_checkpoint, verify
+from utils.engine.checkpoints import UNKNOWN, read_checkpoint, rng_from, seed_everything, verify
 from utils.engine.steps import epochs_to_target
-from utils.errors import NetworkError, RunError, first_line
+from utils.errors import NetworkError, RunError, first_line, of_a_network
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
@@ -34,11 +34,18 @@ NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of a run; it leads nowhere else
 
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
-    torch.manual_seed(seed)
-    model = network() if callable(network) and not isinstance(network, nn.Module) else network
+    seed_everything(seed)
+    with of_a_network("be built"):
+        model = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(model, nn.Module):
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
-    return deepcopy(model)  # a function, too, may return the same module again
+    with of_a_network("be copied"):
+        model = deepcopy(model)  # a function, too, may return the same module again
+    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+        with torch.no_grad(), of_a_network("answer"):
+            model.eval()(torch.zeros(1, 3, 32, 32))  # its lazy layers take their sizes from the first image
+        model.train()
+    return model
 
 
 def built_by(network: Network) -> dict:
@@ -90,8 +97,7 @@ def response(model: nn.Module) -> list[float]:
     for module in copy.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(0)
+    with rng_from(0), torch.enable_grad(), of_a_network("be trained"):
         judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
         if loss.requires_grad:
@@ -105,7 +111,7 @@ def response(model: nn.Module) -> list[float]:
 def check_outputs(model: nn.Module, classes: int) -> None:
     """NetworkError unless the network gives an image a finite logit for each class, and in eval mode twice the same."""
     copy, images = deepcopy(model).cpu().eval(), torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
-    with torch.random.fork_rng(devices=[]):
+    with rng_from(0), of_a_network("answer"):
         first, second = copy(images), copy(images)
     if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
@@ -271,12 +277,21 @@ def last_accuracy(metrics: Mapping) -> float:
     return metrics[f"{metrics['evaluated_on']}_accuracy_last"]
 
 
+def row_of(metrics: Mapping) -> dict:
+    """All that a table may say of a finished run, a value each: its recipe, its metrics, what it was made under."""
+    judged, response = metrics.get("validation_accuracy_last"), metrics["run"].get("first_response", [])
+    over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
+    over["first_response"] = " ".join(map(str, response))
+    found = {**metrics["recipe"], **metrics.get("made_under", [{}])[-1], **metrics, **over}
+    return {key: value for key, value in found.items() if not isinstance(value, dict | list)}
+
+
 def read_metrics(run: str | Path) -> dict:
     """metrics.json of a finished run; RunError if there is none, or one in results/ is not on all of CIFAR-10."""
     path = path_of(run) / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict)
+        kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
         of_a_run = isinstance(metrics, dict) and all(isinstance(metrics.get(key), kind) for key, kind in kinds.items())
         if not of_a_run or not isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float):
             raise ValueError("it holds something else")

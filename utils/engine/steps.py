@@ -1,7 +1,8 @@
 """An epoch of training, the device it runs on, its line in the log: mixed precision, several processes, a bar."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,21 @@ class TrainingStep:
         return loss.detach(), (logits.argmax(1) == labels).sum()
 
 
+@contextmanager
+def workers_alive() -> Iterator[None]:
+    """RunError if the system kills a process that augments images; PyTorch raises that anywhere in the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            "A process that augments images was killed, perhaps for want of memory; close other programs and start "
+            "again, which goes on after the last finished epoch."
+        ) from None
+
+
+@workers_alive()
 def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, float]:
     """One pass over `batches` with a step for each; returns mean loss per image and accuracy in percent.
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 from scipy.special import softmax
 
@@ -88,9 +89,37 @@ def publish_tables(folder: str) -> Path:
         if sources != {"original"}:
             other = ", ".join(sorted(map(str, sources - {"original"}))) or "nothing"
             raise RunError(f"runs/{folder}/{file.name} was measured on the {other}; measure it on CIFAR-10.")
-        if folder != "benchmark" and before.exists() and len(table) < len(records.read_table(before)):
+        published = records.read_table(before) if before.exists() else table.iloc[:0]
+        if folder == "benchmark":
+            continue
+        if len(table) < len(published):
             raise RunError(f"runs/{folder}/{file.name} lacks published rows; take them over from results/{folder}.")
+        check_rows(table, published, folder, file.name)
     return put({file.name: file.read_bytes() for file in files}, target)
+
+
+def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, file: str) -> None:
+    """RunError unless each row that is not published yet is, in all columns that both have, that of a finished run
+    below runs/`folder`."""
+    paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json")
+    made = [plain(records.row_of(records.read_metrics(path.parent))) for path in paths]
+    known = [plain(row) for row in published.to_dict("records")]
+    for number, row in enumerate(map(plain, table.to_dict("records")), 1):
+        if {key: row.get(key) for key in published} in known:
+            continue
+        if not any(all(row[key] == run[key] for key in row.keys() & run.keys()) for run in made):
+            raise RunError(
+                f"Row {number} of runs/{folder}/{file} is of no finished run in runs/{folder}; delete the row and "
+                "make the run again."
+            )
+
+
+def plain(row: dict) -> dict:
+    """The row with values that compare: a number is a float without its last digits, which reading may change; a value
+    that is missing is None."""
+    numbers = {key: float(f"{value:.12g}") for key, value in row.items() if isinstance(value, int | float | np.number)}
+    words = {key: value if value is None else str(value) for key, value in row.items() if key not in numbers}
+    return words | {key: None if np.isnan(value) else value for key, value in numbers.items()}
 
 
 def put(files: dict[str, bytes], target: Path) -> Path:

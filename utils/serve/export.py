@@ -12,6 +12,7 @@ import torch
 
 import utils
 from utils import runs
+from utils.engine.checkpoints import write_atomically
 from utils.errors import RunError
 
 
@@ -28,7 +29,9 @@ def write(name: str, output: str | None = None) -> None:
     if path.suffix != ".onnx":
         raise RunError(f"{path} would be overwritten with a network; give --output a name that ends in .onnx.")
     run = runs.load(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if utils.ROOT / "results" not in run.folder.parents:
+        raise RunError(f"{name} is not published; publish it first.")
+    content = io.BytesIO()
     try:
         import onnxruntime
 
@@ -38,7 +41,7 @@ def write(name: str, output: str | None = None) -> None:
             torch.onnx.export(
                 run.model,
                 (torch.zeros(2, 3, 32, 32),),
-                path,
+                content,
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=({0: batch},),
@@ -48,6 +51,7 @@ def write(name: str, output: str | None = None) -> None:
             )
     except ImportError as error:
         raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-tools.txt") from None
+    write_atomically(content.getvalue(), path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     print(compare(run.model, session, path, utils.ROOT / "results" / name / "weights.pt").to_string())
     print(f"\nWritten to {path.relative_to(utils.ROOT) if output is None else path}.")

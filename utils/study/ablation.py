@@ -7,7 +7,7 @@ any time. To try a change of your own, add a line to RECIPES or NETWORKS.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 
 import pandas as pd
@@ -25,6 +25,8 @@ from utils.models import conv, conv1x1, separable
 from utils.training import Recipe
 
 SEEDS = (1, 2, 3)
+KEPT = """seed validation_accuracy epochs parameters macs receptive_field seconds_per_epoch data_source precision
+    cpu_threads commit tree_clean train_accuracy first_response""".split()  # of each run, beside its change
 BASE = "as it is"
 RECIPE = replace(experiment(FINAL).recipe, epochs=12)
 
@@ -105,15 +107,35 @@ def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
 
 
 def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
-    """Tells whether a row was made with the network and recipe of today, on the images with this digest."""
+    """Tells the modules of a network, a recipe, and the images with this digest from others."""
     whole = dict(network=records.modules(records.build(network)), recipe=asdict(recipe), data=digest)
     return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
+@lru_cache(256)  # most changes share one network
+def first_response(network: records.Network, seed: int) -> list[float]:
+    """What the network computes with its first weights: a changed `forward` does not show in its modules."""
+    return records.response(records.build(network, seed))
+
+
+def of_today(row: tuple, network: records.Network, recipe: Recipe, digest: str) -> bool:
+    """Whether a row was made with this network and recipe, on the images with this digest."""
+    recorded = [float(value) for value in row.first_response.split()]
+    same = row.run == fingerprint(network, recipe, digest)
+    return same and records.alike(first_response(network, row.seed), recorded)
+
+
 def kept(name: str) -> pd.DataFrame:
-    """The rows of runs/ablation/<name>.csv so far, or else the published ones."""
+    """The rows of runs/ablation/<name>.csv so far, or else the published ones; RunError if it is damaged."""
     files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in ("runs", "results")]
-    return next((read_table(file) for file in files if file.exists()), pd.DataFrame(columns=["change", "seed", "run"]))
+    columns = ["change", "run", *KEPT]
+    file = next((file for file in files if file.exists()), None)
+    table = read_table(file) if file else pd.DataFrame(columns=columns)
+    needed = table.reindex(columns=columns)
+    numbers = needed[["seed", "validation_accuracy"]].apply(pd.to_numeric, errors="coerce")
+    if needed.isna().any(axis=None) or numbers.isna().any(axis=None) or table.duplicated(["change", "seed"]).any():
+        raise RunError(f"{file} lacks a column or a value, or has a row twice; fetch it again, or delete it.")
+    return table
 
 
 def judged(name: str) -> pd.DataFrame:
@@ -126,7 +148,7 @@ def judged(name: str) -> pd.DataFrame:
         rows = there[there.change == change]
         if not set(SEEDS) <= set(rows.seed):
             continue
-        if set(rows.run) != {fingerprint(*how, records.OFFICIAL["digest"])}:
+        if not all(of_today(row, *how, records.OFFICIAL["digest"]) for row in rows.itertuples()):
             raise RunError(
                 f"{change!r} in ablation/{name}.csv is of another network or recipe than that of today, or of other "
                 "images; take the change of the code back, or train it anew: python -m utils ablate"
@@ -138,12 +160,13 @@ def judged(name: str) -> pd.DataFrame:
 def missing(data: ImageData) -> list[tuple[str, str, int]]:
     """Table, change and seed of every run that is not there yet, change after change, so that each can be judged as
     soon as its seeds are there; first what all are compared with."""
-    there = {(name, row.change, row.seed, row.run) for name in studies() for row in kept(name).itertuples()}
-    digest, every = data.digest, []
+    digest, wanted = data.digest, []
     for name, changes in studies().items():
-        every += [(name, change, fingerprint(*how, digest)) for change, how in changes.items()]
-    wanted = [(name, change, seed, run) for name, change, run in every for seed in SEEDS]
-    return [row[:3] for row in sorted(wanted, key=lambda row: row[1] != BASE) if row not in there]
+        rows = list(kept(name).itertuples())
+        for change, how in changes.items():
+            there = {row.seed for row in rows if row.change == change and of_today(row, *how, digest)}
+            wanted += [(name, change, seed) for seed in SEEDS if seed not in there]
+    return sorted(wanted, key=lambda row: row[1] != BASE)
 
 
 def ablate(data: ImageData) -> None:
@@ -154,11 +177,9 @@ def ablate(data: ImageData) -> None:
         print(f"\n{name}: {change}, seed {seed}", flush=True)
         network, recipe = studies()[name][change]
         folder = "_".join(change.replace(",", "").split())
-        m = runs.train(network, recipe, data, name=f"ablation/{folder}/seed_{seed}", seed=seed).metrics
-        row = dict(change=change, seed=seed, validation_accuracy=m["validation_accuracy_last"])
-        row |= {key: m[key] for key in "epochs parameters macs receptive_field seconds_per_epoch data_source".split()}
-        row |= {key: m["made_under"][-1][key] for key in "precision cpu_threads commit tree_clean".split()}
-        row |= dict(train_accuracy=round(m["train_accuracy_last"], 2), run=fingerprint(network, recipe, data.digest))
+        found = runs.train(network, recipe, data, name=f"ablation/{folder}/seed_{seed}", seed=seed).metrics
+        row = dict(change=change) | {key: records.row_of(found)[key] for key in KEPT}
+        row["run"] = fingerprint(network, recipe, data.digest)
         if not utils.FAST_RUN:
             before = kept(name)
             others = before[(before.change != change) | (before.seed != seed)]  # a row of what it was before goes

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,9 @@ import utils
 from utils import architecture, runs
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
+from utils.engine.checkpoints import write_atomically
 from utils.engine.speed import suitable_precision
+from utils.errors import RunError
 from utils.experiments import FINAL, experiment
 from utils.study.baselines import BASELINES, chosen
 from utils.training import Recipe, evaluate, fit, plain_loop
@@ -74,7 +77,10 @@ def train(loop: str, network: str, recipe: Recipe, data: ImageData, seed: int = 
 def in_own_process(function: Callable[..., dict], *arguments) -> dict:
     """`function(*arguments)` in a fresh Python process that prints nothing; what it raises is raised here."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_quiet) as executor:
-        return executor.submit(function, *arguments).result()
+        try:
+            return executor.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise RunError("A measuring process was killed, perhaps for want of memory; measure again.") from None
 
 
 def _quiet() -> None:
@@ -179,7 +185,7 @@ def grow() -> None:
     points = [{**base, "batch_size": size} for size in (32, 64, 128, 256, 512)]
     points += [{**base, "images": images} for images in (3_200, 12_800, 25_600)]
     networks = {chosen(name)[0]: name for name in (*runs.published().index, *BASELINES)}  # each once
-    del networks[chosen(FINAL)[0]]
+    networks.pop(chosen(FINAL)[0], None)
     points += [{**base, "network": name} for name in networks.values()]
 
     def measured(point: dict) -> dict:
@@ -207,8 +213,7 @@ def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
         print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     table = pd.DataFrame(rows)
     if not utils.FAST_RUN:
-        path = utils.ROOT / "runs" / "benchmark" / f"{name}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False, lineterminator="\n")
+        content = table.to_csv(index=False, lineterminator="\n").encode()
+        write_atomically(content, utils.ROOT / "runs" / "benchmark" / f"{name}.csv")
         print(f"\nKept in runs/benchmark/{name}.csv.")
     return table

@@ -14,7 +14,7 @@ import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
-from utils.engine.records import last_accuracy, read_metrics, read_table, title_of
+from utils.engine.records import last_accuracy, read_metrics, read_table, row_of, title_of
 from utils.errors import RunError
 from utils.experiments import experiment
 from utils.training import Recipe
@@ -55,10 +55,9 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     """Train `name` with `changes`; returns the table of all tries so far, also kept in runs/search/."""
     recipe, channels = parse(name, changes)
     network = partial(models.networks()[name], **channels)
-    m = runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics
-    m |= dict(train_accuracy=round(m["train_accuracy_last"], 2), validation_accuracy=m["validation_accuracy_last"])
-    row = {key: value for key, value in m["recipe"].items() if key != "precision"} | choices(name)[1] | channels
-    row |= {key: m[key] for key in KEPT}
+    found = row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
+    row = {key: found[key] for key in asdict(recipe) if key != "precision"} | choices(name)[1] | channels
+    row |= {key: found[key] for key in KEPT}
     path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])
     with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
