@@ -467,7 +467,7 @@ def test_one_function_in_models_is_all_it_takes(tmp_path, command, place):
     assert "Training experiment_6; images: stand-in." in done.out and "\nEpoch   1 " in done.out
     assert "The run and its graphs are in runs/experiment_6." in done.out
     names = {file.name for file in (project / "runs" / "experiment_6").iterdir()}
-    assert names == {"checkpoint.pt", "curves.png", ".lock", SUMS, *runs.KEPT}
+    assert names == {"checkpoint.pt", "curves.png", ".lock", SUMS, *checkpoints.KEPT}
     assert read_metrics(project / "runs" / "experiment_6")["recipe"] == asdict(replace(RECIPE, epochs=1))
     listed = command(project, "runs")
     assert listed.code == 0 and "runs/experiment_6" in listed.out
@@ -528,7 +528,7 @@ def test_any_network_can_be_trained_and_shown_without_prior_work(own_runs, name)
     assert table.loc["multiply-adds", f"runs/{name}"] == multiply_adds
     plotting.save(plotting.curves(run), run.folder / "curves.png")
 
-    def table_of(run):  # as `runs.published` makes it
+    def table_of(run):  # as `statistics.published` makes it
         one_seed = dict(accuracy=records.last_accuracy(run.metrics), deviation=float("nan"), seeds=1)
         return pd.DataFrame([run.metrics | one_seed], index=["a run"])
 

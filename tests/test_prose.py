@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
-from utils import architecture, models, runs
+from utils import architecture, models
 from utils.experiments import EXPERIMENTS
+from utils.study import statistics
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 NUMBER = re.compile(r"(?<![\w.,])(?:(\d+\.\d+)(?= %)|(\d{2,3}(?:,\d{3})+|\d{1,3}(?:,\d{3}){2,}|\d{5,})(?![\w.,]*\d))")
@@ -88,7 +89,7 @@ def recorded():
     for path in (ROOT / "results").glob("*/*.csv"):
         if path.parent.name in ("search", "benchmark", "ablation"):
             found |= set(pd.read_csv(path).select_dtypes("number").to_numpy().ravel())
-    published = runs.published()
+    published = statistics.published()
     found |= {*published.accuracy, *published.deviation}
     for prior in {row.prior for row in EXPERIMENTS.values()}:
         numeric([prior.parameters, prior.accuracy])

@@ -21,6 +21,7 @@ from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, MAIN, RECORDS
 from utils.report import readme, tables
+from utils.study import statistics
 
 
 @pytest.fixture
@@ -116,12 +117,14 @@ def test_the_picture_of_differences_shows_each_with_its_interval_on_the_right_si
     ],
 )
 def test_the_first_epochs_of_several_seeds(monkeypatch, epochs, said):
-    monkeypatch.setattr(runs, "seeds", lambda name: pd.DataFrame(dict(epochs_to_85=pd.Series(epochs, dtype=float))))
+    monkeypatch.setattr(
+        statistics, "seeds", lambda name: pd.DataFrame(dict(epochs_to_85=pd.Series(epochs, dtype=float)))
+    )
     assert tables.first_epochs("any") == said
 
 
 def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
-    published = runs.published()
+    published = statistics.published()
     names = [name for name in MAIN + RECORDS if name in published.index]
     shown, priors = published.loc[names], [EXPERIMENTS[name].prior for name in MAIN + RECORDS]
     for axis, cost in zip(plotting.landscape(shown, priors).axes, ("parameters", "epochs"), strict=True):
@@ -145,7 +148,7 @@ def test_a_run_of_ones_own_is_a_star_among_the_others():
     own = dict(
         parameters=5_000, macs=None, epochs=3, evaluated_on="test", test_accuracy_last=70.0, data_source="folder"
     )
-    figure = plotting.landscape(runs.published(), own={"mine": own}, costs=("parameters", "macs"))
+    figure = plotting.landscape(statistics.published(), own={"mine": own}, costs=("parameters", "macs"))
     parameters, macs = map(points, figure.axes)
     assert parameters["mine: 70.00 %, test on the folder"] == [(5_000, 70.0)]
     assert "mine: 70.00 %, test on the folder" not in macs, "where its cost is not known it is not drawn"

@@ -12,7 +12,7 @@ import torch
 from utils import architecture, models, runs
 from utils.__main__ import main
 from utils.data import eval_loader
-from utils.engine import records
+from utils.engine import checkpoints, records
 from utils.engine.checkpoints import SUMS, save_atomically, seal
 from utils.engine.records import read_history, read_metrics
 from utils.engine.steps import epochs_to_target
@@ -21,7 +21,7 @@ from utils.experiments import EXPERIMENTS, FINAL, RECIPE, experiment
 from utils.report import publish
 from utils.report.publish import official_images, publish_run, publish_tables
 from utils.runs import Run
-from utils.study import search
+from utils.study import search, statistics
 from utils.study.baselines import BASELINES, chosen
 from utils.training import evaluate
 
@@ -226,11 +226,11 @@ def test_what_is_published_stands_in_the_order_of_the_experiments(root):
     second = finished_run(seed=2)
     second.metrics["test_accuracy_last"] = 86.0  # the first has 84
     runs.save(second, root / "results" / "experiment_5" / "seed_2")
-    found = runs.published()
+    found = statistics.published()
     assert list(found.index) == ["experiment_4", "experiment_5", "small", "strideless", "another"]
     assert found.seeds.tolist() == [1, 2, 1, 1, 1] and found.accuracy.tolist() == [84, 85, 84, 84, 84]
     assert found.deviation["experiment_5"] == pytest.approx(2**0.5) and np.isnan(found.deviation["small"])
-    assert runs.seeds("experiment_5").test_accuracy_last.to_dict() == {1: 84.0, 2: 86.0}
+    assert statistics.seeds("experiment_5").test_accuracy_last.to_dict() == {1: 84.0, 2: 86.0}
 
 
 def test_the_comparison_has_runs_names_and_prior_work(root):
@@ -270,7 +270,7 @@ def test_publish_copies_a_finished_run_and_nothing_else(root):
     (target / "seed_2").mkdir(parents=True)
     (target / "calibration.json").touch()  # of the weights before
     assert publish_run("experiment_5") == target
-    assert sorted(path.name for path in target.iterdir()) == sorted([*runs.KEPT, SUMS, "seed_2"])
+    assert sorted(path.name for path in target.iterdir()) == sorted([*checkpoints.KEPT, SUMS, "seed_2"])
     for name in ("history.csv", "metrics.json", "weights.pt"):
         assert (target / name).read_bytes() == (folder / name).read_bytes()
 

@@ -24,6 +24,7 @@ from dataclasses import replace
 from functools import partial
 from hashlib import md5
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ from utils.experiments import FINAL
 from utils.report import publish, readme
 from utils.report.publish import publish_run, publish_tables, put
 from utils.serve.predict import PictureError, open_picture
-from utils.study import analysis, benchmark, search
+from utils.study import analysis, benchmark, search, statistics
 from utils.training import evaluate
 
 
@@ -197,7 +198,7 @@ def test_a_run_that_does_not_fit_together_is_not_published(root, images, capsys,
     assert not (root / "results").exists()
 
 
-@pytest.mark.parametrize("file", runs.KEPT)
+@pytest.mark.parametrize("file", checkpoints.KEPT)
 @pytest.mark.parametrize("damage", [b"", b"garbage", None, "half", "folder"])
 def test_a_damaged_run_is_not_published(root, images, capsys, file, damage):
     folder = root / "runs" / FINAL
@@ -240,8 +241,8 @@ def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, p
     if place == "elsewhere":
         monkeypatch.setattr(publish, "exchange", lambda *_: False)
     target = root / "results" / FINAL
-    old = {name: b"old " + name.encode() for name in (*runs.KEPT, "calibration.json")}
-    new = {name: b"new " + name.encode() for name in runs.KEPT}
+    old = {name: b"old " + name.encode() for name in (*checkpoints.KEPT, "calibration.json")}
+    new = {name: b"new " + name.encode() for name in checkpoints.KEPT}
     put({"metrics.json": b"seed 2"}, target / "seed_2")
     put(old, target)
     before, event, seen = tree(target), 0, set()
@@ -269,7 +270,7 @@ def test_a_calibration_joins_what_is_published_and_goes_with_it(root, images, ca
     before = tree(target)
     assert main(["calibrate", FINAL]) == 0 and "temperature" in capsys.readouterr().out
     verify(target)
-    assert {path.name for path in target.iterdir()} == {*runs.KEPT, SUMS, "calibration.json"}
+    assert {path.name for path in target.iterdir()} == {*checkpoints.KEPT, SUMS, "calibration.json"}
     assert all(tree(target)[path] == before[path] for path in before if path.name != SUMS)
     runs.save(honest_run(images), root / "runs" / FINAL)
     assert publish_run(FINAL) == target and not (target / "calibration.json").exists()
@@ -291,7 +292,7 @@ def flipped(content, rng):
     return bytes(changed)
 
 
-@pytest.mark.parametrize("file", [*runs.KEPT, "calibration.json", SUMS])
+@pytest.mark.parametrize("file", [*checkpoints.KEPT, "calibration.json", SUMS])
 def test_a_flipped_bit_in_results_is_noticed(tmp_path, monkeypatch, capsys, file):
     shutil.copytree(ROOT / "results" / FINAL, tmp_path / "results" / FINAL)
     monkeypatch.setattr(utils, "ROOT", tmp_path)
@@ -638,7 +639,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize(
     "file",
-    [f"{FINAL}/{file}" for file in (*runs.KEPT, "calibration.json", SUMS)]
+    [f"{FINAL}/{file}" for file in (*checkpoints.KEPT, "calibration.json", SUMS)]
     + [f"{FINAL}/seed_2/metrics.json", "benchmark/growth.csv", "benchmark/speed.csv", "faults.csv", SUMS],
 )
 def test_a_damaged_file_in_results_is_a_sentence_in_every_command(results, monkeypatch, capsys, file, damage):
@@ -687,7 +688,7 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
         for other in ("experiment_4/seed_2", f"{FINAL}/seed_3"):
             shutil.copytree(results / "results" / other, seed_2)
             with pytest.raises(RunError, match="holds seeds of different runs"):
-                runs.published()
+                statistics.published()
             shutil.rmtree(seed_2)
     finally:
         shutil.rmtree(seed_2, ignore_errors=True)
@@ -1004,7 +1005,7 @@ def test_seeds_of_two_recipes_or_networks_are_not_averaged(root, images, differs
     other.metrics.update(seed=2, **differs)
     runs.save(other, root / "results" / FINAL / "seed_2")
     with pytest.raises(RunError, match="holds seeds of different runs"):
-        runs.seeds(FINAL)
+        statistics.seeds(FINAL)
 
 
 def test_publishing_waits_for_another_that_publishes(root):
@@ -1207,3 +1208,17 @@ def test_growth_is_measured_before_anything_is_published(root, monkeypatch):
     monkeypatch.setattr(benchmark, "in_own_process", lambda *arguments: measured.append(arguments[2]) or one)
     benchmark.grow()
     assert FINAL in measured
+
+
+def test_a_refusal_does_not_keep_the_connection(serve, tmp_path):
+    closed = threading.Event()
+
+    def refuse(connection):
+        connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\n")
+        connection.settimeout(5)
+        if connection.recv(1) == b"":
+            closed.set()
+
+    with pytest.raises(HTTPError) as error:
+        sources.fetch(serve(refuse), tmp_path / "part")
+    assert closed.wait(2) and error.value.code == 503

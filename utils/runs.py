@@ -19,7 +19,7 @@ from utils import architecture, training
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader
 from utils.engine import checkpoints, distributed, records
-from utils.engine.checkpoints import KEPT, UNKNOWN, alone_in, read_checkpoint
+from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
 from utils.engine.steps import log_line
@@ -166,34 +166,6 @@ def load(run: str | Path, network: Network | None = None) -> Run:
     model.load_state_dict(read_checkpoint(folder / "weights.pt"))
     keep_freed_memory()
     return Run(model.eval(), read_history(folder), metrics, folder)
-
-
-def seeds(name: str) -> pd.DataFrame:
-    """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
-    folder = path_of(name)
-    found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
-    recipes = [records.recipe_of(recipe) for recipe in found.recipe]
-    same = all(recipe == recipes[0] for recipe in recipes) and (found[["name", "parameters"]].nunique() == 1).all()
-    if not same or found.seed.duplicated().any():
-        raise RunError(f"{folder} holds seeds of different runs; fetch that folder again, or publish all seeds anew.")
-    return found.set_index("seed")
-
-
-def published(held_out: int | None = None) -> pd.DataFrame:
-    """The metrics of every published main run, one row a name, in the order of EXPERIMENTS, and what it is to be called
-    (`title`); with `held_out`, of those runs on the held-out images that have so many epochs.
-
-    Of all `seeds` of a run: `accuracy` after the last epoch in percent, their mean, and `deviation`, their standard
-    deviation (nan where there is one seed).
-    """
-    pattern = "[!.]*/*" if held_out is None else "[!.]*/**/validation/*"
-    folders = {path.parent for path in (utils.ROOT / "results").glob(pattern) if path.name in KEPT}
-    known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
-    found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
-    names = [name for name in {**EXPERIMENTS, **found} if name in found]
-    reached = [seeds(found[name]["title"]).apply(last_accuracy, axis=1) for name in names]
-    spread = [dict(seeds=len(values), accuracy=values.mean(), deviation=values.std()) for values in reached]
-    return pd.DataFrame([found[name] | over for name, over in zip(names, spread, strict=True)], index=names)
 
 
 # ---------------------------------------------------------------- comparing

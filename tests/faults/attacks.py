@@ -43,7 +43,7 @@ from utils.errors import DataError, ProjectError
 from utils.experiments import FINAL
 from utils.report.publish import put
 from utils.serve.predict import PictureError, open_picture
-from utils.study import search
+from utils.study import search, statistics
 from utils.training import Recipe
 
 TRAIN_LOADER = runs.train_loader
@@ -172,12 +172,12 @@ def stop_training(rng: random.Random, root: Path) -> None:
 
 def kill_publish(rng: random.Random, root: Path) -> None:
     target = root / "results" / FINAL
-    files = dict.fromkeys((*runs.KEPT, "calibration.json"), b"old")
+    files = dict.fromkeys((*checkpoints.KEPT, "calibration.json"), b"old")
     put({"metrics.json": b"seed 2"}, target / "seed_2")
     put(files, target)
     before = contents(target)
     shutil.copytree(target, root / "other" / FINAL)
-    new = dict.fromkeys(runs.KEPT, b"new")
+    new = dict.fromkeys(checkpoints.KEPT, b"new")
     in_child(lambda: put(new, target), event=rng.randrange(1, 110))
     found = contents(target)
     assert found == before or {p.name: found[p] for p in found if p.name in new and len(p.parts) == 1} == new
@@ -270,7 +270,7 @@ def damage_runs(rng: random.Random, root: Path) -> None:
     """A file of a finished run in runs/: loading it is right or refused, and training it goes on or is refused."""
     folder = root / "runs" / "mine"
     in_child(partial(train, root))
-    path = folder / rng.choice([*runs.KEPT, SUMS, "checkpoint.pt"])
+    path = folder / rng.choice([*checkpoints.KEPT, SUMS, "checkpoint.pt"])
     replace(path, damaged(path.read_bytes(), rng))
     weights, history = expected()
     try:
@@ -283,7 +283,7 @@ def damage_runs(rng: random.Random, root: Path) -> None:
     sentence(search.tries), sentence(lambda: runs.compare("runs/mine")), sentence(partial(train, root))
 
 
-USED = (*runs.KEPT, "calibration.json", SUMS)  # by predict
+USED = (*checkpoints.KEPT, "calibration.json", SUMS)  # by predict
 
 
 def damage_results(rng: random.Random, root: Path) -> None:
@@ -301,7 +301,7 @@ def damage_results(rng: random.Random, root: Path) -> None:
     assert code == 2 or text == right_answer(root), path
     assert code == 2 or path.parent != root / "results" / FINAL or path.name not in USED, f"{path} went unnoticed"
     shown = contents(root / "results")
-    for look in (lambda: runs.published(), lambda: runs.compare(FINAL), lambda: runs.published(5)):
+    for look in (lambda: statistics.published(), lambda: runs.compare(FINAL), lambda: statistics.published(5)):
         sentence(look)
     assert contents(root / "results") == shown
 

@@ -129,7 +129,7 @@ def landscape(
     """Accuracy after the last epoch against two costs, both on a log axis.
 
     Args:
-        runs: one row a name, as `runs.published` gives; all judged on the same images.
+        runs: one row a name, as `statistics.published` gives; all judged on the same images.
         priors: `PriorWork` to draw beside them where its cost is known.
         own: title -> metrics of runs of one's own, drawn as stars.
         costs: of COSTS.

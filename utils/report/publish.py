@@ -18,7 +18,7 @@ from utils import runs, training
 from utils.cifar10.files import ImageData
 from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
-from utils.engine.checkpoints import checksums, seal, verify
+from utils.engine.checkpoints import KEPT, checksums, seal, verify
 from utils.errors import RunError
 from utils.study import analysis, baselines
 
@@ -44,7 +44,7 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     wanted = records.identity(model, asdict(recipe), images, seed)
     source = records.find(name, wanted, model)
     check(runs.load(source, network), wanted, official_images())
-    kept = [file for file in runs.KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
+    kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
     return put({file: (source / file).read_bytes() for file in kept}, target)
 
 

@@ -14,6 +14,7 @@ from utils.engine.records import read_table
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.report.tables import TABLES, markdown, published
+from utils.study import statistics
 
 PAGES = ("README.md", "docs/reference.md", "docs/teaching.md")
 BADGE = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
@@ -55,7 +56,7 @@ def write() -> None:
 
     RunError if a network or a recipe in the code is not that of the run in results/, or the pages lack a marker.
     """
-    loaded = {name: runs.load(name) for name in runs.published().index}
+    loaded = {name: runs.load(name) for name in statistics.published().index}
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
     for page, text in filled().items():

@@ -11,7 +11,7 @@ from datetime import datetime
 import pandas as pd
 
 import utils
-from utils import architecture, models, plotting, runs
+from utils import architecture, models, plotting
 from utils.engine.records import read_history, read_metrics, read_table
 from utils.engine.steps import log_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
@@ -30,7 +30,7 @@ def markdown(columns: Mapping[str, Iterable] | str) -> str:
 
 def published(names: list[str]) -> pd.DataFrame:
     """The published ones of these runs, a row each."""
-    table = runs.published()
+    table = statistics.published()
     return table.loc[[name for name in names if name in table.index]]
 
 
@@ -55,7 +55,7 @@ def accuracies(runs: pd.DataFrame) -> list[str]:
 
 def first_epochs(name: str) -> str:
     """In which epoch the seeds of a run reach 85 % for the first time."""
-    epochs = runs.seeds(name).epochs_to_85
+    epochs = statistics.seeds(name).epochs_to_85
     if epochs.isna().any():
         return "not reached" if epochs.isna().all() else f"not reached by {epochs.isna().sum()} of {len(epochs)}"
     low, high = int(epochs.min()), int(epochs.max())
@@ -64,7 +64,7 @@ def first_epochs(name: str) -> str:
 
 def headline() -> dict:
     """The four results that count, each the best of its kind among the published networks."""
-    m = runs.published()
+    m = statistics.published()
     m = m[
         m.index.isin(MAIN + RECORDS)
         & (m.parameters < architecture.MAX_PARAMETERS)
@@ -198,7 +198,7 @@ def log_excerpt() -> str:
 
 def rules_table() -> pd.DataFrame:
     """Every rule of the assignment with what the final network and its published run show."""
-    rules, m = architecture.rules(models.build_model(FINAL)), runs.published().loc[FINAL]
+    rules, m = architecture.rules(models.build_model(FINAL)), statistics.published().loc[FINAL]
     used = {key: m.recipe[key] for key in ("flip", "affine", "hole")}
     found = ", ".join(f"{key} p={probability}" for key, probability in used.items())
     rules.loc[len(rules)] = "albumentations", found, min(used.values()) > 0
@@ -209,7 +209,7 @@ def rules_table() -> pd.DataFrame:
 
 def normalisation_table() -> dict:
     """Mean and standard deviation with which the final network's images were normalised."""
-    m = runs.published().loc[FINAL]
+    m = statistics.published().loc[FINAL]
     mean, std = ([f"{value:.4f}" for value in values] for values in (m["mean"], m["std"]))
     return {"channel": list(plotting.CHANNELS), "mean": mean, "standard deviation": std}
 

@@ -20,13 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 import utils
-from utils import architecture, runs
+from utils import architecture
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
 from utils.engine.checkpoints import write_atomically
 from utils.engine.speed import suitable_precision
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
+from utils.study import statistics
 from utils.study.baselines import BASELINES, chosen
 from utils.training import Recipe, evaluate, fit, plain_loop
 from utils.transforms import train_transform
@@ -184,7 +185,7 @@ def grow() -> None:
     base = dict(network=FINAL, batch_size=128, images=6_400)
     points = [{**base, "batch_size": size} for size in (32, 64, 128, 256, 512)]
     points += [{**base, "images": images} for images in (3_200, 12_800, 25_600)]
-    networks = {chosen(name)[0]: name for name in (*runs.published().index, *BASELINES)}  # each once
+    networks = {chosen(name)[0]: name for name in (*statistics.published().index, *BASELINES)}  # each once
     networks.pop(chosen(FINAL)[0], None)
     points += [{**base, "network": name} for name in networks.values()]
 
