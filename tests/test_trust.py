@@ -1197,7 +1197,9 @@ def test_metrics_without_a_figure_that_tables_show_are_damaged(root, capsys):
 
 def test_a_picture_may_have_a_blank_in_its_name():
     dry = subprocess.run(["make", "-n", "predict", "IMAGE=my photo.jpg"], cwd=ROOT, capture_output=True)
-    command = dry.stdout.decode().splitlines()[-1].replace(".venv/bin/python -m utils", "printf '<%s>'")
+    command = next(line for line in dry.stdout.decode().splitlines() if " predict " in line).replace(
+        ".venv/bin/python -m utils", "printf '<%s>'"
+    )
     shown = subprocess.run(["sh", "-c", command], env=os.environ | {"IMAGE": "my photo.jpg"}, capture_output=True)
     assert shown.stdout.decode() == "<predict><my photo.jpg>"
 
