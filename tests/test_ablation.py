@@ -1,6 +1,7 @@
 """One change at a time: what the changes are, and that the command trains what is missing and nothing else."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -136,23 +137,47 @@ def test_a_row_of_another_network_or_recipe_is_made_again(few, monkeypatch):
     assert rows().run[1] != before.run[1]
 
 
-def test_published_rows_are_kept_and_those_of_other_images_are_refused(few):
+def test_published_rows_are_kept_and_those_that_no_run_made_are_refused(few, monkeypatch):
     ablation.ablate(few)
     with pytest.raises(RunError, match="was measured on the stand-in"):
         publish_tables("ablation")
     tables = list((utils.ROOT / "runs" / "ablation").glob("*.csv"))
     for path in tables:
         pd.read_csv(path).assign(data_source="original").to_csv(path, index=False)
-    with pytest.raises(RunError, match=r"Row 1 of runs/ablation/\w+.csv is of no finished run"):
+    with pytest.raises(RunError, match=r"There is no finished run of ablation/as_it_is/seed_1 to publish"):
         publish_tables("ablation")
     for path in tables:
         path.unlink()
     official = random_images(seed=1, source="original")
+    monkeypatch.setitem(records.OFFICIAL, "digest", official.digest)
     ablation.ablate(official)
-    publish_tables("ablation")
-    for path in tables:
-        path.unlink()
-    assert ablation.missing(official) == []
+    path = utils.ROOT / "runs" / "ablation" / "recipe.csv"
+    honest, table = path.read_bytes(), rows()
+    for column, value in (("validation_accuracy", 92.14), ("change", "learning rate 0.2"), ("change", "gone")):
+        table.assign(**{column: [value, table[column][1] if column != "change" else "as it is"]}).to_csv(
+            path, index=False
+        )
+        with pytest.raises(RunError, match="Row 1 of runs/ablation/recipe.csv is of no|'gone' is no change"):
+            publish_tables("ablation")
+    path.write_bytes(honest)
+    target = publish_tables("ablation")
+    rows().iloc[[1]].to_csv(path, index=False)
+    with pytest.raises(RunError, match="recipe.csv lacks published rows"):
+        publish_tables("ablation")
+    shutil.rmtree(utils.ROOT / "runs" / "ablation")
+    assert ablation.missing(official) == [] and len(read_table(target / "recipe.csv")) == 2
+
+
+def test_a_network_that_cannot_be_traced_may_be_a_change(few, monkeypatch):
+    class Untraced(models.ConvNet):
+        def forward(self, x):
+            return super().forward(x if x.mean() < 1e9 else -x)
+
+    monkeypatch.setitem(ablation.NETWORKS, "untraced", {})
+    network = lambda *_: Untraced(8, c1=models.conv(3, 8, stride=4))  # noqa: E731
+    monkeypatch.setattr(ablation, "changed", network)
+    ablation.ablate(few)
+    assert ablation.missing(few) == [] and pd.isna(ablation.kept("network").macs).all()
 
 
 def test_a_row_of_another_forward_is_not_of_today(few, monkeypatch):
@@ -164,7 +189,9 @@ def test_a_row_of_another_forward_is_not_of_today(few, monkeypatch):
     assert len(ablation.missing(few)) == 3
 
 
-@pytest.mark.parametrize("damage", ["twice", "no number", "no column", "semicolons", "words"])
+@pytest.mark.parametrize(
+    "damage", ["twice", "no number", "no column", "semicolons", "words", "no response", "half a seed"]
+)
 def test_a_damaged_table_is_a_sentence(few, damage):
     ablation.ablate(few)
     path, table = utils.ROOT / "runs" / "ablation" / "recipe.csv", rows()
@@ -174,6 +201,10 @@ def test_a_damaged_table_is_a_sentence(few, damage):
         table["validation_accuracy"] = None
     elif damage == "no column":
         table = table.drop(columns="first_response")
+    elif damage == "no response":
+        table["first_response"] = "abc"
+    elif damage == "half a seed":
+        table["seed"] = 1.5
     elif damage == "words":
         table["validation_accuracy"] = "good"
     table.to_csv(path, index=False, sep=";" if damage == "semicolons" else ",")

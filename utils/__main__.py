@@ -149,7 +149,7 @@ def predict(arguments: argparse.Namespace) -> int:
     if arguments.figure and os.path.realpath(arguments.figure) in map(os.path.realpath, arguments.files):
         raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
     predictor, answered = Predictor(arguments.network), []
-    for file in map(Path, arguments.files):
+    for file in (Path(name).expanduser() for name in arguments.files):
         try:
             answered.append(predictor(open_picture(file)))
             print(sentence(file, answered[-1]), flush=True)

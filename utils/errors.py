@@ -1,5 +1,6 @@
 """The package's own errors: each message is one sentence that says what is wrong and what to do."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,11 @@ def of_a_network(what: str) -> Iterator[None]:
     except ProjectError:
         raise
     except Exception as error:
-        at = [frame for frame in extract_tb(error.__traceback__) if "site-packages" not in frame.filename][-1]
-        file = "the cell" if "ipykernel" in at.filename else Path(at.filename).name
-        why = f"{type(error).__name__} in line {at.lineno} of {file}: {first_line(error)}"
+        others = (Path(os.__file__).parent, Path(__file__).parent / "engine", Path(__file__))  # its own is elsewhere
+        frames = [(Path(frame.filename), frame.lineno) for frame in extract_tb(error.__traceback__)]
+        own = [(path, line) for path, line in frames if not any(o in (path, *path.parents) for o in others)]
+        own = [(path, line) for path, line in own if not {"site-packages", "dist-packages"} & set(path.parts)]
+        cell = own and ("ipykernel" in str(own[-1][0]) or "ipython-input" in str(own[-1][0]))
+        where = f" in line {own[-1][1]} of {'the cell' if cell else own[-1][0].name}" if own else ""
+        why = f"{type(error).__name__}{where}: {first_line(error)}"
         raise NetworkError(f"The network cannot {what} ({why}); mend it.") from error

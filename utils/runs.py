@@ -19,7 +19,7 @@ from utils import architecture, training
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader
 from utils.engine import checkpoints, distributed, records
-from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint
+from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
 from utils.engine.steps import log_line
@@ -83,7 +83,7 @@ def train(
     batches = train_loader(x, y, mean, std, recipe.batch_size, seed, **recipe.augmentation)
     judged = eval_loader(part.test_images, part.test_labels, mean, std)
     options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress, device=device)
-    with alone_in(folder):
+    with alone_in(folder), rng_from(seed):
         begun = folder and records.holds_a_run(folder)
         if why := distributed.from_first(lambda: begun and records.why_not(identity, model, folder)):
             raise RunError(f"Another run was begun in {folder} just now: {why}. Start again.")

@@ -24,7 +24,15 @@ from utils.engine import distributed
 from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
 from utils.engine.records import response
 from utils.engine.speed import PRECISIONS, prepared
-from utils.engine.steps import TrainingStep, device_to_use, log_line, moving_average, to_device, train_epoch
+from utils.engine.steps import (
+    TrainingStep,
+    device_to_use,
+    log_line,
+    moving_average,
+    to_device,
+    train_epoch,
+    workers_alive,
+)
 from utils.errors import RunError
 
 
@@ -124,6 +132,7 @@ def plain_loop(model: nn.Module, recipe: Recipe, batches: DataLoader) -> list[di
 # ---------------------------------------------------------------- the same with all that long runs need
 
 
+@workers_alive()
 def fit(
     model: nn.Module,
     recipe: Recipe,

@@ -31,7 +31,7 @@ SUMS = "checksums.json"  # of the other files of a folder
 def write_atomically(content: bytes, path: Path) -> None:
     """Write a file so that either the old one or the new one is there, whole, whenever the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
+    unfinished = path.with_name(f".{path.name}.tmp")
     try:
         with open(unfinished, "wb") as file:
             file.write(content)
@@ -79,7 +79,7 @@ def alone_in(folder: Path | None) -> Iterator[None]:
 
 def checksums(folder: Path) -> dict[str, str]:
     """sha256 of the files in `folder` that are kept for good, but for line ends, which git may change."""
-    files = [p for p in sorted(folder.glob("*")) if p.suffix in (".csv", ".json", ".pt") and p.is_file()]
+    files = [p for p in sorted(folder.glob("[!.]*")) if p.suffix in (".csv", ".json", ".pt") and p.is_file()]
     kept = [p for p in files if p.name not in (SUMS, "checkpoint.pt")]
     return {p.name: hashlib.sha256(p.read_bytes().replace(b"\r\n", b"\n")).hexdigest() for p in kept}
 
@@ -91,52 +91,49 @@ def seal(folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
-    if utils.ROOT / "results" not in (folder, *folder.parents) and not (folder / SUMS).exists():
+    published = utils.ROOT / "results" in (folder, *folder.parents)
+    if not published and not (folder / SUMS).exists():
         return
     try:
         sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        sealed = {SUMS: "readable"}
-    found = checksums(folder)
-    if wrong := [name for name in sealed | found if sealed.get(name) != found.get(name)]:
+        sealed = {}
+    found, sealed = checksums(folder), sealed or {SUMS: "readable"}
+    if wrong := [name for name in sealed if sealed[name] != found.get(name)]:
         remedy = "fetch that folder again, or delete it to train anew"
-        raise RunError(f"{folder / wrong[0]} is missing or damaged, or was put there or changed by hand; {remedy}.")
+        raise RunError(f"{folder / str(wrong[0])} is missing or damaged, or was changed by hand; {remedy}.")
+    if published and (added := found.keys() - sealed.keys()):  # to a run of one's own one may add what one likes
+        raise RunError(f"{folder / min(added)} does not belong there; take it out of that folder.")
 
 
 # ---------------------------------------------------------------- random numbers
 
 
-def seed_everything(seed: int) -> None:
-    """Start the random numbers of PyTorch, NumPy and Python anew; a network's forward may use any of them."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
 @contextmanager
 def rng_from(seed: int) -> Iterator[None]:
-    """In the block the CPU's random numbers start from `seed`; after it they go on as if it had not been."""
-    state = rng_state(cuda=False)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would start those of CUDA anew, too
-    np.random.seed(seed)
+    """In the block the random numbers of NumPy and Python, which a network may use, start from `seed`; after it those
+    of the user go on as if it had not been."""
+    before = np.random.get_state(), random.getstate()
+    np.random.seed(seed % 2**32)
     random.seed(seed)
     try:
         yield
     finally:
-        set_rng_state(state)
+        np.random.set_state(before[0])
+        random.setstate(before[1])
 
 
-def rng_state(cuda: bool = True) -> dict:
+def rng_state() -> dict:
     """Where the random numbers of PyTorch (also of every CUDA device), NumPy and Python stand, fit for a checkpoint."""
     _, keys, *rest = np.random.get_state()
-    state = dict(rng=torch.get_rng_state(), numpy_rng=[keys.tolist(), *rest], python_rng=random.getstate())
-    return state | {"cuda_rng": torch.cuda.get_rng_state_all() if cuda else []}
+    state = dict(rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all())
+    return state | dict(numpy_rng=[keys.tolist(), *rest], python_rng=random.getstate())
 
 
 def set_rng_state(state: dict) -> None:
     """Put the random numbers where `rng_state` said that they stood."""
     torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] and len(state["cuda_rng"]) == torch.cuda.device_count():
+    if len(state["cuda_rng"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     if "python_rng" in state:  # older checkpoints lack it
         np.random.set_state(("MT19937", *state["numpy_rng"]))
@@ -185,10 +182,10 @@ def _code() -> dict:
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=own).stdout.strip()
 
     try:
-        if not os.path.samefile(git("rev-parse", "--show-toplevel"), utils.ROOT):
-            raise OSError
+        if git("rev-parse", "--show-prefix"):
+            return dict(commit=UNKNOWN, tree_clean=UNKNOWN)
         return dict(commit=git("rev-parse", "--short=12", "HEAD"), tree_clean=not git("status", "--porcelain", "utils"))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return dict(commit=UNKNOWN, tree_clean=UNKNOWN)
 
 

@@ -20,10 +20,11 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.lazy import LazyModuleMixin
 
 import utils
 from utils import models
-from utils.engine.checkpoints import UNKNOWN, read_checkpoint, rng_from, seed_everything, verify
+from utils.engine.checkpoints import UNKNOWN, read_checkpoint, rng_from, verify
 from utils.engine.steps import epochs_to_target
 from utils.errors import NetworkError, RunError, first_line, of_a_network
 
@@ -34,18 +35,17 @@ NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of a run; it leads nowhere else
 
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
-    seed_everything(seed)
-    with of_a_network("be built"):
+    torch.manual_seed(seed)
+    with rng_from(seed), of_a_network("be built"):
         model = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(model, nn.Module):
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
-    with of_a_network("be copied"):
-        model = deepcopy(model)  # a function, too, may return the same module again
-    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
         with torch.no_grad(), of_a_network("answer"):
             model.eval()(torch.zeros(1, 3, 32, 32))  # its lazy layers take their sizes from the first image
         model.train()
-    return model
+    with of_a_network("be copied"):
+        return deepcopy(model)  # a function, too, may return the same module again
 
 
 def built_by(network: Network) -> dict:
@@ -91,13 +91,16 @@ def response(model: nn.Module) -> list[float]:
     one seed; last the length of the gradient of a loss, which tells a layer that is frozen or detached. Without
     dropout, which the recipe decides.
     """
-    copy, images = deepcopy(model).cpu(), torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
+    with of_a_network("be copied"):
+        copy = deepcopy(model).cpu()
+    images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
     copy.zero_grad()
     for module in copy.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    with rng_from(0), torch.enable_grad(), of_a_network("be trained"):
+    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
         judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
         if loss.requires_grad:
@@ -111,7 +114,7 @@ def response(model: nn.Module) -> list[float]:
 def check_outputs(model: nn.Module, classes: int) -> None:
     """NetworkError unless the network gives an image a finite logit for each class, and in eval mode twice the same."""
     copy, images = deepcopy(model).cpu().eval(), torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
-    with rng_from(0), of_a_network("answer"):
+    with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
         first, second = copy(images), copy(images)
     if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
@@ -282,7 +285,9 @@ def row_of(metrics: Mapping) -> dict:
     judged, response = metrics.get("validation_accuracy_last"), metrics["run"].get("first_response", [])
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
     over["first_response"] = " ".join(map(str, response))
-    found = {**metrics["recipe"], **metrics.get("made_under", [{}])[-1], **metrics, **over}
+    arguments = metrics.get("built_by", {}).get("arguments", {})
+    arguments = {} if arguments == UNKNOWN else arguments
+    found = {**metrics["recipe"], **arguments, **(metrics.get("made_under") or [{}])[-1], **metrics, **over}
     return {key: value for key, value in found.items() if not isinstance(value, dict | list)}
 
 
@@ -292,7 +297,8 @@ def read_metrics(run: str | Path) -> dict:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
-        of_a_run = isinstance(metrics, dict) and all(isinstance(metrics.get(key), kind) for key, kind in kinds.items())
+        kinds |= dict(macs=int | None, receptive_field=int | None, train_accuracy_last=float)
+        of_a_run = isinstance(metrics, dict) and all(isinstance(metrics.get(k, ...), kind) for k, kind in kinds.items())
         if not of_a_run or not isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float):
             raise ValueError("it holds something else")
     except FileNotFoundError:
@@ -317,6 +323,6 @@ def read_table(path: Path) -> pd.DataFrame:
     """A csv file of runs/ or results/; RunError if it is damaged."""
     verify(path.parent)
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, dtype=dict(commit=str, run=str))  # digits, perhaps
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise RunError(f"{path} cannot be read ({first_line(error)}); fetch or make it again.") from None

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from utils.architecture import TARGET
 from utils.engine import distributed
 from utils.engine.speed import autocast, memory_format
-from utils.errors import RunError
+from utils.errors import RunError, first_line
 
 
 def device_to_use(asked: str | None = None) -> torch.device:
@@ -72,15 +72,14 @@ def workers_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):  # what a worker itself raised is worded otherwise
             raise
         raise RunError(
-            "A process that augments images was killed, perhaps for want of memory; close other programs and start "
-            "again, which goes on after the last finished epoch."
+            f"A process that augments images was killed ({first_line(error)}), perhaps for want of memory; close other "
+            "programs and start again: a run that is kept goes on after its last finished epoch."
         ) from None
 
 
-@workers_alive()
 def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, float]:
     """One pass over `batches` with a step for each; returns mean loss per image and accuracy in percent.
 

@@ -20,7 +20,7 @@ from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
 from utils.engine.checkpoints import KEPT, checksums, seal, verify
 from utils.errors import RunError
-from utils.study import analysis, baselines
+from utils.study import ablation, analysis, baselines
 
 
 def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int | None = None) -> Path:
@@ -89,36 +89,40 @@ def publish_tables(folder: str) -> Path:
         if sources != {"original"}:
             other = ", ".join(sorted(map(str, sources - {"original"}))) or "nothing"
             raise RunError(f"runs/{folder}/{file.name} was measured on the {other}; measure it on CIFAR-10.")
-        published = records.read_table(before) if before.exists() else table.iloc[:0]
-        if folder == "benchmark":
-            continue
-        if len(table) < len(published):
-            raise RunError(f"runs/{folder}/{file.name} lacks published rows; take them over from results/{folder}.")
-        check_rows(table, published, folder, file.name)
+        if folder != "benchmark":
+            published = records.read_table(before) if before.exists() else table.iloc[:0]
+            check_rows(table, published, folder, file.stem)
     return put({file.name: file.read_bytes() for file in files}, target)
 
 
-def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, file: str) -> None:
-    """RunError unless each row that is not published yet is, in all columns that both have, that of a finished run
-    below runs/`folder`."""
-    paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json")
+def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
+    """RunError unless every row that is published is in the table `name`, too, and every other row is in all that both
+    tell that of a finished run below runs/`folder`."""
+    rows, known = ([plain(row) for row in t.to_dict("records")] for t in (table, published))
+    key = ["change", "seed"] if folder == "ablation" else list(published)  # a change may have been made again
+    there = [{column: row.get(column) for column in key} for row in rows]
+    if any({column: row[column] for column in key} not in there for row in known):
+        raise RunError(f"runs/{folder}/{name}.csv lacks published rows; take them over from results/{folder}.")
+    new = [row for row in rows if {column: row.get(column) for column in published} not in known]
+    paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json") if new and folder != "ablation" else ()
     made = [plain(records.row_of(records.read_metrics(path.parent))) for path in paths]
-    known = [plain(row) for row in published.to_dict("records")]
-    for number, row in enumerate(map(plain, table.to_dict("records")), 1):
-        if {key: row.get(key) for key in published} in known:
-            continue
-        if not any(all(row[key] == run[key] for key in row.keys() & run.keys()) for run in made):
+    for row in new:
+        if folder == "ablation":
+            made = [plain(ablation.run_of(name, row["change"], int(row["seed"])))]
+        if not any(all(row[column] == run[column] for column in row.keys() & run.keys()) for run in made):
             raise RunError(
-                f"Row {number} of runs/{folder}/{file} is of no finished run in runs/{folder}; delete the row and "
-                "make the run again."
+                f"Row {rows.index(row) + 1} of runs/{folder}/{name}.csv is of no finished run in runs/{folder}; delete "
+                "the row and make the run again."
             )
 
 
 def plain(row: dict) -> dict:
     """The row with values that compare: a number is a float without its last digits, which reading may change; a value
     that is missing is None."""
-    numbers = {key: float(f"{value:.12g}") for key, value in row.items() if isinstance(value, int | float | np.number)}
-    words = {key: value if value is None else str(value) for key, value in row.items() if key not in numbers}
+    kinds = int | float | np.integer | np.floating
+    counts = {key: isinstance(value, kinds) and not isinstance(value, bool) for key, value in row.items()}
+    numbers = {key: float(f"{value:.12g}") for key, value in row.items() if counts[key]}
+    words = {key: value if value is None else str(value) for key, value in row.items() if not counts[key]}
     return words | {key: None if np.isnan(value) else value for key, value in numbers.items()}
 
 

@@ -31,17 +31,15 @@ def write(name: str, output: str | None = None) -> None:
     run = runs.load(name)
     if utils.ROOT / "results" not in run.folder.parents:
         raise RunError(f"{name} is not published; publish it first.")
-    content = io.BytesIO()
     try:
         import onnxruntime
 
         batch = torch.export.Dim.DYNAMIC
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of the exporter, about itself
-            torch.onnx.export(
+            program = torch.onnx.export(
                 run.model,
                 (torch.zeros(2, 3, 32, 32),),
-                content,
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=({0: batch},),
@@ -51,7 +49,7 @@ def write(name: str, output: str | None = None) -> None:
             )
     except ImportError as error:
         raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-tools.txt") from None
-    write_atomically(content.getvalue(), path)
+    write_atomically(program.model_proto.SerializeToString(), path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     print(compare(run.model, session, path, utils.ROOT / "results" / name / "weights.pt").to_string())
     print(f"\nWritten to {path.relative_to(utils.ROOT) if output is None else path}.")

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from hashlib import sha256
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -120,20 +121,28 @@ def first_response(network: records.Network, seed: int) -> list[float]:
 
 def of_today(row: tuple, network: records.Network, recipe: Recipe, digest: str) -> bool:
     """Whether a row was made with this network and recipe, on the images with this digest."""
-    recorded = [float(value) for value in row.first_response.split()]
     same = row.run == fingerprint(network, recipe, digest)
-    return same and records.alike(first_response(network, row.seed), recorded)
+    return same and records.alike(first_response(network, row.seed), numbers(row.first_response))
+
+
+def numbers(text: str) -> list[float]:
+    return [float(value) for value in text.split()]
 
 
 def kept(name: str) -> pd.DataFrame:
     """The rows of runs/ablation/<name>.csv so far, or else the published ones; RunError if it is damaged."""
     files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in ("runs", "results")]
-    columns = ["change", "run", *KEPT]
     file = next((file for file in files if file.exists()), None)
-    table = read_table(file) if file else pd.DataFrame(columns=columns)
-    needed = table.reindex(columns=columns)
-    numbers = needed[["seed", "validation_accuracy"]].apply(pd.to_numeric, errors="coerce")
-    if needed.isna().any(axis=None) or numbers.isna().any(axis=None) or table.duplicated(["change", "seed"]).any():
+    table = read_table(file) if file else pd.DataFrame(columns=["change", "run", *KEPT])
+    may_lack = ["macs", "receptive_field"]  # of a network that cannot be traced
+    try:
+        table["first_response"].map(numbers)
+        sound = (table.seed % 1 == 0).all() and np.isfinite(table.validation_accuracy.astype(float)).all()
+        sound &= not table[["change", "run", *KEPT]].drop(columns=may_lack).isna().any(axis=None)
+        sound &= not table.duplicated(["change", "seed"]).any()
+    except (KeyError, ValueError, TypeError, AttributeError):
+        sound = False
+    if not sound:
         raise RunError(f"{file} lacks a column or a value, or has a row twice; fetch it again, or delete it.")
     return table
 
@@ -157,6 +166,23 @@ def judged(name: str) -> pd.DataFrame:
     return there.set_index("change").loc[whole].reset_index()
 
 
+def name_of(change: str, seed: int) -> str:
+    """Of the run's folder in runs/."""
+    return f"ablation/{'_'.join(change.replace(',', '').split())}/seed_{seed}"
+
+
+def run_of(name: str, change: str, seed: int) -> dict:
+    """The metrics of the finished run on CIFAR-10 that a row of the table `name` is of, and the row's `change` and
+    `run`; RunError if there is none."""
+    if change not in studies()[name]:
+        raise RunError(f"{change!r} is no change of the table {name} in utils/study/ablation.py; delete its rows.")
+    network, recipe = studies()[name][change]
+    model, images = records.build(network, seed), records.OFFICIAL | dict(judged_on="validation")
+    folder = records.find(name_of(change, seed), records.identity(model, asdict(recipe), images, seed), model)
+    found = records.row_of(records.read_metrics(folder))
+    return found | dict(change=change, run=fingerprint(network, recipe, records.OFFICIAL["digest"]))
+
+
 def missing(data: ImageData) -> list[tuple[str, str, int]]:
     """Table, change and seed of every run that is not there yet, change after change, so that each can be judged as
     soon as its seeds are there; first what all are compared with."""
@@ -176,8 +202,7 @@ def ablate(data: ImageData) -> None:
     for name, change, seed in todo:
         print(f"\n{name}: {change}, seed {seed}", flush=True)
         network, recipe = studies()[name][change]
-        folder = "_".join(change.replace(",", "").split())
-        found = runs.train(network, recipe, data, name=f"ablation/{folder}/seed_{seed}", seed=seed).metrics
+        found = runs.train(network, recipe, data, name=name_of(change, seed), seed=seed).metrics
         row = dict(change=change) | {key: records.row_of(found)[key] for key in KEPT}
         row["run"] = fingerprint(network, recipe, data.digest)
         if not utils.FAST_RUN:

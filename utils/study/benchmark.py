@@ -27,7 +27,6 @@ from utils.engine.checkpoints import write_atomically
 from utils.engine.speed import suitable_precision
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
-from utils.study import statistics
 from utils.study.baselines import BASELINES, chosen
 from utils.training import Recipe, evaluate, fit, plain_loop
 from utils.transforms import train_transform
@@ -182,6 +181,8 @@ def grow() -> None:
 
     Everything is measured twice, one pass after the other, and the faster counts: a busy machine is only ever slower.
     """
+    from utils.study import statistics  # its scipy is not to count in the memory of what is measured
+
     base = dict(network=FINAL, batch_size=128, images=6_400)
     points = [{**base, "batch_size": size} for size in (32, 64, 128, 256, 512)]
     points += [{**base, "images": images} for images in (3_200, 12_800, 25_600)]

@@ -63,7 +63,8 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
         before = path if path.exists() else published  # nor does publishing
         if before.exists():
-            table = pd.concat([read_table(before), table]).drop_duplicates(ignore_index=True)
+            both = pd.concat([read_table(before), table]).round(9)  # reading may change a last digit
+            table = both.drop_duplicates(ignore_index=True)
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
