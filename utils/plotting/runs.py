@@ -194,7 +194,7 @@ KINDS |= {"global average, linear": "#CC79A7"}
 def architecture(table: pd.DataFrame) -> Figure:
     """The network as boxes: height is the side of the layer's output, width its channels, colour its kind."""
     layers = table[table.kind.isin(["Conv2d", "Linear"])]
-    image = layers[:1].assign(layer="input", kind="input", stride=pd.NA, receptive_field=1)
+    image = layers[:1].assign(layer="input", kind="input", stride=layers.stride[:1].shift(), receptive_field=1)
     layers = pd.concat([image.assign(out_channels=image.in_channels, out_size=image.in_size), layers])
     titles = "layer", "stride", "channels", "size", "receptive field"
     figure, ((axis,),) = subplots(size=(9, 4.4))

@@ -63,8 +63,8 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
         before = path if path.exists() else published  # nor does publishing
         if before.exists():
-            both = pd.concat([read_table(before), table]).round(9)  # reading may change a last digit
-            table = both.drop_duplicates(ignore_index=True)
+            both = pd.DataFrame([*read_table(before).to_dict("records"), row])
+            table = both.round(9).drop_duplicates(ignore_index=True)  # reading may change a last digit
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
