@@ -1,6 +1,7 @@
 """The package's own errors: each message is one sentence that says what is wrong and what to do."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,11 +48,10 @@ def of_a_network(what: str) -> Iterator[None]:
     except ProjectError:
         raise
     except Exception as error:
-        others = (Path(os.__file__).parent, Path(__file__).parent / "engine", Path(__file__))  # its own is elsewhere
-        frames = [(Path(frame.filename), frame.lineno) for frame in extract_tb(error.__traceback__)]
-        own = [(path, line) for path, line in frames if not any(o in (path, *path.parents) for o in others)]
-        own = [(path, line) for path, line in own if not {"site-packages", "dist-packages"} & set(path.parts)]
-        cell = own and ("ipykernel" in str(own[-1][0]) or "ipython-input" in str(own[-1][0]))
-        where = f" in line {own[-1][1]} of {'the cell' if cell else own[-1][0].name}" if own else ""
-        why = f"{type(error).__name__}{where}: {first_line(error)}"
+        torch, engine = Path(sys.modules["torch"].__file__).parents[1], Path(__file__).parent / "engine"
+        others = (os.path.dirname(os.__file__), str(torch), str(engine), __file__)  # what is its own lies elsewhere
+        own = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+        cell = own and ("ipykernel" in own[-1].filename or "ipython-input" in own[-1].filename)
+        file = own and ("the cell" if cell else Path(own[-1].filename).name)
+        why = f"{type(error).__name__}{f' in line {own[-1].lineno} of {file}' if own else ''}: {first_line(error)}"
         raise NetworkError(f"The network cannot {what} ({why}); mend it.") from error
