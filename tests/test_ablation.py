@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 import utils
 from tests.test_notebooks import cells, source
@@ -178,6 +179,13 @@ def test_a_network_that_cannot_be_traced_may_be_a_change(few, monkeypatch):
     monkeypatch.setattr(ablation, "changed", network)
     ablation.ablate(few)
     assert ablation.missing(few) == [] and pd.isna(ablation.kept("network").macs).all()
+
+
+def test_a_row_is_of_today_under_an_older_pytorch_too(few, monkeypatch):
+    ablation.ablate(few)
+    said = nn.BatchNorm2d.extra_repr
+    monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", lambda self: said(self).replace(", bias=True", ""))
+    assert ablation.missing(few) == []
 
 
 def test_a_row_of_another_forward_is_not_of_today(few, monkeypatch):

@@ -84,6 +84,11 @@ def modules(model: nn.Module) -> dict[str, str]:
     return {name or "network": own(module) for name, module in model.named_modules()}
 
 
+def worded_alike(modules: Mapping[str, str]) -> dict[str, str]:
+    """The same modules without what older PyTorches do not say: that a norm has its bias, as it usually has."""
+    return {name: text.replace(", bias=True", "") for name, text in modules.items()}
+
+
 def response(model: nn.Module) -> list[float]:
     """What the network makes of eight images that are a formula; always on the CPU.
 
@@ -174,8 +179,8 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             value, other = {key: value}, {key: other}
         elif not isinstance(other, dict):
             return f"its {key} is not known there"
-        if key == "network":  # an older PyTorch does not say that a norm has its bias, as it usually has
-            value, other = ({k: text.replace(", bias=True", "") for k, text in d.items()} for d in (value, other))
+        if key == "network":
+            value, other = worded_alike(value), worded_alike(other)
         keys = value if key == "data" else value | other  # publishing leaves open which copy of the images it was
         differing = [k for k in keys if value.get(k, "missing") != other.get(k, "missing")]
         if differing:

@@ -109,7 +109,8 @@ def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
 
 def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
     """Tells the modules of a network, a recipe, and the images with this digest from others."""
-    whole = dict(network=records.modules(records.build(network)), recipe=asdict(recipe), data=digest)
+    modules = records.worded_alike(records.modules(records.build(network)))
+    whole = dict(network=modules, recipe=asdict(recipe), data=digest)
     return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
