@@ -44,7 +44,7 @@ from utils.__main__ import main
 from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
-from utils.engine import checkpoints, records, steps
+from utils.engine import checkpoints, records, speed, steps
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
 from utils.experiments import FINAL
@@ -1260,3 +1260,66 @@ def test_a_refusal_does_not_keep_the_connection(serve, tmp_path):
     with pytest.raises(HTTPError) as error:
         sources.fetch(serve(refuse), tmp_path / "part")
     assert closed.wait(2) and error.value.code == 503
+
+
+# ---------------------------------------------------------------- found in a third attack
+
+
+def frozen(*names):
+    model = models.experiment_5()
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("names", [["layers.c5.norm.weight"], ["linear.bias"], ["layers.c5.norm.bias", "linear.bias"]])
+def test_a_frozen_parameter_makes_another_network(names):
+    whole, part = (records.modules(frozen(*which)) for which in ([], names))
+    assert records.difference(dict(network=part), dict(network=whole))
+    assert "frozen" in "".join(part.values()) and "frozen" not in "".join(whole.values())
+
+
+def test_a_checkpoint_that_came_into_a_finished_run_decides_nothing(root):
+    def train(lr, epochs=1):
+        recipe = replace(ONE, lr=lr, epochs=epochs)
+        return runs.train(tiny_network, recipe, random_images(), name="mine", progress=False)
+
+    first = train(0.3)
+    other = train(0.01)
+    assert other.folder.name == "mine-2"
+    shutil.copy(other.folder / "checkpoint.pt", first.folder)
+    assert train(0.3).folder == first.folder
+    assert train(0.01).metrics["recipe"]["lr"] == 0.01
+
+
+def test_numbers_of_numpy_in_a_recipe_can_be_gone_on_with(root, monkeypatch):
+    recipe = replace(ONE, lr=np.float64(0.05), epochs=np.int64(2))
+    assert type(recipe.lr) is float and type(recipe.epochs) is int
+    with pytest.MonkeyPatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr("utils.training.log_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        runs.train(tiny_network, recipe, random_images(), name="mine", progress=False)
+    run = runs.train(tiny_network, replace(ONE, lr=0.05, epochs=2), random_images(), name="mine", progress=False)
+    assert run.folder.name == "mine" and len(run.history) == 2
+
+
+def test_a_modules_own_forward_stays(root):
+    def network():
+        model = tiny_network()
+        forward = type(model).forward
+        model.forward = lambda x: -forward(model, x)
+        return model
+
+    model = network()
+    with speed.prepared(model, torch.device("cpu")):
+        pass
+    assert "forward" in vars(model)
+    dilated = nn.Conv2d(3, 8, 3, dilation=2)
+    with speed.prepared(dilated, torch.device("cpu")):
+        assert dilated(input=torch.zeros(1, 3, 8, 8)).shape == (1, 8, 4, 4) and "forward" in vars(dilated)
+    assert "forward" not in vars(dilated)
+
+
+def test_a_name_that_means_two_things_is_refused_in_a_search(monkeypatch):
+    monkeypatch.setattr(models, "mine", lambda width=8, momentum=0.1: None, raising=False)
+    with pytest.raises(RunError, match="momentum is a field of the recipe and an argument of mine"):
+        search.parse("mine", ["width=4"])

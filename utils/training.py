@@ -66,6 +66,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
+            if hasattr(value, "item"):  # NumPy's numbers, which a checkpoint cannot hold
+                object.__setattr__(self, key, value := value.item())
             if key == "precision":
                 sensible, wanted = value in (None, *PRECISIONS), f"None or one of {', '.join(PRECISIONS)}"
             elif key == "optimizer":

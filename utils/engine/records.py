@@ -79,7 +79,9 @@ def modules(model: nn.Module) -> dict[str, str]:
     """Every module with its arguments, by name; of one that contains others only its own kind and arguments."""
 
     def own(module: nn.Module) -> str:
-        return f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
+        frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
+        said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
+        return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
     return {name or "network": own(module) for name, module in model.named_modules()}
 
@@ -221,7 +223,7 @@ def holds_a_run(folder: Path) -> bool:
 
 def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
     """In words why the run in `folder` is not the one `wanted`, whose network is `model`; None if it is."""
-    if (folder / "checkpoint.pt").exists():
+    if not (folder / "metrics.json").exists():  # a finished run's checkpoint is not sealed with it
         state = read_checkpoint(folder / "checkpoint.pt")
         found, recorded, weights = state.get("identity") or {}, state.get("response", UNKNOWN), state.get("model")
     else:

@@ -17,16 +17,18 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 def prepared(model: nn.Module, device: torch.device) -> Iterator[None]:
     """`model` on the device for as long as the block lasts, in the memory layout that is fast there; on a CPU with the
     two measures below. Afterwards it is on the CPU again, as it was built."""
+    changed = []
     if device.type == "cpu":
         keep_freed_memory()
-        for module in kept_in_float32(model):
+        changed = [module for module in kept_in_float32(model) if "forward" not in vars(module)]
+        for module in changed:
             module.forward = partial(_forward_in_float32, module)
     model.to(device, memory_format=memory_format(device))
     try:
         yield
     finally:
-        for module in model.modules():
-            module.__dict__.pop("forward", None)
+        for module in changed:
+            del module.forward
         model.to("cpu", memory_format=torch.contiguous_format)
 
 
@@ -86,6 +88,6 @@ def kept_in_float32(model: nn.Module) -> Iterator[nn.Conv2d]:
                 yield module
 
 
-def _forward_in_float32(module: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+def _forward_in_float32(module: nn.Conv2d, input: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", enabled=False):
-        return type(module).forward(module, images.float())
+        return type(module).forward(module, input.float())

@@ -36,6 +36,10 @@ def choices(name: str) -> tuple[dict, dict]:
 def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
     """["c2=48", "lr=0.2"] as the recipe with lr=0.2 and {"c2": 48}; RunError says what is wrong with it."""
     recipe, channels = choices(name)
+    if both := recipe.keys() & channels.keys():
+        raise RunError(
+            f"{min(both)} is a field of the recipe and an argument of {name}; give the argument another name."
+        )
     now, parsed = recipe | channels, {}
     for change in changes:
         key, _, value = change.partition("=")
