@@ -1090,6 +1090,16 @@ def test_a_figure_does_not_replace_the_picture_it_links_to(tmp_path, capsys):
     assert picture.read_bytes() == before
 
 
+def test_a_home_folder_that_the_shell_left_as_it_is(tmp_path, monkeypatch, capsys):
+    """As zsh does in `make predict IMAGE=~/cat.png`; of a user who is not there it is the name of a file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    picture = tmp_path / "cat.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    assert "is one of the pictures" in refused(capsys, "predict", "~/cat.png", "--figure", str(picture))
+    assert main(["predict", "~/cat.png"]) == 0
+    refused(capsys, "predict", "~nobody-of-this-name/cat.png")
+
+
 def test_whatever_pillow_raises_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *_, **__: {}["ImageWidth"])
     with pytest.raises(PictureError, match="cannot be read as an image"):

@@ -146,10 +146,11 @@ def predict(arguments: argparse.Namespace) -> int:
     from utils import plotting
     from utils.serve.predict import PictureError, Predictor, open_picture, sentence
 
-    if arguments.figure and os.path.realpath(arguments.figure) in map(os.path.realpath, arguments.files):
+    files = [os.path.expanduser(name) for name in arguments.files]
+    if arguments.figure and os.path.realpath(arguments.figure) in map(os.path.realpath, files):
         raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
     predictor, answered = Predictor(arguments.network), []
-    for file in (Path(name).expanduser() for name in arguments.files):
+    for file in map(Path, files):
         try:
             answered.append(predictor(open_picture(file)))
             print(sentence(file, answered[-1]), flush=True)

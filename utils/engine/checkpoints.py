@@ -130,22 +130,17 @@ def rng_state() -> dict:
     return state | dict(numpy_rng=[keys.tolist(), *rest], python_rng=random.getstate())
 
 
-def set_rng_state(state: dict) -> None:
-    """Put the random numbers where `rng_state` said that they stood."""
+def restore(state: dict, parts: dict) -> None:
+    """Load the `parts` (model, optimizer, ...) and the random numbers of a checkpoint."""
+    for name, part in parts.items():
+        if state[name]:  # a scaler that was off has no state
+            part.load_state_dict(state[name])
     torch.set_rng_state(state["rng"])
     if len(state["cuda_rng"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     if "python_rng" in state:  # older checkpoints lack it
         np.random.set_state(("MT19937", *state["numpy_rng"]))
         random.setstate(state["python_rng"])
-
-
-def restore(state: dict, parts: dict) -> None:
-    """Load the `parts` (model, optimizer, ...) and the random numbers of a checkpoint."""
-    for name, part in parts.items():
-        if state[name]:  # a scaler that was off has no state
-            part.load_state_dict(state[name])
-    set_rng_state(state)
 
 
 # ---------------------------------------------------------------- circumstances

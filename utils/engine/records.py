@@ -95,8 +95,8 @@ def response(model: nn.Module) -> list[float]:
     """What the network makes of eight images that are a formula; always on the CPU.
 
     The logits of the faintest and the strongest image in eval mode, then in training mode with the random numbers of
-    one seed; last the length of the gradient of a loss, which tells a layer that is frozen or detached. Without
-    dropout, which the recipe decides.
+    one seed; last the length of the gradient of a loss, which shows a detached layer, unless its part of it is below a
+    few percent. Without dropout, which the recipe decides.
     """
     with of_a_network("be copied"):
         copy = deepcopy(model).cpu()

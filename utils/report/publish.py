@@ -75,7 +75,8 @@ def check(run: runs.Run, wanted: dict, data: ImageData) -> None:
 def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
-    RunError if any was not measured on CIFAR-10 or lacks rows that are published, or what is there is damaged.
+    RunError if any was not measured on CIFAR-10, lacks rows that are published or has some that no run made, or if what
+    is published is damaged.
     """
     files = sorted((utils.ROOT / "runs" / folder).glob("*.csv"))
     if not files:

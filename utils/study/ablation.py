@@ -7,7 +7,7 @@ any time. To try a change of your own, add a line to RECIPES or NETWORKS.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 from hashlib import sha256
 
 import numpy as np
@@ -114,7 +114,7 @@ def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
     return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@lru_cache(256)  # most changes share one network
+@cache  # most changes share one network
 def first_response(network: records.Network, seed: int) -> list[float]:
     """What the network computes with its first weights: a changed `forward` does not show in its modules."""
     return records.response(records.build(network, seed))
