@@ -168,6 +168,13 @@ def test_the_learning_rate_makes_one_cycle():
     assert lr.iloc[0] == pytest.approx(RECIPE.lr / 25) and lr.iloc[-1] < 0.01
 
 
+def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
+    down = {
+        shape: train(small_network(), replace(RECIPE, epochs=10, anneal=shape)).lr[2:] for shape in ("cos", "linear")
+    }
+    assert down["linear"].diff()[1:].std() < 1e-4 < down["cos"].diff()[1:].std()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -177,8 +184,9 @@ def test_the_learning_rate_makes_one_cycle():
         (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
         (dict(flip=float("nan")), "flip is nan"),
         (dict(optimizer="lion"), "optimizer is lion, but must be sgd or adam"),
+        (dict(anneal="square"), "anneal is square, but must be cos or linear"),
         (dict(average=2), "average is 2, but must be between 0 and 1"),
-        (dict(precision="float8"), "precision is float8, but must be None or one of float32, bfloat16, float16"),
+        (dict(precision="float8"), "precision is float8, but must be None or float32 or bfloat16 or float16"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, sentence):

@@ -35,18 +35,20 @@ from utils.engine.steps import (
 )
 from utils.errors import RunError
 
+WORDS = dict(optimizer=("sgd", "adam"), anneal=("cos", "linear"), precision=(None, *PRECISIONS))  # no numbers
+
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides how a network is trained.
 
     One cycle of the learning rate (Smith & Topin, "Super-Convergence", 2018): up to `lr` during the share `warmup` of
-    all steps, then down along a cosine. `optimizer` is "sgd" (with Nesterov momentum) or "adam" (`momentum` is its
-    first beta). Weight decay acts on weights only, not on biases and norms. `dropout` is the probability of every
-    Dropout layer; 0 leaves each as the network has it. flip, affine and hole are the probabilities of the
-    augmentations. With `average`, such as 0.999, what is judged and kept is the exponential moving average of the
-    weights with this decay (Polyak & Juditsky, 1992). `precision` is "float32", "bfloat16" or "float16"; None takes
-    what suits the device. RunError names the first value that makes no sense.
+    all steps, then down; `anneal` is the shape of both, "cos" (a cosine) or "linear". `optimizer` is "sgd" (with
+    Nesterov momentum) or "adam" (`momentum` is its first beta). Weight decay acts on weights only, not on biases and
+    norms. `dropout` is the probability of every Dropout layer; 0 leaves each as the network has it. flip, affine and
+    hole are the probabilities of the augmentations. With `average`, such as 0.999, what is judged and kept is the
+    exponential moving average of the weights with this decay (Polyak & Juditsky, 1992). `precision` is "float32",
+    "bfloat16" or "float16"; None takes what suits the device. RunError names the first value that makes no sense.
     """
 
     epochs: int
@@ -62,16 +64,15 @@ class Recipe:
     hole: float = 0.25
     optimizer: str = "sgd"
     average: float = 0.0
+    anneal: str = "cos"
     precision: str | None = None
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
             if hasattr(value, "item"):  # NumPy's numbers, which a checkpoint cannot hold
                 object.__setattr__(self, key, value := value.item())
-            if key == "precision":
-                sensible, wanted = value in (None, *PRECISIONS), f"None or one of {', '.join(PRECISIONS)}"
-            elif key == "optimizer":
-                sensible, wanted = value in ("sgd", "adam"), "sgd or adam"
+            if key in WORDS:
+                sensible, wanted = value in WORDS[key], " or ".join(map(str, WORDS[key]))
             elif key in ("epochs", "batch_size"):
                 sensible, wanted = type(value) is int and value >= 1, "a whole number of at least 1"
             elif key == "lr":
@@ -98,7 +99,8 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
         optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
     warmup = min(float(recipe.warmup), 1 - 1 / steps)  # a part of no length OneCycleLR would divide by
     warmup = 0.0 if warmup * steps == 1 else warmup
-    return optimizer, OneCycleLR(optimizer, recipe.lr, steps, pct_start=warmup, cycle_momentum=False)
+    shape = dict(pct_start=warmup, anneal_strategy=recipe.anneal, cycle_momentum=False)
+    return optimizer, OneCycleLR(optimizer, recipe.lr, steps, **shape)
 
 
 # ---------------------------------------------------------------- the loop to read first

@@ -30,6 +30,7 @@ from utils.errors import NetworkError, RunError, first_line, of_a_network
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
+LATER = dict(anneal="cos")  # fields of the recipe that came later, and what all runs before had
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of a run; it leads nowhere else
 
 
@@ -142,7 +143,12 @@ def identity_of(metrics: Mapping) -> dict:
 
 def recipe_of(fields: Mapping) -> dict:
     """The recipe as far as it belongs to the identity; the precision is a circumstance."""
-    return {key: value for key, value in fields.items() if key != "precision"}
+    return {key: value for key, value in told(fields).items() if key != "precision"}
+
+
+def told(fields: Mapping) -> dict:
+    """The recipe without the fields of LATER that are as in every run before, whose recipes lack them."""
+    return {key: value for key, value in fields.items() if key not in LATER or LATER[key] != value}
 
 
 def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: dict, made_under: list[dict]) -> dict:

@@ -110,7 +110,7 @@ def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
 def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
     """Tells the modules of a network, a recipe, and the images with this digest from others."""
     modules = records.worded_alike(records.modules(records.build(network)))
-    whole = dict(network=modules, recipe=asdict(recipe), data=digest)
+    whole = dict(network=modules, recipe=records.told(asdict(recipe)), data=digest)
     return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
