@@ -243,7 +243,9 @@ def test_poolings_as_functions_are_seen():
 @pytest.mark.parametrize("measure", [layer_table, totals, rules])
 def test_a_network_that_fails_on_the_image_gets_one_sentence(measure):
     model = ConvNet(7, c1=conv(3, 8))  # the linear layer expects 7 channels
-    with pytest.raises(NetworkError, match=r"ConvNet fails on an image of 3x32x32 \(.+\); mend its layers\.$") as error:
+    with pytest.raises(
+        NetworkError, match=r"network cannot answer an image of 3x32x32 \(RuntimeError.+\); mend it\.$"
+    ) as error:
         measure(model)
     assert "\n" not in str(error.value)
     assert model.training
@@ -353,3 +355,80 @@ def test_a_global_average_as_a_function_is_followed_by_a_classifier():
 class Average(nn.Module):
     def forward(self, images):
         return images.mean((2, 3), keepdim=True)
+
+
+# ---------------------------------------------------------------- layers of other kinds
+
+
+class Attending(nn.Module):
+    """Maps that become tokens and maps again."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.attention = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mix, self.linear = nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        maps = self.attention(tokens, tokens, tokens)[0].transpose(1, 2).reshape(-1, 8, 8, 8)
+        return self.linear(self.mix(maps).mean((2, 3)))
+
+
+class LayerScaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.linear = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2), nn.Linear(8, 10)
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, images):
+        return self.linear(self.two(input=self.one(images) * self.scale.view(1, 8, 1, 1)).mean((2, 3)))
+
+
+class Rows(nn.Module):
+    """The rows of the image, one after the other."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.linear = layer, nn.Linear(8, 10)
+
+    def forward(self, images):
+        rows = images.permute(0, 2, 1, 3).flatten(2)
+        return self.linear((self.layer(rows)[0] if isinstance(self.layer, nn.LSTM) else self.layer(rows)).mean(1))
+
+
+class Bare(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+def between(*layers):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *layers, nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "macs_known"),
+    [
+        (between(nn.ConvTranspose2d(8, 8, 2, 2)), None, False),
+        (between(nn.Conv2d(8, 8, (3, 5))), None, True),
+        (between(nn.Conv2d(8, 8, 3, stride=(1, 2))), None, True),
+        (between(nn.Upsample(scale_factor=2)), None, True),
+        (between(nn.PixelUnshuffle(2), nn.Conv2d(32, 8, 1)), None, True),
+        (between(nn.AdaptiveAvgPool2d(4)), None, True),
+        (between(nn.Flatten(2), nn.Linear(900, 900), nn.Unflatten(2, (30, 30))), None, True),
+        (between(nn.MaxPool2d(2, 1, dilation=2)), 7, True),
+        (between(nn.MaxPool2d(3, 2)), 9, True),
+        (between(nn.ReflectionPad2d(1), nn.GroupNorm(2, 8), nn.PReLU(8), nn.Dropout2d()), 5, True),
+        (Attending(), None, False),
+        (LayerScaled(), 5, True),
+        (Rows(nn.LSTM(96, 8, batch_first=True)), None, False),
+        (Rows(nn.Conv1d(32, 32, 89)), None, False),
+        (Bare(), None, True),
+    ],
+)
+def test_what_is_not_known_of_a_layer_is_not_invented(model, field, macs_known):
+    """The fields that are known were checked by hand: 1 + 2 + 2 * dilation + 2, and 1 + 2 + 2 + 2 * 2."""
+    found = totals(model)
+    assert found["receptive_field"] == field and (found["macs"] is not None) == macs_known
+    assert not rules(model).set_index("rule").passed["receptive field > 44"]
+    assert layers(model).loc["in all", "receptive field"] == ("-" if field is None else str(field))
+    assert not layers(model).astype(str).stack().str.contains(r"\.0|nan").any()

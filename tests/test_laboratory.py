@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from PIL import Image
 from torch import nn
 
 import utils
-from utils import models, plotting, runs, training
+from utils import architecture, models, plotting, runs, training
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
 from utils.engine import records, speed
@@ -36,6 +37,7 @@ from utils.experiments import EXPERIMENTS, RECIPE
 from utils.models import ConvNet, conv
 from utils.study import search
 from utils.training import Recipe
+from utils.transforms import augmentations
 
 from .conftest import random_images
 
@@ -314,10 +316,11 @@ def test_each_change_has_a_folder_and_finds_it_again(root, capsys):
 
 
 class Scaled(nn.Module):
-    """A parameter that belongs to no layer, and a number that no module shows."""
+    """A parameter that belongs to no layer, and a number that only an attribute holds."""
 
-    def __init__(self, shape=(8, 1, 1), factor=1.0):
+    def __init__(self, shape=(8, 1, 1), factor=1.0, share=0.0):
         super().__init__()
+        self.share = share  # of the images that lose this layer, in a training that is longer than a look at it
         self.body, self.scale, self.factor = conv(3, 8, stride=4), nn.Parameter(torch.ones(shape)), factor
         self.linear = nn.Linear(8, 10)
 
@@ -325,14 +328,112 @@ class Scaled(nn.Module):
         return self.linear((self.body(images) * self.scale * self.factor).mean((2, 3)))
 
 
-@pytest.mark.parametrize("changed", [dict(shape=(1, 1, 1)), dict(factor=2.0)], ids=["parameter", "number"])
-def test_what_no_layer_shows_is_noticed(root, capsys, changed):
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (dict(shape=(1, 1, 1)), "its modules are the same, but"),
+        (dict(factor=2.0), "factor is 2.0 here, but 1.0 there"),
+        (dict(share=0.2), "share is 0.2 here, but 0.0 there"),
+    ],
+)
+def test_what_no_layer_shows_is_noticed(root, capsys, changed, why):
     train(Scaled)
     assert train(partial(Scaled, **changed)).folder.name == "mine-2"
-    assert "its modules are the same, but" in capsys.readouterr().out
-    with pytest.raises(RunError, match=r"than the run runs/mine: its modules are the same, but"):
+    assert re.search(f"another run: {why}", capsys.readouterr().out)
+    with pytest.raises(RunError, match=rf"than the run runs/mine: {why}"):
         runs.load("runs/mine", partial(Scaled, **changed))
     assert runs.load("runs/mine", Scaled).folder.name == "mine"
+
+
+def test_first_values_that_are_too_small_to_be_felt_are_noticed(root, capsys):
+    class Gated(nn.Module):
+        """As ReZero and LayerScale begin: close to the identity."""
+
+        def __init__(self, first=1e-6):
+            super().__init__()
+            self.body, self.linear = conv(3, 8, stride=4), nn.Linear(8, 10)
+            self.gate = nn.Parameter(torch.full((8, 1, 1), first))
+
+        def forward(self, images):
+            maps = self.body(images)
+            return self.linear((maps + self.gate * maps.tanh()).mean((2, 3)))
+
+    train(Gated)
+    assert train(partial(Gated, first=1e-4)).folder.name == "mine-2"
+    assert "another run: its modules are the same, but the first values of its weights are" in capsys.readouterr().out
+    assert train(Gated).folder.name == "mine"
+
+
+CHANGES = {  # of utils/transforms.py, which no recipe shows
+    "angle": lambda found: found | {"shift-scale-rotate": A.Affine(rotate=(-25, 25), fill=0, p=0.25)},
+    "colour": lambda found: found | {"colour": A.ColorJitter(p=0.5)},
+    "size": lambda found: found | {"coarse dropout": A.CoarseDropout((1, 1), (8, 8), (8, 8), fill=0, p=0.25)},
+    "crop": lambda found: found | {"crop": A.RandomCrop(28, 28)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_changed_augmentations_are_another_run(root, capsys, monkeypatch, change):
+    recipe = replace(RECIPE, epochs=1)
+    train(recipe=recipe)
+    with monkeypatch.context() as code:
+        code.setattr("utils.data.augmentations", lambda *args, **kwargs: change(augmentations(*args, **kwargs)))
+        assert train(recipe=recipe).folder.name == "mine-2"
+    assert "another run: its recipe is the same, but the augmentations make other images" in capsys.readouterr().out
+    assert train(recipe=recipe).folder.name == "mine"
+
+
+class Listed(nn.Module):
+    """Layers that PyTorch does not find."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.linear = [conv(3, 8, stride=2), conv(8, 8, stride=2)], nn.Linear(8, 10)
+
+    def forward(self, images):
+        for layer in self.hidden:
+            images = layer(images)
+        return self.linear(images.mean((2, 3)))
+
+
+class Closed(nn.Module):
+    """A function made in __init__, which keeps to the layers of the network that a copy was made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.linear = conv(3, 8, stride=2), nn.Linear(8, 10)
+        self.features = lambda images: self.body(images).mean((2, 3))
+
+    def forward(self, images):
+        return self.linear(self.features(images))
+
+
+class Hooked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.scale, self.linear = conv(3, 8, stride=2), nn.Parameter(torch.ones(8, 1, 1)), nn.Linear(8, 10)
+        self.body.register_forward_hook(lambda module, images, maps: maps * self.scale)
+
+    def forward(self, images):
+        return self.linear(self.body(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("network", [Listed, Closed, Hooked])
+def test_layers_that_would_not_be_trained_are_refused(root, network):
+    for refusing in (train, lambda network: records.response(network()), lambda network: architecture.rules(network())):
+        if refusing is train or network is Listed:  # what is no copy goes by its own layers
+            with pytest.raises(NetworkError, match="not among its parameters, so they would never be trained: keep"):
+                refusing(network)
+    assert not (root / "runs").exists()
+
+
+def test_a_network_without_weights_to_train_is_refused(root):
+    frozen = tiny_network().requires_grad_(False)
+    for network in (frozen, nn.Sequential(nn.AdaptiveAvgPool2d((1, 10)), nn.Flatten(), nn.Unflatten(1, (3, 10)))):
+        with pytest.raises(NetworkError):
+            train(network)
+    with pytest.raises(NetworkError, match="no weights to train; give it a layer, or unfreeze one"):
+        train(frozen)
 
 
 # ---------------------------------------------------------------- what a notebook shows
@@ -595,7 +696,7 @@ def broken():
     [
         (partial(sequential, 9), "The network must return 10 logits for an image; mend its last layer."),
         (sequential(9), "The network must return 10 logits for an image; mend its last layer."),
-        (broken, "Sequential fails on an image of 3x32x32 (Given groups=1, weight of size"),
+        (broken, "network cannot answer an image of 3x32x32 (RuntimeError: Given groups=1, weight of size"),
         (lambda: "no network", "A network is a function that returns an nn.Module, or a module; this is"),
         ("experiment_5", "A network is a function that returns an nn.Module, or a module; this is 'experiment_5'."),
         (lambda: nn.Linear(3, "ten"), " of test_laboratory.py: empty()"),

@@ -45,7 +45,7 @@ from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
 from utils.engine import checkpoints, records, speed, steps
-from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, verify, write_atomically
+from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, seal, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
 from utils.experiments import FINAL
 from utils.report import publish, readme
@@ -692,11 +692,19 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
     seed_2 = results / "results" / FINAL / "seed_2"
     seed_2.rename(results / "aside")
     try:
-        for other in ("experiment_4/seed_2", f"{FINAL}/seed_3"):
+        for other in ("experiment_4/seed_2", f"{FINAL}/seed_3", f"{FINAL}/epochs_5/validation"):
             shutil.copytree(results / "results" / other, seed_2)
-            with pytest.raises(RunError, match="holds seeds of different runs"):
-                statistics.published()
+            for shown in (statistics.published, lambda: runs.compare(f"{FINAL}/seed_2")):
+                with pytest.raises(RunError, match="seed_2 holds another run than its name says"):
+                    shown()
             shutil.rmtree(seed_2)
+        shutil.copytree(results / "aside", seed_2)
+        metrics = json.loads((seed_2 / "metrics.json").read_text(encoding="utf-8"))
+        metrics["recipe"]["lr"] = 0.2
+        (seed_2 / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        seal(seed_2)
+        with pytest.raises(RunError, match="holds seeds of different runs"):
+            statistics.published()
     finally:
         shutil.rmtree(seed_2, ignore_errors=True)
         (results / "aside").rename(seed_2)

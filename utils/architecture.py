@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from utils.errors import NetworkError, first_line
+from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network
 
 MAX_PARAMETERS = 200_000  # and strictly fewer
 MIN_RECEPTIVE_FIELD = 44  # and strictly more
@@ -18,7 +18,7 @@ TARGET = 85.0  # test accuracy in percent, at least
 
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 AVERAGES = ("mean", "adaptive_avg_pool2d")  # functions that may be a global average
-MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum")  # functions whose multiply-adds are not known
+MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum", "attention")  # multiply-adds are not known
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
 OF_ALL = ["in_channels", "out_channels", "in_size", "out_size", "receptive_field", "jump", "parameters", "macs"]
 
@@ -33,13 +33,15 @@ def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd
     outputs) are pixels of the input, computed as in Araujo et al., "Computing Receptive Fields of Convolutional
     Neural Networks", Distill 2019: r += (kernel - 1) * dilation * jump, then jump *= stride; where branches meet, the
     larger field counts, and padding is not seen image. macs are multiply-adds of convolutions and linear layers for
-    one image. Of a network whose forward cannot be traced, such as one with a Python `if` on a tensor, only the
-    parameters are known, and a printed line says so. NetworkError if it does not take an image of `input_size`.
+    one image. What is not known of a layer is empty, as the field of all behind it. Of a network whose forward cannot
+    be traced, such as one with a Python `if` on a tensor, only the parameters are known, and a printed line says so.
+    NetworkError if it does not take an image of `input_size`.
     """
     traced = _trace(model, input_size)
     if traced is None:
         return pd.DataFrame(_rows_of_modules(model)).astype(dict.fromkeys(OF_SOME + OF_ALL, "Int64"))
-    return pd.DataFrame(_rows_of_graph(traced)).astype(dict.fromkeys(OF_SOME, "Int64"))
+    rows = pd.DataFrame(_rows_of_graph(traced), columns=["layer", "kind", *OF_SOME, *OF_ALL])
+    return rows.astype(dict.fromkeys([*OF_SOME, *OF_ALL[:2]], "Int64"))
 
 
 def _trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
@@ -47,19 +49,17 @@ def _trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None
     was_training = {module: module.training for module in model.modules()}
     image = torch.zeros(1, *input_size, device=next((p.device for p in model.parameters()), None))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), of_a_network(f"answer an image of {'x'.join(map(str, input_size))}"):
             model.eval()(image)
             try:
                 traced = fx.symbolic_trace(model)
-            except Exception as error:  # tracing fails in many ways, of which none is the network's fault
-                why = first_line(error)
+            except Exception as error:  # tracing fails in many ways, of which one is the network's fault
+                if "not installed as a submodule" in (why := first_line(error)):
+                    raise NetworkError(NOT_ITS_OWN) from None
                 print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
                 return None
             ShapeProp(traced).propagate(image)
             return traced
-    except Exception as error:  # whatever a network's own forward may raise
-        size, why = "x".join(map(str, input_size)), first_line(error)
-        raise NetworkError(f"{type(model).__name__} fails on an image of {size} ({why}); mend its layers.") from None
     finally:
         for module, training in was_training.items():
             module.training = training
@@ -81,30 +81,31 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
         rf, jump = np.max([field[source] for source in sources] or [(1, 1)], axis=0)  # nan, if one is nan
         if node.op == "call_module":
             module = modules[node.target]
-            row = _row(node.target, module, sources[0], node, rf, jump)
+            row = _row(node.target, module, (sources or [node])[0], node, rf, jump)
             rf, jump = row["receptive_field"], row["jump"]
-            if module in counted:  # used once more, with the same weights
-                row["parameters"] = 0
+            row["parameters"] *= module not in counted  # used once more, with the same weights
             counted.add(module)
             rows.append(row)
-        elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add):
+        elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add) and _shape(node):
             rows.append(_row(node.name, None, sources[0], node, rf, jump))
         elif node.op in ("call_function", "call_method"):
             name = _function(node)
-            sizes = [_shape(n)[2:] for n in (*sources, node) if len(_shape(n)) == 4]
+            multiplies = any(part in name for part in ("conv", *MULTIPLYING))
+            maps = [n for n in sources if len(_shape(n)) == 4 and (field[n] != (1, 1) or _shape(n)[2:] != (1, 1))]
+            sizes = [_shape(n)[2:] for n in (*maps, node) if len(_shape(n)) == 4]  # without weights that scale maps
+            from_no_map = not maps and len(_shape(node)) == 4 and (rf, jump) != (1, 1)
             if name in AVERAGES and sizes[-1:] == [(1, 1)]:
                 rf += (sizes[0][-1] - 1) * jump  # a global average sees all positions
-            elif len(set(sizes)) > 1 or "conv" in name or "pool" in name:
+            elif len(set(sizes)) > 1 or multiplies or "pool" in name or from_no_map:
                 rf = jump = math.nan  # its kernel and stride are not known here
-            if "conv" in name or name in MULTIPLYING:
+            if multiplies:
                 rows.append(_row(node.name, None, sources[0], node, rf, jump) | dict(kind=name, macs=None))
         field[node] = rf, jump
     return rows
 
 
 def _shape(node: fx.Node) -> Sequence[int]:
-    meta = node.meta.get("tensor_meta")
-    return meta.shape if hasattr(meta, "shape") else ()
+    return getattr(node.meta.get("tensor_meta"), "shape", ())  # none of what is no tensor
 
 
 def _function(node: fx.Node) -> str:
@@ -112,25 +113,31 @@ def _function(node: fx.Node) -> str:
     return node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
+def _side(size: int | tuple[int, ...]) -> float:
+    """The side of a square kernel, stride or padding; nan if it is none."""
+    return size if isinstance(size, int) else size[0] if len(set(size)) == 1 else math.nan
+
+
 def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf: int, jump: int) -> dict:
     before, after = _shape(source), _shape(node)
     in_size, out_size = (s[-1] if len(s) == 4 else 1 for s in (before, after))
     kernel = stride = padding = dilation = groups = None
     macs = 0
-    if isinstance(module, nn.Conv2d):
-        kernel, stride, dilation, groups = module.kernel_size[0], module.stride[0], module.dilation[0], module.groups
-        in_words = {"same": (kernel - 1) * dilation // 2, "valid": 0}
-        padding = in_words[module.padding] if isinstance(module.padding, str) else module.padding[0]
-        macs = module.weight.numel() * after[-1] * after[-2]
-        rf, jump = rf + (kernel - 1) * dilation * jump, jump * stride
-    elif isinstance(module, nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        kernel, stride, of_kernel = (_side(getattr(module, key, 1)) for key in ("kernel_size", "stride", "dilation"))
+        rf, jump = rf + (kernel - 1) * of_kernel * jump, jump * stride
+        in_words = {"same": (kernel - 1) * of_kernel // 2, "valid": 0}
+        padding = in_words[module.padding] if isinstance(module.padding, str) else _side(module.padding)
+        if isinstance(module, nn.Conv2d):
+            dilation, groups, macs = of_kernel, module.groups, module.weight.numel() * after[-1] * after[-2]
+    elif isinstance(module, nn.Linear) and len(before) != 4:
         macs = module.weight.numel() * math.prod(after[1:-1])
-    elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd):
-        rf += (in_size - 1) * jump  # a global average sees all positions
-    elif hasattr(module, "kernel_size"):  # any other pooling
-        sizes = (module.kernel_size, module.stride, module.padding)
-        kernel, stride, padding = (size if isinstance(size, int) else size[0] for size in sizes)
-        rf, jump = rf + (kernel - 1) * jump, jump * stride
+    elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd | nn.modules.pooling._AdaptiveMaxPoolNd):
+        rf += (in_size - 1) * jump if out_size == 1 else math.nan  # one over the whole map sees all positions
+    elif module is not None and "Pad" not in type(module).__name__:
+        macs = None if any(p.ndim > 1 for p in module.parameters()) else 0
+        if macs is None or (len(after) == 4 and before[2:] != after[2:]):
+            rf = jump = math.nan  # it is not known what it sees
     return dict(
         layer=name.removeprefix("layers."),
         kind=type(module).__name__ if module is not None else "add",
@@ -139,8 +146,8 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
         padding=padding,
         dilation=dilation,
         groups=groups,
-        in_channels=before[1],
-        out_channels=after[1],
+        in_channels=before[1] if len(before) > 1 else None,
+        out_channels=after[1] if len(after) > 1 else None,
         in_size=in_size,
         out_size=out_size,
         receptive_field=rf,
@@ -196,7 +203,7 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     pointwise = (convs.kernel == 1) & (convs.groups == 1)
     separable = convs[depthwise & (pointwise.shift(-1, fill_value=False) | pointwise.shift(1, fill_value=False))]
     dilated = convs[(convs.dilation > 1) & (convs.kernel > 1)]
-    classes = int(table.out_channels.iloc[-1])
+    classes = (_shape(list(traced.graph.nodes)[-1]) or [0])[-1]
     field = receptive_field(table)
 
     def names(rows: pd.DataFrame) -> str:
@@ -221,9 +228,7 @@ def _poolings(traced: fx.GraphModule, table: pd.DataFrame) -> tuple[list[str], l
     """The names of the global averages, and of all other poolings; as modules or as functions."""
     averages = list(table[(table.kind == "AdaptiveAvgPool2d") & (table.out_size == 1)].layer)
     pools = [r.layer for r in table.itertuples() if any(p in r.kind for p in POOLS) and r.layer not in averages]
-    for node in traced.graph.nodes:
-        if node.op not in ("call_method", "call_function"):
-            continue
+    for node in (n for n in traced.graph.nodes if n.op in ("call_method", "call_function")):
         name = _function(node)
         if name in AVERAGES and math.prod(_shape(node)[2:]) == 1:
             averages.append(node.name)

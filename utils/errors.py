@@ -26,6 +26,12 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+NOT_ITS_OWN = (
+    "The network computes with weights that are not among its parameters, so they would never be trained: keep its "
+    "layers as attributes or in an nn.ModuleList, and call them in forward by self."
+)
+
+
 class DataError(ProjectError):
     """The images cannot be found, read or trusted."""
 
@@ -48,8 +54,9 @@ def of_a_network(what: str) -> Iterator[None]:
     except ProjectError:
         raise
     except Exception as error:
-        torch, engine = Path(sys.modules["torch"].__file__).parents[1], Path(__file__).parent / "engine"
-        others = (os.path.dirname(os.__file__), str(torch), str(engine), __file__)  # what is its own lies elsewhere
+        torch, here = Path(sys.modules["torch"].__file__).parents[1], Path(__file__).parent
+        ours = (str(here / "engine"), str(here / "architecture.py"), __file__)
+        others = (os.path.dirname(os.__file__), str(torch), *ours)  # what is its own lies elsewhere
         own = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
         cell = own and ("ipykernel" in own[-1].filename or "ipython-input" in own[-1].filename)
         file = own and ("the cell" if cell else Path(own[-1].filename).name)

@@ -174,8 +174,7 @@ def fit(
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     with prepared(model, device):
         averaged = moving_average(model, recipe.average) if recipe.average else None
-        if averaged:
-            parts["averaged"] = averaged
+        parts |= {"averaged": averaged} if averaged else {}
         if history:
             restore(state, parts)
         ours = distributed.parallel(model)

@@ -1,8 +1,8 @@
 """What a run is, and whether the one that was kept is the one that is wanted.
 
-A run is the network as built, its first weights, the recipe, the images with their split, and the seed. A network has
-two sides: its modules with their arguments, and what it computes with its weights, first and last, because a changed
-`forward` or initialisation does not show in its modules.
+A run is the network as built, its first weights, the recipe, the images with their split and what the augmentations
+make of them, and the seed. A network has two sides: its modules with their arguments, and what it computes with its
+weights, first and last, because a changed `forward` or initialisation does not show in its modules.
 """
 
 import inspect
@@ -24,13 +24,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 import utils
 from utils import models
+from utils.data import train_loader
 from utils.engine.checkpoints import UNKNOWN, read_checkpoint, rng_from, verify
 from utils.engine.steps import epochs_to_target
-from utils.errors import NetworkError, RunError, first_line, of_a_network
+from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos")  # fields of the recipe that came later, and what all runs before had
+SEEN = ("network", "data", "first_response", "first_values", "augmented")  # of the identity, beside recipe and seed
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of a run; it leads nowhere else
 
 
@@ -77,14 +79,24 @@ def builder(metrics: Mapping, title: str) -> Network:
 
 
 def modules(model: nn.Module) -> dict[str, str]:
-    """Every module with its arguments, by name; of one that contains others only its own kind and arguments."""
+    """Every module with its arguments, by name; of one that contains others only its own kind and arguments. Beside it
+    the plain values among the public attributes of modules that are not PyTorch's."""
+
+    def plain(value: Any) -> bool:
+        return all(map(plain, value)) if isinstance(value, tuple | list) else isinstance(value, int | float | str)
 
     def own(module: nn.Module) -> str:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
         said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
-    return {name or "network": own(module) for name, module in model.named_modules()}
+    found = {}
+    for name, module in model.named_modules():
+        found[name or "network"] = own(module)
+        if not type(module).__module__.startswith("torch."):
+            values = {k: v for k, v in vars(module).items() if k != "training" and not k.startswith("_") and plain(v)}
+            found |= {f"{name}.{key}".lstrip("."): repr(value) for key, value in values.items()}
+    return found
 
 
 def worded_alike(modules: Mapping[str, str]) -> dict[str, str]:
@@ -97,13 +109,13 @@ def response(model: nn.Module) -> list[float]:
 
     The logits of the faintest and the strongest image in eval mode, then in training mode with the random numbers of
     one seed; last the length of the gradient of a loss, which shows a detached layer, unless its part of it is below a
-    few percent. Without dropout, which the recipe decides.
+    few percent. Without dropout, which the recipe decides. NetworkError if it computes with weights that are not among
+    its parameters.
     """
     with of_a_network("be copied"):
         copy = deepcopy(model).cpu()
     images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
-    copy.zero_grad()
     for module in copy.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -111,11 +123,46 @@ def response(model: nn.Module) -> list[float]:
         torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
         judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
-        if loss.requires_grad:
-            loss.backward()
-    gradient = sum(p.grad.square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
+        trained_with = [p for p in copy.parameters() if p.requires_grad]
+        if not (trained_with and leaves(loss).issubset(trained_with)):
+            nothing = "The network has no weights to train; give it a layer, or unfreeze one."
+            raise NetworkError(NOT_ITS_OWN if trained_with else nothing)
+        found = torch.autograd.grad(loss, trained_with, allow_unused=True) if loss.requires_grad else []
+    gradient = sum(g.abs().square().sum().item() for g in found if g is not None) ** 0.5
     logits = torch.cat([judged, trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, gradient]]
+
+
+def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
+    """The weights that a loss was computed with, as far as they are trained."""
+    seen, waiting, found = set(), [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [source for source, _ in node.next_functions]
+            found |= {node.variable} if hasattr(node, "variable") else set()
+    return found
+
+
+def first_values(model: nn.Module) -> dict[str, list[float]]:
+    """Mean and root mean square of every parameter as built: first values too small for `response` to show them."""
+    values = {name: p.detach().float() for name, p in model.named_parameters()}
+    return {name: [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}")] for name, v in values.items()}
+
+
+def augmented(recipe: Mapping) -> list[float]:
+    """What the augmentations of the recipe make of sixteen images that are a formula, a number an image: a changed
+    transforms.py does not show in the probabilities."""
+    y, x, number = np.mgrid[:32, :32, :16] / 32
+    waves = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number)) for channel in range(3)])
+    images = (127 + 100 * waves).astype(np.uint8).transpose(3, 1, 2, 0)
+    probabilities = {key: recipe[key] for key in ("flip", "affine", "hole")}
+    batches = train_loader(images, np.arange(16), (0.5,) * 3, (0.25,) * 3, 16, seed=0, workers=0, **probabilities)
+    made = next(iter(batches))[0].numpy()
+    return (
+        (made * np.resize(waves[..., 1], made.shape[1:])).mean((1, 2, 3)).round(3).tolist()
+    )  # a shift by a pixel changes it by a hundredth
 
 
 @torch.no_grad()
@@ -132,12 +179,13 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     """What makes a run itself; `model` is the network as built, `data` says which images with which split."""
-    return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed, first_response=response(model))
+    computed = dict(first_response=response(model), first_values=first_values(model), augmented=augmented(recipe))
+    return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 
 def identity_of(metrics: Mapping) -> dict:
     """The same of a finished run."""
-    known = {key: metrics.get("run", {}).get(key, UNKNOWN) for key in ("network", "data", "first_response")}
+    known = {key: metrics.get("run", {}).get(key, UNKNOWN) for key in SEEN}
     return known | dict(recipe=recipe_of(metrics["recipe"]), seed=metrics["seed"])
 
 
@@ -167,7 +215,7 @@ def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: d
         recipe=asdict(recipe),
         seconds_per_epoch=round(float(history.seconds.median()), 1),
         **{key: last[key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
-        run={key: identity[key] for key in ("network", "data", "first_response")} | dict(response=response(model)),
+        run={key: identity[key] for key in SEEN} | dict(response=response(model)),
         made_under=made_under,
     )
 
@@ -175,13 +223,46 @@ def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: d
 # ---------------------------------------------------------------- whether it is the one that is wanted
 
 
+def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
+    """Whether two responses agree within a thousandth of the largest logit, and of the gradient, which covers what
+    machines differ in; one that is not known agrees with any."""
+    if UNKNOWN in (found, recorded):
+        return True
+    found, recorded = np.array(found), np.array(recorded)
+    largest = np.abs(recorded[:-1]).max(initial=1e-6)
+    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), 0.001 * abs(recorded[-1]))
+    return found.shape == recorded.shape and bool((np.abs(found - recorded) <= allowed).all())
+
+
+def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
+    """Whether all parameters have the same first values, but for a hundredth of their size."""
+    return found.keys() == recorded.keys() and all(
+        np.allclose(values, recorded[name], rtol=0, atol=0.01 * abs(values[1]), equal_nan=True)
+        for name, values in found.items()
+    )
+
+
+MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
+    "first_response": (
+        alike,
+        "its modules are the same, but its first weights, or what its forward computes, are others here",
+    ),
+    "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
+    "augmented": (
+        partial(np.allclose, atol=0.005),
+        "its recipe is the same, but the augmentations make other images of the same ones here",
+    ),
+}
+
+
 def difference(wanted: Mapping, found: Mapping) -> str | None:
     """In words the first thing in which the run `found` is not the one `wanted`; None if they are the same run."""
     for key, value in wanted.items():
         other = found.get(key, UNKNOWN)
-        if key == "first_response":
-            if not alike(value, other):
-                return "its modules are the same, but its first weights, or what its forward computes, are others here"
+        if key in MEASURED:
+            agree, why = MEASURED[key]
+            if UNKNOWN not in (value, other) and not agree(value, other):
+                return why
             continue
         if not isinstance(value, dict):
             value, other = {key: value}, {key: other}
@@ -197,17 +278,6 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
             return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
     return None
-
-
-def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
-    """Whether two responses agree within a thousandth of the largest logit, and of the gradient, which covers what
-    machines differ in; one that is not known agrees with any."""
-    if UNKNOWN in (found, recorded):
-        return True
-    found, recorded = np.array(found), np.array(recorded)
-    largest = np.abs(recorded[:-1]).max(initial=1e-6)
-    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), 0.001 * abs(recorded[-1]))
-    return found.shape == recorded.shape and bool((np.abs(found - recorded) <= allowed).all())
 
 
 def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str) -> str | None:
@@ -281,6 +351,12 @@ def path_of(run: str | Path) -> Path:
     return utils.ROOT / run if run.startswith("runs/") else utils.ROOT / "results" / run
 
 
+def place(name: str, seed: int, judged_on: str, epochs: int | None = None) -> Path:
+    """The folder of a published run; `epochs` where they are fewer than the recipe has."""
+    parts = [f"epochs_{epochs}" if epochs else "", f"seed_{seed}" if seed != 1 else "", judged_on.replace("test", "")]
+    return Path(utils.ROOT, "results", name, *filter(None, parts))
+
+
 def title_of(folder: Path | None) -> str:
     """What tables and figures call a run: experiment_5 if published, runs/mine-2 if not, "this run" if not kept."""
     if folder is None:
@@ -310,7 +386,7 @@ def read_metrics(run: str | Path) -> dict:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
-        kinds |= dict(macs=int | None, receptive_field=int | None, train_accuracy_last=float)
+        kinds |= dict(epochs=int, macs=int | None, receptive_field=int | None, train_accuracy_last=float)
         of_a_run = isinstance(metrics, dict) and all(isinstance(metrics.get(k, ...), kind) for k, kind in kinds.items())
         if not of_a_run or not isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float):
             raise ValueError("it holds something else")
@@ -321,9 +397,12 @@ def read_metrics(run: str | Path) -> dict:
     except ValueError as error:
         raise RunError(f"{path} cannot be read ({error}); fetch the file or make the run again.") from None
     verify(path.parent)
-    official = OFFICIAL.items() <= metrics.get("run", {}).get("data", {}).items()
-    if utils.ROOT / "results" in path.parents and not official:
-        raise RunError(f"{path.parent} is no run on all images of CIFAR-10; move it to runs/.")
+    if utils.ROOT / "results" in path.parents:
+        if not OFFICIAL.items() <= metrics["run"].get("data", {}).items():
+            raise RunError(f"{path.parent} is no run on all images of CIFAR-10; move it to runs/.")
+        its = metrics["name"], metrics["seed"], metrics["evaluated_on"]
+        if path.parent not in (place(*its), place(*its, metrics["epochs"])):
+            raise RunError(f"{path.parent} holds another run than its name says; fetch that folder again.")
     return metrics
 
 

@@ -30,17 +30,11 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     it does not fit together; results/ is then as it was.
     """
     network, row = baselines.chosen(name)
-    recipe = row.recipe
-    target = utils.ROOT / "results" / name
-    if epochs not in (None, recipe.epochs):
-        target /= f"epochs_{epochs}"
-        recipe = replace(recipe, epochs=epochs)
-    if seed != 1:
-        target /= f"seed_{seed}"
-    if validation:
-        target /= "validation"
+    judged_on, epochs = "validation" if validation else "test", None if epochs == row.recipe.epochs else epochs
+    recipe = replace(row.recipe, epochs=epochs or row.recipe.epochs)
+    target = records.place(name, seed, judged_on, epochs)
     model = records.build(network, seed)
-    images = records.OFFICIAL | dict(judged_on="validation" if validation else "test")
+    images = records.OFFICIAL | dict(judged_on=judged_on)
     wanted = records.identity(model, asdict(recipe), images, seed)
     source = records.find(name, wanted, model)
     check(runs.load(source, network), wanted, official_images())

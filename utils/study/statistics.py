@@ -101,8 +101,7 @@ def seeds(name: str) -> pd.DataFrame:
     folder = path_of(name)
     found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
     recipes = [records.recipe_of(recipe) for recipe in found.recipe]
-    same = all(recipe == recipes[0] for recipe in recipes) and (found[["name", "parameters"]].nunique() == 1).all()
-    if not same or found.seed.duplicated().any():
+    if any(recipe != recipes[0] for recipe in recipes) or found.parameters.nunique() > 1:
         raise RunError(f"{folder} holds seeds of different runs; fetch that folder again, or publish all seeds anew.")
     return found.set_index("seed")
 
