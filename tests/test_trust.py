@@ -1158,8 +1158,8 @@ def test_a_file_that_joined_a_sealed_folder_and_an_empty_seal_are_noticed(root, 
     (target / "calibration.json").write_text('{"temperature": 3.0}', encoding="utf-8")  # of another run
     assert "calibration.json does not belong there" in refused(capsys, "predict", "x.png")
     (target / "calibration.json").unlink()
-    for seal in ("{}", "[[1, 2]]"):
-        (target / SUMS).write_text(seal, encoding="utf-8")
+    for sums in ("{}", "[[1, 2]]"):
+        (target / SUMS).write_text(sums, encoding="utf-8")
         assert "was changed by hand" in refused(capsys, "report")
     (target / SUMS).unlink()
     checkpoints.seal(target)
