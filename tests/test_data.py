@@ -11,6 +11,7 @@ from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader, train_validation_split
 from utils.engine import batches
 from utils.engine.batches import BatchSampler
+from utils.errors import DataError
 from utils.transforms import normalise_batch, train_transform
 
 RNG = np.random.default_rng(0)
@@ -153,3 +154,21 @@ def test_a_worker_is_silent_when_its_main_process_stops_but_its_errors_arrive():
     assert result.returncode == 0 and result.stderr == ""
     with pytest.raises(ValueError, match="a broken image"):
         next(iter(batches.loader(Failing(), 2, None, MEAN, STD, workers=1)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (dict(train_images=IMAGES / 255), "Images must be uint8 .* but are float64"),
+        (dict(test_images=np.zeros((20, 64, 64, 3), np.uint8)), r"Images must be uint8 .* \(20, 64, 64, 3\)"),
+        (dict(test_images=IMAGES[..., 0]), "Images must be uint8"),
+        (dict(train_labels=LABELS[:-1]), "a whole number for each of"),
+        (dict(train_labels=LABELS * 1.0), "a whole number for each of"),
+        (dict(train_labels=LABELS + 1), "Labels must be from 0 to 9"),
+        (dict(test_labels=LABELS - 1), "Labels must be from 0 to 9"),
+    ],
+)
+def test_arrays_that_are_no_images_with_labels_are_refused(changed, sentence):
+    sound = dict(train_images=IMAGES, train_labels=LABELS, test_images=IMAGES, test_labels=LABELS)
+    with pytest.raises(DataError, match=sentence):
+        ImageData(**sound | changed, classes=list("abcdefghij"), source="folder")

@@ -427,6 +427,34 @@ def test_layers_that_would_not_be_trained_are_refused(root, network):
     assert not (root / "runs").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", None, np.float64(2), 2**63])
+def test_a_seed_that_is_none_is_refused(root, seed):
+    with pytest.raises(RunError, match="The seed is .* but must be a whole number from 0 on"):
+        train(seed=seed)
+    assert not (root / "runs").exists()
+
+
+def test_a_seed_of_numpy_is_a_number(root):
+    run = train(seed=np.int64(3))
+    assert train(seed=3).folder == run.folder and type(read_metrics("runs/mine")["seed"]) is int
+
+
+def test_an_error_in_the_middle_of_a_training_is_a_sentence(root):
+    """The last batch of an epoch has one image, of which batch norm makes nothing."""
+    network = partial(nn.Sequential, nn.Flatten(), nn.Linear(3072, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    with pytest.raises(NetworkError, match=r"cannot be trained \(ValueError: Expected more than 1 value per channel"):
+        train(network, replace(ONE, batch_size=31), test=True, data=random_images(training=125, test=20))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("runs/mine", "Leave runs/ out of 'runs/mine'"), ("x" * 300, "no name")]
+)
+def test_a_name_that_leads_nowhere_is_refused(root, name, sentence):
+    with pytest.raises(RunError, match=sentence):
+        train(name=name)
+    assert not (root / "runs").exists()
+
+
 def test_a_network_without_weights_to_train_is_refused(root):
     frozen = tiny_network().requires_grad_(False)
     for network in (frozen, nn.Sequential(nn.AdaptiveAvgPool2d((1, 10)), nn.Flatten(), nn.Unflatten(1, (3, 10)))):

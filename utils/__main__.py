@@ -24,6 +24,12 @@ def whole_number(low: int, high: float = math.inf) -> Callable[[str], int]:
     return read
 
 
+def png(text: str) -> str:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{printable(text, 50)} does not end in .png")
+    return text
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m utils", description="Train, publish and report the experiments.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -53,7 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     predict = command("predict", "what a published network says of your pictures")
     predict.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or another common kind of picture")
     predict.add_argument("--network", default="experiment_5", help="default: experiment_5")
-    predict.add_argument("--figure", metavar="OUT.png", help="draw what the network saw and where it looked")
+    predict.add_argument("--figure", type=png, metavar="OUT.png", help="draw what the network saw and where it looked")
     command("calibrate", "fit the temperature of a published run on the test images", network)
     export = command("export", "write a published network as ONNX", network)
     export.add_argument("--output", metavar="FILE", help="default: NAME.onnx in runs/")
@@ -65,6 +71,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench.add_argument("--rounds", type=whole_number(1), default=5, help="default: 5")
     other = bench.add_mutually_exclusive_group()
     other.add_argument("--accuracy", action="store_true", help="instead, what they reach on the held-out images")
+    other.add_argument("--minutes", action="store_true", help="instead, the quickest whole training and the usual one")
     other.add_argument("--growth", action="store_true", help="instead, time and memory against size")
     links = command("links", "point every badge and bootstrap cell at your copy on GitHub")
     links.add_argument("repository", nargs="?", default="", help="owner/name")
@@ -176,6 +183,8 @@ def bench(arguments: argparse.Namespace) -> None:
 
     if arguments.accuracy:
         benchmark.compare_accuracy()
+    elif arguments.minutes:
+        benchmark.compare_minutes()
     elif arguments.growth:
         benchmark.grow()
     else:

@@ -120,6 +120,7 @@ def _side(size: int | tuple[int, ...]) -> float:
 
 def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf: int, jump: int) -> dict:
     before, after = _shape(source), _shape(node)
+    in_channels, out_channels = (s[1] if len(s) > 1 else None for s in (before, after))
     in_size, out_size = (s[-1] if len(s) == 4 else 1 for s in (before, after))
     kernel = stride = padding = dilation = groups = None
     macs = 0
@@ -138,23 +139,11 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
         macs = None if any(p.ndim > 1 for p in module.parameters()) else 0
         if macs is None or (len(after) == 4 and before[2:] != after[2:]):
             rf = jump = math.nan  # it is not known what it sees
-    return dict(
-        layer=name.removeprefix("layers."),
-        kind=type(module).__name__ if module is not None else "add",
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        in_channels=before[1] if len(before) > 1 else None,
-        out_channels=after[1] if len(after) > 1 else None,
-        in_size=in_size,
-        out_size=out_size,
-        receptive_field=rf,
-        jump=jump,
-        parameters=sum(p.numel() for p in module.parameters()) if module is not None else 0,
-        macs=macs,
-    )
+    known = dict(layer=name.removeprefix("layers."), kind="add" if module is None else type(module).__name__)
+    known |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    known |= dict(in_channels=in_channels, out_channels=out_channels, in_size=in_size, out_size=out_size)
+    known |= dict(receptive_field=rf, jump=jump)
+    return known | dict(parameters=0 if module is None else sum(p.numel() for p in module.parameters()), macs=macs)
 
 
 def receptive_field(table: pd.DataFrame) -> int | None:

@@ -66,7 +66,7 @@ def train(
     """
     recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
     judged_on = "test" if test else "validation"
-    model = build(network, seed)
+    model = build(network, seed := records.whole(seed))
     totals = architecture.totals(model)
     records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)

@@ -30,6 +30,9 @@ class ImageData:
         train_labels, test_labels: int64 (N,), indices into `classes`.
         classes: the ten class names.
         source: "original" (the official files, md5 checked), "folder" (class folders) or "stand-in".
+
+    Raises:
+        DataError: if an array is none of these.
     """
 
     train_images: np.ndarray
@@ -38,6 +41,17 @@ class ImageData:
     test_labels: np.ndarray
     classes: list[str]
     source: str
+
+    def __post_init__(self) -> None:
+        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
+            if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
+                found = f"{images.dtype} {images.shape}"
+                raise DataError(f"Images must be uint8 (N, 32, 32, 3), but are {found}; bring them to that form.")
+            if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+                found = f"{labels.dtype} {labels.shape}"
+                raise DataError(f"Labels must be a whole number for each of {len(images)} images, but are {found}.")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+                raise DataError(f"Labels must be from 0 to {len(self.classes) - 1}, the numbers of the classes.")
 
     @property
     def digest(self) -> str:

@@ -33,7 +33,14 @@ Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos")  # fields of the recipe that came later, and what all runs before had
 SEEN = ("network", "data", "first_response", "first_values", "augmented")  # of the identity, beside recipe and seed
-NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of a run; it leads nowhere else
+NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
+
+
+def whole(seed: Any) -> int:
+    """The seed as Python's number; RunError if it is none to begin from."""
+    if isinstance(seed, int | np.integer) and 0 <= seed < 2**63:
+        return int(seed)
+    raise RunError(f"The seed is {seed!r}, but must be a whole number from 0 on.")
 
 
 def build(network: Network, seed: int = 1) -> nn.Module:
@@ -312,7 +319,9 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
     """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the first that holds it or nothing."""
     if not NAME.fullmatch(name):
-        raise RunError(f"{name!r} is no name for a run; use letters, digits, '_', '-' and '.'.")
+        raise RunError(f"{name!r} is no name for a run; use at most 100 letters, digits, '_', '-' and '.'.")
+    if name.startswith("runs/"):
+        raise RunError(f"Leave runs/ out of {name!r}: every run that is trained here is kept there.")
     folder, number, why = utils.ROOT / "runs" / name, 1, None
     while holds_a_run(folder):
         why = why_not(wanted, model, folder)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from utils.architecture import TARGET
 from utils.engine import distributed
 from utils.engine.speed import autocast, memory_format
-from utils.errors import RunError, first_line
+from utils.errors import RunError, first_line, of_a_network
 
 
 def device_to_use(asked: str | None = None) -> torch.device:
@@ -90,7 +90,8 @@ def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, f
     loss_sum, correct, seen = torch.zeros((), device=step.device), torch.zeros((), device=step.device), 0
     for number, batch in enumerate(batches):
         images, labels = to_device(step.device, *batch)
-        loss, right = step(images, labels)
+        with of_a_network("be trained"):  # such as batch norm of one image, the last of an epoch
+            loss, right = step(images, labels)
         loss_sum += loss * len(labels)
         correct += right
         seen += len(labels)
