@@ -155,10 +155,8 @@ def load(run: str | Path, network: Network | None = None) -> Run:
     if title in EXPERIMENTS and not network:
         wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
     if why := records.why_not(wanted, model, folder):
-        raise RunError(
-            f"The code has another network or recipe than the run {title}: {why}. Put it back, or train the changed "
-            "one under a name of its own."
-        )
+        changed = f"The code has another network or recipe than the run {title}: {why}."
+        raise RunError(f"{changed} Put it back, or train the changed one under a name of its own.")
     model.load_state_dict(read_checkpoint(folder / "weights.pt"))
     keep_freed_memory()
     return Run(model.eval(), read_history(folder), metrics, folder)
