@@ -168,6 +168,21 @@ def test_the_learning_rate_makes_one_cycle():
     assert lr.iloc[0] == pytest.approx(RECIPE.lr / 25) and lr.iloc[-1] < 0.01
 
 
+def test_the_first_images_are_halved(monkeypatch):
+    seen, forward = [], nn.Conv2d.forward
+
+    def watched(layer, images):
+        seen.append((layer.training, images.shape[-1]))
+        return forward(layer, images)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    train(model, replace(RECIPE, epochs=4, halved=0.5))
+    sides = [side for training, side in seen if training]
+    assert sides == [16] * (len(sides) // 2) + [32] * (len(sides) // 2) and len(sides) > 4
+    assert {side for training, side in seen if not training} == {32}
+
+
 def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
     down = {
         shape: train(small_network(), replace(RECIPE, epochs=10, anneal=shape)).lr[2:] for shape in ("cos", "linear")

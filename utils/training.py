@@ -47,8 +47,10 @@ class Recipe:
     Nesterov momentum) or "adam" (`momentum` is its first beta). Weight decay acts on weights only, not on biases and
     norms. `dropout` is the probability of every Dropout layer; 0 leaves each as the network has it. flip, affine and
     hole are the probabilities of the augmentations. With `average`, such as 0.999, what is judged and kept is the
-    exponential moving average of the weights with this decay (Polyak & Juditsky, 1992). `precision` is "float32",
-    "bfloat16" or "float16"; None takes what suits the device. RunError names the first value that makes no sense.
+    exponential moving average of the weights with this decay (Polyak & Juditsky, 1992). During the share `halved` of
+    all steps, the first ones, images have half their side, for speed (progressive resizing: Howard, fast.ai, 2018).
+    `precision` is "float32", "bfloat16" or "float16"; None takes what suits the device. RunError names the first value
+    that makes no sense.
     """
 
     epochs: int
@@ -65,6 +67,7 @@ class Recipe:
     optimizer: str = "sgd"
     average: float = 0.0
     anneal: str = "cos"
+    halved: float = 0.0
     precision: str | None = None
 
     def __post_init__(self) -> None:
@@ -107,7 +110,7 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
 
 
 def plain_loop(model: nn.Module, recipe: Recipe, batches: DataLoader) -> list[dict]:
-    """Train `model` in place, as a textbook writes it, without `average`; returns loss, accuracy, seconds by epoch.
+    """Train `model` in place, as a textbook writes it, without `average` and `halved`; returns what each epoch had.
 
     Args:
         batches: yields images, float32 (B, 3, 32, 32), and labels, int64 (B,), as `data.train_loader` does.
@@ -178,7 +181,7 @@ def fit(
         if history:
             restore(state, parts)
         ours = distributed.parallel(model)
-        step = TrainingStep(ours, recipe.label_smoothing, optimizer, scheduler, scaler, device, precision, averaged)
+        step = TrainingStep(ours, recipe, optimizer, scheduler, scaler, device, precision, averaged)
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             start, lr = time.perf_counter(), scheduler.get_last_lr()[0]
             train.sampler.set_epoch(epoch)

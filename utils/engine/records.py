@@ -31,7 +31,7 @@ from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_n
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
-LATER = dict(anneal="cos")  # fields of the recipe that came later, and what all runs before had
+LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
 SEEN = ("network", "data", "first_response", "first_values", "augmented")  # of the identity, beside recipe and seed
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ class TrainingStep:
     """What a step is made of; called with a batch it makes one and returns the mean loss and the right answers."""
 
     model: nn.Module
-    label_smoothing: float
+    recipe: Any  # a training.Recipe
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler  # float16 needs its gradients scaled; otherwise it is off
@@ -53,9 +54,11 @@ class TrainingStep:
     averaged: AveragedModel | None = None
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.scheduler.last_epoch < self.recipe.halved * self.scheduler.total_steps:  # it counts steps
+            images = F.avg_pool2d(images, 2)
         with autocast(self.device, self.precision):
             logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
