@@ -102,7 +102,10 @@ def train(arguments: argparse.Namespace) -> None:
         device = device_to_use(arguments.device)
         data = load_cifar10()
         model = runs.build(network)
-        summary(model, (3, 32, 32), device="cpu")
+        try:
+            summary(model, (3, 32, 32), device="cpu")
+        except Exception:  # of networks it was not made for, such as those with attention
+            print("torchsummary cannot read this network; here are its layers.")
         print(layers.table(model).to_string(), "\n")
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")

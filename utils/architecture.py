@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,10 @@ MIN_RECEPTIVE_FIELD = 44  # and strictly more
 TARGET = 85.0  # test accuracy in percent, at least
 
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
+MIXING = ("pool", "roll", "flip", "rot90", "pad", "cumsum", "fft", "index_select")  # functions of unknown field
 AVERAGES = ("mean", "adaptive_avg_pool2d")  # functions that may be a global average
-MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum", "attention")  # multiply-adds are not known
+WEIGHT = (0, 0)  # the field and jump of what does not come from the image
+MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum", "dot", "attention")  # multiply-adds are not known
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
 OF_ALL = ["in_channels", "out_channels", "in_size", "out_size", "receptive_field", "jump", "parameters", "macs"]
 
@@ -46,23 +49,19 @@ def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd
 
 def _trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
     """The network's graph with the shape of every tensor, from one real forward pass; None if it cannot be traced."""
-    was_training = {module: module.training for module in model.modules()}
     image = torch.zeros(1, *input_size, device=next((p.device for p in model.parameters()), None))
-    try:
-        with torch.no_grad(), of_a_network(f"answer an image of {'x'.join(map(str, input_size))}"):
-            model.eval()(image)
-            try:
-                traced = fx.symbolic_trace(model)
-            except Exception as error:  # tracing fails in many ways, of which one is the network's fault
-                if "not installed as a submodule" in (why := first_line(error)):
-                    raise NetworkError(NOT_ITS_OWN) from None
-                print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
-                return None
-            ShapeProp(traced).propagate(image)
-            return traced
-    finally:
-        for module, training in was_training.items():
-            module.training = training
+    with torch.no_grad(), of_a_network(f"answer an image of {'x'.join(map(str, input_size))}"):
+        model = deepcopy(model).eval()  # a forward may change it
+        model(image)
+        try:
+            traced = fx.symbolic_trace(model)
+        except Exception as error:  # tracing fails in many ways, of which one is the network's fault
+            if "not installed as a submodule" in (why := first_line(error)):
+                raise NetworkError(NOT_ITS_OWN) from None
+            print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
+            return None
+        ShapeProp(traced).propagate(image)
+        return traced
 
 
 def _rows_of_modules(model: nn.Module) -> list[dict]:
@@ -78,7 +77,8 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
     rows = []
     for node in traced.graph.nodes:
         sources = node.all_input_nodes
-        rf, jump = np.max([field[source] for source in sources] or [(1, 1)], axis=0)  # nan, if one is nan
+        rf, jump = np.max([field[source] for source in sources] or [WEIGHT], axis=0)  # nan, if one is nan
+        rf, jump = (1, 1) if node.op == "placeholder" else (rf, jump)
         if node.op == "call_module":
             module = modules[node.target]
             row = _row(node.target, module, (sources or [node])[0], node, rf, jump)
@@ -91,12 +91,12 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
         elif node.op in ("call_function", "call_method"):
             name = _function(node)
             multiplies = any(part in name for part in ("conv", *MULTIPLYING))
-            maps = [n for n in sources if len(_shape(n)) == 4 and (field[n] != (1, 1) or _shape(n)[2:] != (1, 1))]
+            maps = [n for n in sources if len(_shape(n)) == 4 and (field[n] != WEIGHT or _shape(n)[2:] != (1, 1))]
             sizes = [_shape(n)[2:] for n in (*maps, node) if len(_shape(n)) == 4]  # without weights that scale maps
-            from_no_map = not maps and len(_shape(node)) == 4 and (rf, jump) != (1, 1)
+            from_no_map = not maps and len(_shape(node)) == 4 and (rf, jump) != WEIGHT
             if name in AVERAGES and sizes[-1:] == [(1, 1)]:
                 rf += (sizes[0][-1] - 1) * jump  # a global average sees all positions
-            elif len(set(sizes)) > 1 or multiplies or "pool" in name or from_no_map:
+            elif len(set(sizes)) > 1 or multiplies or from_no_map or any(part in name for part in MIXING):
                 rf = jump = math.nan  # its kernel and stride are not known here
             if multiplies:
                 rows.append(_row(node.name, None, sources[0], node, rf, jump) | dict(kind=name, macs=None))
@@ -185,7 +185,7 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
         found = [("the other rules", "cannot be told without a trace", False), few]
         return pd.DataFrame(found, columns=["rule", "found", "passed"])
     table = layer_table(model, input_size)
-    convs = table[table.kind == "Conv2d"]
+    convs = table[table.dilation.notna()]
     averages, pools = _poolings(traced, table)
     strided = convs[convs.stride > 1]
     depthwise = (convs.groups > 1) & (convs.groups == convs.in_channels) & (convs.kernel > 1)

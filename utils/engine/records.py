@@ -33,6 +33,7 @@ Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
 SEEN = ("network", "data", "first_response", "first_values", "augmented")  # of the identity, beside recipe and seed
+PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
 
@@ -54,6 +55,8 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         with torch.no_grad(), of_a_network("answer"):
             model.eval()(torch.zeros(1, 3, 32, 32))  # its lazy layers take their sizes from the first image
         model.train()
+    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
+        raise NetworkError("A lazy layer has no sizes, because an image does not reach it; give it its sizes.")
     with of_a_network("be copied"):
         return deepcopy(model)  # a function, too, may return the same module again
 
@@ -87,22 +90,29 @@ def builder(metrics: Mapping, title: str) -> Network:
 
 def modules(model: nn.Module) -> dict[str, str]:
     """Every module with its arguments, by name; of one that contains others only its own kind and arguments. Beside it
-    the plain values among the public attributes of modules that are not PyTorch's."""
+    the plain values among the attributes of modules and classes that are not PyTorch's."""
 
     def plain(value: Any) -> bool:
-        return all(map(plain, value)) if isinstance(value, tuple | list) else isinstance(value, int | float | str)
+        if isinstance(value, dict):
+            return plain([*value, *value.values()])
+        if isinstance(value, tuple | list):
+            return all(map(plain, value))
+        return value is None or isinstance(value, int | float | str | np.number | np.ndarray | torch.Tensor)
 
     def own(module: nn.Module) -> str:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
         said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
+        said = re.sub(r" at 0x[0-9a-f]+", "", said)  # where something lies in the memory of this process
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
-    found = {}
+    found, usual = {}, vars(nn.Module())
     for name, module in model.named_modules():
         found[name or "network"] = own(module)
-        if not type(module).__module__.startswith("torch."):
-            values = {k: v for k, v in vars(module).items() if k != "training" and not k.startswith("_") and plain(v)}
-            found |= {f"{name}.{key}".lstrip("."): repr(value) for key, value in values.items()}
+        own_classes = [c for c in type(module).__mro__[::-1] if c.__module__.split(".")[0] not in PYTHONS]
+        if own_classes:
+            values = {key: value for c in own_classes for key, value in vars(c).items() if not key.startswith("__")}
+            values |= {key: value for key, value in vars(module).items() if key not in usual}
+            found |= {f"{name}.{key}".lstrip("."): repr(value) for key, value in values.items() if plain(value)}
     return found
 
 
@@ -123,6 +133,7 @@ def response(model: nn.Module) -> list[float]:
         copy = deepcopy(model).cpu()
     images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
+    copy.zero_grad()
     for module in copy.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -130,12 +141,17 @@ def response(model: nn.Module) -> list[float]:
         torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
         judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
-        trained_with = [p for p in copy.parameters() if p.requires_grad]
-        if not (trained_with and leaves(loss).issubset(trained_with)):
+        trained_with = {p for p in copy.parameters() if p.requires_grad}
+        stored = {value for module in copy.modules() for value in vars(module).values() if torch.is_tensor(value)}
+        found = {leaf for leaf in leaves(loss) if isinstance(leaf, nn.Parameter) or leaf in stored}
+        if not trained_with or found - trained_with:
             nothing = "The network has no weights to train; give it a layer, or unfreeze one."
             raise NetworkError(NOT_ITS_OWN if trained_with else nothing)
-        found = torch.autograd.grad(loss, trained_with, allow_unused=True) if loss.requires_grad else []
-    gradient = sum(g.abs().square().sum().item() for g in found if g is not None) ** 0.5
+        if loss.requires_grad:
+            loss.backward()
+    gradient = sum(p.grad.abs().square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
+    with of_a_network("be copied"):
+        deepcopy(copy)  # nor after a step, if it keeps what it computed
     logits = torch.cat([judged, trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, gradient]]
 
@@ -153,29 +169,33 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 
 
 def first_values(model: nn.Module) -> dict[str, list[float]]:
-    """Mean and root mean square of every parameter as built: first values too small for `response` to show them."""
-    values = {name: p.detach().float() for name, p in model.named_parameters()}
+    """Mean and root mean square of every parameter and buffer as built: what is too small for `response` to show it,
+    or felt in a long training only."""
+    values = {name: t.detach().float() for name, t in (*model.named_parameters(), *model.named_buffers())}
     return {name: [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}")] for name, v in values.items()}
 
 
-def augmented(recipe: Mapping) -> list[float]:
-    """What the augmentations of the recipe make of sixteen images that are a formula, a number an image: a changed
-    transforms.py does not show in the probabilities."""
-    y, x, number = np.mgrid[:32, :32, :16] / 32
-    waves = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number)) for channel in range(3)])
-    images = (127 + 100 * waves).astype(np.uint8).transpose(3, 1, 2, 0)
-    probabilities = {key: recipe[key] for key in ("flip", "affine", "hole")}
-    batches = train_loader(images, np.arange(16), (0.5,) * 3, (0.25,) * 3, 16, seed=0, workers=0, **probabilities)
-    made = next(iter(batches))[0].numpy()
-    return (
-        (made * np.resize(waves[..., 1], made.shape[1:])).mean((1, 2, 3)).round(3).tolist()
-    )  # a shift by a pixel changes it by a hundredth
+def augmented() -> list[float]:
+    """What the augmentations, each at probability 1, make of 32 images that are a formula, a number an image: a changed
+    transforms.py does not show in the recipe."""
+    y, x, number = np.mgrid[:32, :32, :32]
+    waves = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number) / 32) for channel in range(3)], axis=-1)
+    pattern = waves + 0.5 * (-1.0) ** (x + y)[..., None]  # coarse and fine
+    images = (127 + 80 * pattern).astype(np.uint8).transpose(2, 0, 1, 3)
+    with rng_from(0):
+        batches = train_loader(
+            images, np.arange(32), (0.3, 0.5, 0.7), (0.25,) * 3, 32, seed=0, workers=0, flip=1.0, affine=1.0, hole=1.0
+        )
+        made = next(iter(batches))[0].numpy()
+    weights = np.resize(pattern[:, :, 0].transpose(2, 0, 1), made.shape[1:])
+    return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
 @torch.no_grad()
 def check_outputs(model: nn.Module, classes: int) -> None:
     """NetworkError unless the network gives an image a finite logit for each class, and in eval mode twice the same."""
     copy, images = deepcopy(model).cpu().eval(), torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+    images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
         first, second = copy(images), copy(images)
     if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
@@ -186,7 +206,7 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     """What makes a run itself; `model` is the network as built, `data` says which images with which split."""
-    computed = dict(first_response=response(model), first_values=first_values(model), augmented=augmented(recipe))
+    computed = dict(first_response=response(model), first_values=first_values(model), augmented=augmented())
     return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 
@@ -256,7 +276,7 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
     ),
     "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
     "augmented": (
-        partial(np.allclose, atol=0.005),
+        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.005),
         "its recipe is the same, but the augmentations make other images of the same ones here",
     ),
 }
@@ -318,7 +338,7 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
 
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
     """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the first that holds it or nothing."""
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         raise RunError(f"{name!r} is no name for a run; use at most 100 letters, digits, '_', '-' and '.'.")
     if name.startswith("runs/"):
         raise RunError(f"Leave runs/ out of {name!r}: every run that is trained here is kept there.")
@@ -351,11 +371,15 @@ def find(name: str, wanted: dict, model: nn.Module) -> Path:
 # ---------------------------------------------------------------- reading
 
 
+def is_name(name: Any) -> bool:
+    return isinstance(name, str) and len(name) <= 200 and bool(NAME.fullmatch(name))
+
+
 def path_of(run: str | Path) -> Path:
     """A name in results/, such as experiment_5/seed_2, or a path below the project, such as runs/mine."""
     if isinstance(run, Path):
         return run
-    if not NAME.fullmatch(run):
+    if not is_name(run):
         raise RunError(f"{run!r} is no name of a run; results/ and runs/ show which there are.")
     return utils.ROOT / run if run.startswith("runs/") else utils.ROOT / "results" / run
 
@@ -380,9 +404,10 @@ def last_accuracy(metrics: Mapping) -> float:
 
 def row_of(metrics: Mapping) -> dict:
     """All that a table may say of a finished run, a value each: its recipe, its metrics, what it was made under."""
-    judged, response = metrics.get("validation_accuracy_last"), metrics["run"].get("first_response", [])
+    judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
-    over["first_response"] = " ".join(map(str, response))
+    measured = {key: run.get(key, UNKNOWN) for key in ("first_response", "augmented")}
+    over |= {key: value if value == UNKNOWN else " ".join(map(str, value)) for key, value in measured.items()}
     arguments = metrics.get("built_by", {}).get("arguments", {})
     arguments = {} if arguments == UNKNOWN else arguments
     found = {**metrics["recipe"], **arguments, **(metrics.get("made_under") or [{}])[-1], **metrics, **over}

@@ -23,7 +23,10 @@ def prepared(model: nn.Module, device: torch.device) -> Iterator[None]:
         changed = [module for module in kept_in_float32(model) if "forward" not in vars(module)]
         for module in changed:
             module.forward = partial(_forward_in_float32, module)
-    model.to(device, memory_format=memory_format(device))
+    model.to(device)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # other weights may have as many dimensions
+            module.to(memory_format=memory_format(device))
     try:
         yield
     finally:

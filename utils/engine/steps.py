@@ -36,8 +36,17 @@ def to_device(device: torch.device, images: torch.Tensor, labels: torch.Tensor) 
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of weights and batch-norm statistics: decay * average + (1 - decay) * new."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """The exponential moving average of weights and batch-norm statistics: decay * average + (1 - decay) * new; what is
+    no fraction, such as a table of indices, is copied."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[torch.Tensor], new: list[torch.Tensor], count: torch.Tensor) -> None:
+        if averaged[0].is_floating_point() or averaged[0].is_complex():  # they come grouped by their kind
+            average(averaged, new, count)
+        else:
+            torch._foreach_copy_(averaged, new)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 @dataclass

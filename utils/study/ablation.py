@@ -27,7 +27,7 @@ from utils.training import Recipe
 
 SEEDS = (1, 2, 3)
 KEPT = """seed validation_accuracy epochs parameters macs receptive_field seconds_per_epoch data_source precision
-    cpu_threads commit tree_clean train_accuracy first_response""".split()  # of each run, beside its change
+    cpu_threads commit tree_clean train_accuracy first_response augmented""".split()  # of each run, beside its change
 BASE = "as it is"
 RECIPE = replace(experiment(FINAL).recipe, epochs=12)
 
@@ -120,10 +120,15 @@ def first_response(network: records.Network, seed: int) -> list[float]:
     return records.response(records.build(network, seed))
 
 
+augmented = cache(records.augmented)
+
+
 def of_today(row: tuple, network: records.Network, recipe: Recipe, digest: str) -> bool:
     """Whether a row was made with this network and recipe, on the images with this digest."""
     same = row.run == fingerprint(network, recipe, digest)
-    return same and records.alike(first_response(network, row.seed), numbers(row.first_response))
+    computed = dict(first_response=first_response(network, row.seed), augmented=augmented())
+    recorded = {key: numbers(getattr(row, key)) for key in computed}
+    return same and records.difference(computed, recorded) is None
 
 
 def numbers(text: str) -> list[float]:
@@ -137,7 +142,8 @@ def kept(name: str) -> pd.DataFrame:
     table = read_table(file) if file else pd.DataFrame(columns=["change", "run", *KEPT])
     may_lack = ["macs", "receptive_field"]  # of a network that cannot be traced
     try:
-        table["first_response"].map(numbers)
+        for column in ("first_response", "augmented"):
+            table[column].map(numbers)
         sound = (table.seed % 1 == 0).all() and np.isfinite(table.validation_accuracy.astype(float)).all()
         sound &= not table[["change", "run", *KEPT]].drop(columns=may_lack).isna().any(axis=None)
         sound &= not table.duplicated(["change", "seed"]).any()
@@ -160,8 +166,8 @@ def judged(name: str) -> pd.DataFrame:
             continue
         if not all(of_today(row, *how, records.OFFICIAL["digest"]) for row in rows.itertuples()):
             raise RunError(
-                f"{change!r} in ablation/{name}.csv is of another network or recipe than that of today, or of other "
-                "images; take the change of the code back, or train it anew: python -m utils ablate"
+                f"{change!r} in ablation/{name}.csv is of another network, recipe or augmentation than today's, or of "
+                "other images; take the change of the code back, or train it anew: python -m utils ablate"
             )
         whole.append(change)
     return there.set_index("change").loc[whole].reset_index()

@@ -14,7 +14,7 @@ import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
-from utils.engine.records import last_accuracy, read_metrics, read_table, row_of, title_of
+from utils.engine.records import LATER, last_accuracy, read_metrics, read_table, row_of, title_of
 from utils.errors import RunError
 from utils.experiments import experiment
 from utils.training import Recipe
@@ -90,7 +90,7 @@ def tries() -> pd.DataFrame:
     rows = {}
     for m, path in ((read_metrics(path.parent), path) for path in paths):
         row = {title: m[key] for title, key in SHOWN.items()}
-        row |= dict(accuracy=round(last_accuracy(m), 2), **m["recipe"])
+        row |= dict(accuracy=round(last_accuracy(m), 2), **{**LATER, **m["recipe"]})
         rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
