@@ -227,13 +227,18 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
     for change, how in list(ablation.studies()["recipe"].items())[:3]:
         same = dict.fromkeys(ablation.KEPT, 1) | dict(change=change, run=ablation.fingerprint(*how, digest))
         for seed in ablation.SEEDS:
-            computed = " ".join(map(str, ablation.first_response(how[0], seed)))
-            rows.append(same | dict(seed=seed, validation_accuracy=80 + seed, first_response=computed))
+            response, made = ablation.first_response(how[0], seed), records.augmented()
+            measured = dict(first_response=" ".join(map(str, response)), augmented=" ".join(map(str, made)))
+            rows.append(same | measured | dict(seed=seed, validation_accuracy=80 + seed))
     pd.DataFrame(rows[3:5] + rows[6:] + rows[:3]).to_csv(folder / "recipe.csv", index=False)
     assert (
         ablation.judged("recipe").change.tolist() == [ablation.BASE] * 3 + ["no affine"] * 3
     )  # "no flip" lacks a seed
-    with pytest.raises(RunError, match="is of another network or recipe"):
+    with pytest.raises(RunError, match="is of another network, recipe or augmentation"):
+        monkeypatch.setattr(ablation, "augmented", lambda: [0.1] * len(made))
+        ablation.judged("recipe")
+    monkeypatch.setattr(ablation, "augmented", lambda: made)
+    with pytest.raises(RunError, match="'no affine' in ablation/recipe.csv is of another network"):
         monkeypatch.setitem(ablation.RECIPES, "no affine", dict(affine=0.1))
         ablation.judged("recipe")
     with pytest.raises(RunError, match="'as it is' in ablation/recipe.csv"):

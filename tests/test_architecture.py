@@ -360,6 +360,14 @@ class Average(nn.Module):
 # ---------------------------------------------------------------- layers of other kinds
 
 
+def test_a_convolution_with_a_parametrized_weight_is_still_one():
+    model = build_model("experiment_5")
+    for layer in [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]:
+        nn.utils.parametrizations.weight_norm(layer)
+    found = rules(model).set_index("rule").passed
+    assert found["dilated convolution"] and found["depthwise separable convolution"]
+
+
 class Attending(nn.Module):
     """Maps that become tokens and maps again."""
 
@@ -396,6 +404,21 @@ class Rows(nn.Module):
         return self.linear((self.layer(rows)[0] if isinstance(self.layer, nn.LSTM) else self.layer(rows)).mean(1))
 
 
+class Patches(nn.Module):
+    """Maps made of the image in another way than by a layer."""
+
+    def __init__(self, make, channels):
+        super().__init__()
+        self.make, self.mix, self.linear = make, nn.Conv2d(channels, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.linear(self.mix(self.make(images)).mean((2, 3)))
+
+
+def patches(images):
+    return images.reshape(-1, 3, 8, 4, 8, 4).permute(0, 1, 3, 5, 2, 4).reshape(-1, 48, 8, 8)
+
+
 class Bare(nn.Module):
     def forward(self, images):
         return images.mean((2, 3))
@@ -423,6 +446,11 @@ def between(*layers):
         (Rows(nn.LSTM(96, 8, batch_first=True)), None, False),
         (Rows(nn.Conv1d(32, 32, 89)), None, False),
         (Bare(), None, True),
+        (Patches(patches, 48), None, True),
+        (Patches(lambda images: F.unfold(images, 3, padding=1).view(-1, 27, 32, 32), 27), None, True),
+        (Patches(lambda images: images + torch.roll(images, 8, 3), 3), None, True),
+        (Patches(lambda images: images + images.flip(3), 3), None, True),
+        (Patches(lambda images: images * 2, 3), 3, True),
     ],
 )
 def test_what_is_not_known_of_a_layer_is_not_invented(model, field, macs_known):

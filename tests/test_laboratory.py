@@ -24,6 +24,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import utils
 from utils import architecture, models, plotting, runs, training
@@ -318,9 +319,13 @@ def test_each_change_has_a_folder_and_finds_it_again(root, capsys):
 class Scaled(nn.Module):
     """A parameter that belongs to no layer, and a number that only an attribute holds."""
 
-    def __init__(self, shape=(8, 1, 1), factor=1.0, share=0.0):
+    limit = 100.0
+
+    def __init__(self, shape=(8, 1, 1), factor=1.0, share=0.0, hidden=0.0, kept=0.0):
         super().__init__()
         self.share = share  # of the images that lose this layer, in a training that is longer than a look at it
+        self._hidden, self.options = hidden, {"rate": [hidden, None], "array": np.full(2, hidden)}
+        self.register_buffer("kept", torch.tensor(kept))
         self.body, self.scale, self.factor = conv(3, 8, stride=4), nn.Parameter(torch.ones(shape)), factor
         self.linear = nn.Linear(8, 10)
 
@@ -334,6 +339,8 @@ class Scaled(nn.Module):
         (dict(shape=(1, 1, 1)), "its modules are the same, but"),
         (dict(factor=2.0), "factor is 2.0 here, but 1.0 there"),
         (dict(share=0.2), "share is 0.2 here, but 0.0 there"),
+        (dict(hidden=0.2), "hidden is 0.2 here, but 0.0 there .and 1 more"),
+        (dict(kept=0.2), "its modules are the same, but the first values of its weights are others here"),
     ],
 )
 def test_what_no_layer_shows_is_noticed(root, capsys, changed, why):
@@ -343,6 +350,106 @@ def test_what_no_layer_shows_is_noticed(root, capsys, changed, why):
     with pytest.raises(RunError, match=rf"than the run runs/mine: {why}"):
         runs.load("runs/mine", partial(Scaled, **changed))
     assert runs.load("runs/mine", Scaled).folder.name == "mine"
+
+
+def test_a_class_attribute_is_noticed(root, monkeypatch, capsys):
+    train(Scaled)
+    monkeypatch.setattr(Scaled, "limit", 3.0)
+    assert train(Scaled).folder.name == "mine-2" and "limit is 3.0 here, but 100.0 there" in capsys.readouterr().out
+
+
+class Counting(nn.Module):
+    """Its forward changes what it holds, and uses a place in memory as a name."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.linear, self.calls, self.side = conv(3, 8, stride=4), nn.Linear(8, 10), 0, None
+        self.act = lambda maps: maps.relu()
+
+    def extra_repr(self):
+        return f"act={self.act}"
+
+    def forward(self, images):
+        self.calls, self.side = self.calls + 1, images.shape[-1]
+        return self.linear(self.act(self.body(images)).mean((2, 3)))
+
+
+class Volumes(nn.Module):
+    """Weights of five dimensions, and four that are no kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.linear = nn.Conv3d(1, 4, (3, 3, 3), stride=(1, 4, 4)), nn.Linear(4, 10)
+        self.turns = nn.Parameter(torch.ones(1, 1, 1, 2))
+
+    def forward(self, images):
+        maps = self.body(images.unsqueeze(1)).mean((2, 3, 4)) * torch.view_as_complex(self.turns).abs().mean()
+        return self.linear(maps)
+
+
+class Recomputed(nn.Module):
+    """Its maps are computed once more for the gradient; the images need one, else the first layer would have none."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.linear = conv(3, 8, stride=4), nn.Linear(8, 10)
+
+    def forward(self, images):
+        images = images.detach().requires_grad_(True)
+        return self.linear(checkpoint(self.body, images, use_reentrant=True).mean((2, 3)))
+
+
+@pytest.mark.parametrize("network", [Counting, Volumes, Recomputed])
+def test_an_unusual_network_is_trained_found_again_and_loaded(root, network):
+    first = train(network)
+    assert train(network).folder == first.folder
+    assert not torch.equal(next(first.model.parameters()), next(records.build(network).parameters()))
+    pd.testing.assert_frame_equal(runs.load("runs/mine", network).history, first.history, rtol=1e-4)
+
+
+def test_what_cannot_be_copied_after_a_step_is_said_before_one(root, capsys):
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.linear, self.maps = conv(3, 8, stride=4), nn.Linear(8, 10), None
+
+        def forward(self, images):
+            maps = self.body(images).mean((2, 3))
+            if self.training:
+                self.maps = maps
+            return self.linear(maps)
+
+    with pytest.raises(NetworkError, match="cannot be copied"):
+        train(Keeping)
+    assert "Epoch" not in capsys.readouterr().out and not (root / "runs").exists()
+
+
+def test_a_lazy_layer_that_no_image_reaches_is_refused(root):
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.aside = nn.Linear(3, 10), nn.LazyLinear(10)
+
+        def forward(self, images):
+            return (self.aside if self.training else self.linear)(images.mean((2, 3)))
+
+    with pytest.raises(NetworkError, match="A lazy layer has no sizes"):
+        train(Aside)
+
+
+def test_a_view_that_the_layout_of_a_training_does_not_allow_is_said_at_once(root):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.linear = conv(3, 8, stride=4), nn.Linear(512, 10)
+
+        def forward(self, images):
+            maps = self.body(images)
+            return self.linear(maps.view(len(maps), -1))
+
+    with pytest.raises(NetworkError, match=r"Use \.reshape"):
+        train(Viewing)
+    assert not (root / "runs").exists()
 
 
 def test_first_values_that_are_too_small_to_be_felt_are_noticed(root, capsys):
@@ -369,18 +476,31 @@ CHANGES = {  # of utils/transforms.py, which no recipe shows
     "colour": lambda found: found | {"colour": A.ColorJitter(p=0.5)},
     "size": lambda found: found | {"coarse dropout": A.CoarseDropout((1, 1), (8, 8), (8, 8), fill=0, p=0.25)},
     "crop": lambda found: found | {"crop": A.RandomCrop(28, 28)},
+    "fill": lambda found: found | {"coarse dropout": A.CoarseDropout((1, 1), (16, 16), (16, 16), fill=128, p=0.05)},
+    "blur": lambda found: found | {"blur": A.Blur(3, p=0.5)},
+    "no affine": lambda found: {key: value for key, value in found.items() if key != "shift-scale-rotate"},
+    "order": lambda found: dict(reversed(found.items())),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_changed_augmentations_are_another_run(root, capsys, monkeypatch, change):
-    recipe = replace(RECIPE, epochs=1)
+    recipe = replace(RECIPE, epochs=1, affine=0.05, hole=0.05)
     train(recipe=recipe)
     with monkeypatch.context() as code:
         code.setattr("utils.data.augmentations", lambda *args, **kwargs: change(augmentations(*args, **kwargs)))
         assert train(recipe=recipe).folder.name == "mine-2"
     assert "another run: its recipe is the same, but the augmentations make other images" in capsys.readouterr().out
     assert train(recipe=recipe).folder.name == "mine"
+
+
+def test_an_augmentation_with_random_numbers_of_its_own_is_the_same_again(root, monkeypatch):
+    def noisy(image, **_):
+        return np.clip(image + np.random.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+
+    monkeypatch.setattr("utils.data.augmentations", lambda *a, **k: augmentations(*a, **k) | {"n": A.Lambda(noisy)})
+    assert records.augmented() == records.augmented()
+    assert train().folder == train().folder
 
 
 class Listed(nn.Module):

@@ -148,21 +148,18 @@ def accuracy(variant: str, seed: int, epochs: int) -> dict:
     data = hold_out(load_cifar10())
     recipe = replace(experiment(FINAL).recipe, epochs=epochs, precision=None if variant == "plain" else variant)
     model, _ = train("plain" if variant == "plain" else "our", FINAL, recipe, data, seed)
-    return dict(variant=variant, seed=seed, epochs=epochs) | held_out_accuracy(model, data)
-
-
-def to_its_end(network: str, seed: int) -> dict:
-    """The seconds that the whole training of `network` takes on nine in ten of the training images, without judging,
-    and its accuracy in percent on the others."""
-    data, recipe = hold_out(load_cifar10()), experiment(network).recipe
-    model, seconds = train("our", network, recipe, data, seed)
-    found = dict(network=network, seed=seed, epochs=recipe.epochs, seconds=round(sum(seconds), 1))
-    return found | dict(precision=recipe.precision or suitable_precision(CPU)) | held_out_accuracy(model, data)
-
-
-def held_out_accuracy(model: nn.Module, data: ImageData) -> dict:
     held_out = eval_loader(data.test_images, data.test_labels, *channel_statistics(data.train_images))
-    return dict(validation_accuracy=evaluate(model, held_out)[1], data_source=data.source)
+    reached = evaluate(model, held_out)[1]
+    return dict(variant=variant, seed=seed, epochs=epochs, validation_accuracy=reached, data_source=data.source)
+
+
+def to_its_end(network: str, count: int) -> dict:
+    """The seconds that all epochs of the recipe of `network` take on the first `count` images, without judging."""
+    data, recipe = load_cifar10(), experiment(network).recipe
+    data = replace(data, train_images=data.train_images[:count].copy(), train_labels=data.train_labels[:count].copy())
+    _, seconds = train("our", network, recipe, data)
+    found = dict(images=len(data.train_images), precision=recipe.precision or suitable_precision(CPU))
+    return dict(epochs=recipe.epochs, seconds=round(sum(seconds), 2)) | found | dict(data_source=data.source)
 
 
 # ---------------------------------------------------------------- the four reports
@@ -220,10 +217,11 @@ def compare_accuracy(epochs: int = 3, seeds: tuple[int, ...] = (1, 2, 3)) -> Non
     kept("accuracy", (in_own_process(accuracy, name, seed, epochs) for seed in seeds for name in variants))
 
 
-def compare_minutes(rounds: int = 3) -> None:
-    """QUICK and FINAL in turn, each trained to its end, with another seed each time -> runs/benchmark/minutes.csv."""
-    rows = (in_own_process(to_its_end, name, seed) for seed in range(1, rounds + 1) for name in (QUICK, FINAL))
-    seconds = kept("minutes", rows).pivot(index="seed", columns="network", values="seconds")
+def compare_minutes(rounds: int = 3, count: int = 12_800) -> None:
+    """All epochs of QUICK and of FINAL in turn, each on the same part of the images -> runs/benchmark/minutes.csv."""
+    turns = [dict(round=number, network=name) for number in range(1, rounds + 1) for name in (QUICK, FINAL)]
+    table = kept("minutes", (turn | in_own_process(to_its_end, turn["network"], count) for turn in turns))
+    seconds = table.pivot(index="round", columns="network", values="seconds")
     ratio = seconds[QUICK] / seconds[FINAL]
     print(f"{QUICK} takes {ratio.median():.3f} of the time of {FINAL} ({ratio.min():.3f} to {ratio.max():.3f}).")
 
