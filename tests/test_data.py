@@ -168,13 +168,13 @@ def test_a_worker_is_silent_when_its_main_process_stops_but_its_errors_arrive():
         (dict(test_labels=LABELS - 1), "Labels must be from 0 to 9"),
     ],
 )
-def test_lists_and_tensors_become_arrays():
-    labels = LABELS.astype(np.uint8)
-    data = ImageData(torch.from_numpy(IMAGES), labels.tolist(), IMAGES, labels, list("abcdefghij"), "f")
-    assert data.train_labels.dtype == data.test_labels.dtype == np.int64 and isinstance(data.train_images, np.ndarray)
-
-
 def test_arrays_that_are_no_images_with_labels_are_refused(changed, sentence):
     sound = dict(train_images=IMAGES, train_labels=LABELS, test_images=IMAGES, test_labels=LABELS)
     with pytest.raises(DataError, match=sentence):
         ImageData(**sound | changed, classes=list("abcdefghij"), source="folder")
+
+
+def test_lists_and_tensors_become_arrays():
+    labels = LABELS.astype(np.uint8)
+    data = ImageData(torch.from_numpy(IMAGES), labels.tolist(), IMAGES, labels, list("abcdefghij"), "f")
+    assert data.train_labels.dtype == data.test_labels.dtype == np.int64 and isinstance(data.train_images, np.ndarray)

@@ -242,7 +242,7 @@ def accurate(c1: int = 32, c2: int = 96, c3: int = 128) -> ConvNet:
     )
 
 
-def quick(c1: int = 32, c2: int = 64) -> ConvNet:
+def quick(c1: int = 48, c2: int = 64) -> ConvNet:
     """Nothing is computed at 32x32, for speed. c1 and c2 are the channels of the first block, and of the others."""
     return ConvNet(
         c2,
