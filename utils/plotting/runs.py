@@ -111,12 +111,7 @@ COSTS = {  # column of the table of runs -> name on the axis, unit, and where a 
     "macs": ("multiply-adds an image (millions)", 1e6, None),
     "epochs": ("epochs", 1, "epoch"),
 }
-SAID = {
-    "experiment_5_long": "5, 60 epochs",
-    "fast": "fast (few epochs)",
-    "quick": "quick (few minutes)",
-    "strideless": "strideless (no strides)",
-}
+SAID = {"experiment_5_long": "5, 60 epochs", "strideless": "strideless (no strides)"}
 SAID |= {"small": "small (few parameters)", "tiny": "tiny (fewest parameters)"}
 
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
