@@ -494,7 +494,7 @@ def test_changed_augmentations_are_another_run(root, capsys, monkeypatch, change
     recipe = replace(RECIPE, epochs=1, affine=0.05, hole=0.05)
     train(recipe=recipe)
     with monkeypatch.context() as code:
-        code.setattr("utils.data.augmentations", lambda *args, **kwargs: change(augmentations(*args, **kwargs)))
+        code.setattr("utils.transforms.augmentations", lambda *args, **kwargs: change(augmentations(*args, **kwargs)))
         assert train(recipe=recipe).folder.name == "mine-2"
     assert "another run: its recipe is the same, but the augmentations make other images" in capsys.readouterr().out
     assert train(recipe=recipe).folder.name == "mine"
@@ -504,7 +504,9 @@ def test_an_augmentation_with_random_numbers_of_its_own_is_the_same_again(root, 
     def noisy(image, **_):
         return np.clip(image + np.random.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
 
-    monkeypatch.setattr("utils.data.augmentations", lambda *a, **k: augmentations(*a, **k) | {"n": A.Lambda(noisy)})
+    monkeypatch.setattr(
+        "utils.transforms.augmentations", lambda *a, **k: augmentations(*a, **k) | {"n": A.Lambda(noisy)}
+    )
     assert records.augmented() == records.augmented()
     assert train().folder == train().folder
 

@@ -91,7 +91,7 @@ def recorded():
             found |= set(pd.read_csv(path).select_dtypes("number").to_numpy().ravel())
     published = statistics.published()
     found |= {*published.accuracy, *published.deviation}
-    for prior in {row.prior for row in EXPERIMENTS.values()}:
+    for prior in {row.prior for row in EXPERIMENTS.values() if row.prior}:
         numeric([prior.parameters, prior.accuracy])
     for name in models.networks():
         table = architecture.layer_table(models.build_model(name))

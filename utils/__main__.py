@@ -24,12 +24,6 @@ def whole_number(low: int, high: float = math.inf) -> Callable[[str], int]:
     return read
 
 
-def png(text: str) -> str:
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"{printable(text, 50)} does not end in .png")
-    return text
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m utils", description="Train, publish and report the experiments.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -59,7 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     predict = command("predict", "what a published network says of your pictures")
     predict.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or another common kind of picture")
     predict.add_argument("--network", default="experiment_5", help="default: experiment_5")
-    predict.add_argument("--figure", type=png, metavar="OUT.png", help="draw what the network saw and where it looked")
+    predict.add_argument("--figure", metavar="OUT.png", help="draw what the network saw and where it looked")
     command("calibrate", "fit the temperature of a published run on the test images", network)
     export = command("export", "write a published network as ONNX", network)
     export.add_argument("--output", metavar="FILE", help="default: NAME.onnx in runs/")
@@ -159,6 +153,8 @@ def predict(arguments: argparse.Namespace) -> int:
     files = [os.path.expanduser(name) for name in arguments.files]
     if arguments.figure and os.path.realpath(arguments.figure) in map(os.path.realpath, files):
         raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
+    if arguments.figure and not arguments.figure.lower().endswith(".png"):
+        raise PictureError(f"{arguments.figure} does not end in .png; name the picture so.")
     predictor, answered = Predictor(arguments.network), []
     for file in map(Path, files):
         try:

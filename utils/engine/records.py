@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 
 import utils
-from utils import models
-from utils.data import train_loader
+from utils import models, transforms
+from utils.engine.batches import Batches
 from utils.engine.checkpoints import UNKNOWN, read_checkpoint, rng_from, verify
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network
@@ -182,13 +182,13 @@ def augmented() -> list[float]:
     waves = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number) / 32) for channel in range(3)], axis=-1)
     pattern = waves + 0.5 * (-1.0) ** (x + y)[..., None]  # coarse and fine
     images = (127 + 80 * pattern).astype(np.uint8).transpose(2, 0, 1, 3)
+    augment = transforms.compose(
+        list(transforms.augmentations((0.3, 0.5, 0.7), flip=1.0, affine=1.0, hole=1.0).values())
+    )
     with rng_from(0):
-        batches = train_loader(
-            images, np.arange(32), (0.3, 0.5, 0.7), (0.25,) * 3, 32, seed=0, workers=0, flip=1.0, affine=1.0, hole=1.0
-        )
-        made = next(iter(batches))[0].numpy()
-    weights = np.resize(pattern[:, :, 0].transpose(2, 0, 1), made.shape[1:])
-    return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
+        made, _ = Batches(images, np.arange(32), augment)[0, 0, np.arange(32)]
+    weights = np.resize(pattern[:, :, 0], made.shape[1:])
+    return (made * weights / 64).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
 @torch.no_grad()

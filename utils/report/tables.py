@@ -142,7 +142,7 @@ def records_table() -> dict:
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
         "epochs": m.epochs,
         "test accuracy": accuracies(m),
-        "elsewhere": [EXPERIMENTS[name].prior for name in m.index],
+        "elsewhere": [EXPERIMENTS[name].prior or "-" for name in m.index],
     }
 
 
