@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import utils
+from utils.experiments import experiment
 from utils.study import benchmark
 
 
@@ -19,6 +20,23 @@ def test_both_loops_run_and_are_compared(cache, monkeypatch, capsys):
     assert table.random_numbers[0] > 0 and table.random_numbers[1] == 0, "only the plain loop draws dropout"
     out = capsys.readouterr().out
     assert "ratio: median" in out and "peak memory" in out and "Kept" not in out
+
+
+def test_whole_trainings_are_timed_in_turn(cache, monkeypatch, capsys):
+    """In this process; every epoch of each recipe counts."""
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    monkeypatch.setattr(benchmark, "in_own_process", lambda function, *arguments: function(*arguments))
+    epochs = []
+
+    def trained(loop, network, recipe, data, seed=1):
+        epochs.append((loop, network, recipe.epochs, len(data.train_images)))
+        return None, [1.0] * recipe.epochs
+
+    monkeypatch.setattr(benchmark, "train", trained)
+    benchmark.compare_minutes(rounds=2, count=50)
+    turns = [("our", name, experiment(name).recipe.epochs, 50) for name in ("quick", "experiment_5")]
+    share = turns[0][2] / turns[1][2]
+    assert epochs == 2 * turns and f"quick takes {share:.3f} of the time of experiment_5" in capsys.readouterr().out
 
 
 def test_peak_memory_is_in_mib():

@@ -413,6 +413,22 @@ def test_an_unusual_network_is_trained_found_again_and_loaded(root, network):
     pd.testing.assert_frame_equal(again, first.history, check_dtype=False, rtol=1e-4)
 
 
+def test_a_network_that_torchsummary_cannot_read_is_trained(root, monkeypatch, cache, capsys):
+    class Remembering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.linear = nn.LSTM(96, 8, batch_first=True), nn.Linear(8, 10)
+
+        def forward(self, images):
+            return self.linear(self.rows(images.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    monkeypatch.setattr(models, "remembering", lambda: Remembering(), raising=False)
+    assert main(["train", "remembering"]) == 0
+    out = capsys.readouterr().out
+    assert "torchsummary cannot read this network" in out and "Epoch   1" in out
+
+
 def test_what_cannot_be_copied_after_a_step_is_said_before_one(root, capsys):
     class Keeping(nn.Module):
         def __init__(self):

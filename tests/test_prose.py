@@ -116,6 +116,18 @@ def test_every_figure_in_the_prose_has_its_source(path):
     assert not unknown, f"{path.name}: no run, network or output gives {', '.join(unknown)}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "notebooks/13_fast.ipynb"])
+def test_the_share_of_the_time_that_the_prose_quotes_is_that_of_the_table(page):
+    seconds = pd.read_csv(ROOT / "results" / "benchmark" / "minutes.csv").pivot(
+        index="round", columns="network", values="seconds"
+    )
+    share = seconds.quick / seconds.experiment_5
+    said = re.findall(
+        r"(0\.\d\d)\s+of (?:the time of experiment 5|experiment 5's time) \((\S+) to (\S+?)[ )]", prose(ROOT / page)
+    )
+    assert said == [tuple(f"{value:.2f}" for value in (share.median(), share.min(), share.max()))]
+
+
 def test_a_changed_digit_is_noticed():
     assert numbers("86.05 % of 10,000 images, 1.5 points, 92394 and 2,3") == ["86.05", "10,000", "92394"]
     for right, wrong in (("93.05", "93.15"), ("92,394", "92,384"), ("195,114", "195,144")):

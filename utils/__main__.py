@@ -76,6 +76,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    from copy import deepcopy
     from dataclasses import replace
 
     from torchsummary import summary
@@ -97,8 +98,8 @@ def train(arguments: argparse.Namespace) -> None:
         data = load_cifar10()
         model = runs.build(network)
         try:
-            summary(model, (3, 32, 32), device="cpu")
-        except Exception:  # of networks it was not made for, such as those with attention
+            summary(deepcopy(model), (3, 32, 32), device="cpu")  # where it fails, it leaves its hooks
+        except Exception:  # of networks it was not made for, such as an LSTM
             print("torchsummary cannot read this network; here are its layers.")
         print(layers.table(model).to_string(), "\n")
         architecture.check_rules(model)

@@ -54,9 +54,8 @@ def of_a_network(what: str) -> Iterator[None]:
     except ProjectError:
         raise
     except Exception as error:
-        if first_line(error).startswith(
-            "DataLoader worker (pid"
-        ):  # killed; PyTorch raises that wherever it happens to be
+        # Of a killed worker, which PyTorch raises wherever the process happens to be:
+        if first_line(error).startswith("DataLoader worker (pid"):
             raise
         torch, here = Path(sys.modules["torch"].__file__).parents[1], Path(__file__).parent
         ours = (str(here / "engine"), str(here / "architecture.py"), __file__)

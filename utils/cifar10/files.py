@@ -45,9 +45,8 @@ class ImageData:
     def __post_init__(self) -> None:
         for name in ("train_images", "train_labels", "test_images", "test_labels"):  # as lists or tensors, perhaps
             array = np.asarray(getattr(self, name))
-            object.__setattr__(
-                self, name, array.astype(np.int64) if array.dtype.kind in "iu" and "labels" in name else array
-            )
+            whole = name.endswith("labels") and array.dtype.kind in "iu"
+            object.__setattr__(self, name, array.astype(np.int64) if whole else array)
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
             if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
                 found = f"{images.dtype} {images.shape}"

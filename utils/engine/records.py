@@ -372,6 +372,7 @@ def find(name: str, wanted: dict, model: nn.Module) -> Path:
 
 
 def is_name(name: Any) -> bool:
+    """Whether it may be the name of a run."""
     return isinstance(name, str) and len(name) <= 200 and bool(NAME.fullmatch(name))
 
 
@@ -386,7 +387,11 @@ def path_of(run: str | Path) -> Path:
 
 def place(name: str, seed: int, judged_on: str, epochs: int | None = None) -> Path:
     """The folder of a published run; `epochs` where they are fewer than the recipe has."""
-    parts = [f"epochs_{epochs}" if epochs else "", f"seed_{seed}" if seed != 1 else "", judged_on.replace("test", "")]
+    parts = [
+        f"epochs_{epochs}" if epochs else "",
+        f"seed_{seed}" if seed != 1 else "",
+        judged_on if judged_on != "test" else "",
+    ]
     return Path(utils.ROOT, "results", name, *filter(None, parts))
 
 

@@ -44,7 +44,8 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
         if averaged[0].is_floating_point() or averaged[0].is_complex():  # they come grouped by their kind
             average(averaged, new, count)
         else:
-            torch._foreach_copy_(averaged, new)
+            for mean, value in zip(averaged, new, strict=True):
+                mean.copy_(value)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 

@@ -83,7 +83,7 @@ def headline() -> dict:
         "parameters": m.parameters.map("{:,}".format),
         "epochs": m.epochs,
         "test accuracy": accuracies(m),
-        "reference or elsewhere": [EXPERIMENTS[name].prior for name in m.index],
+        "reference or elsewhere": [EXPERIMENTS[name].prior or "-" for name in m.index],
     }
 
 
