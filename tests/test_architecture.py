@@ -349,7 +349,40 @@ def test_a_global_average_as_a_function_is_followed_by_a_classifier():
     """As Network in Network has it: the average, then a 1x1 convolution to the classes."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Average(), nn.Conv2d(4, 10, 1), nn.Flatten())
     assert totals(model)["receptive_field"] == 3 + 29
-    assert "global average pooling" in rules(model).rule.tolist()
+    assert verdict(model, "global average") == (True, "mean")
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation: an average of the whole map decides how much of each channel goes on."""
+
+    def __init__(self, average, end):
+        super().__init__()
+        self.conv, self.gate, self.average, self.end = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), average, end
+
+    def forward(self, images):
+        maps = self.conv(images)
+        maps = maps * self.gate(self.average(maps)).sigmoid()
+        return self.average(maps).flatten(1) if self.end is None else self.end(maps)
+
+
+def end(*layers):
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))
+
+
+@pytest.mark.parametrize(
+    ("network", "found"),
+    [
+        (Gated(nn.AdaptiveAvgPool2d(1), end(nn.AdaptiveAvgPool2d(1))), "end.0"),
+        (Gated(nn.AdaptiveAvgPool2d(1), end()), "none"),
+        (Gated(lambda x: x.mean((2, 3), keepdim=True), end(nn.Conv2d(4, 4, 30))), "none"),
+        (Gated(nn.AdaptiveAvgPool2d(1), None), "average"),
+        (Gated(lambda x: F.adaptive_avg_pool2d(x, 1), None), "adaptive_avg_pool2d_1"),
+    ],
+)
+def test_the_average_of_a_gate_is_no_global_average_pooling(network, found):
+    network(torch.zeros(1, 3, 32, 32))
+    assert verdict(network, "global average") == (found != "none", found)
+    assert verdict(network, "no pooling")[0]
 
 
 class Average(nn.Module):

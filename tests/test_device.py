@@ -45,10 +45,10 @@ def test_the_device_is_the_one_asked_for_or_the_fastest(machine, has, asked, dev
     assert device_to_use(asked) == torch.device(device)
 
 
-@pytest.mark.parametrize("asked", ["cuda", "mps"])
+@pytest.mark.parametrize("asked", ["cuda", "cuda:1", "mps", "gpu", "meta", torch.device("cuda")])
 def test_a_device_that_is_not_there_is_a_sentence(machine, asked):
     machine()
-    with pytest.raises(RunError, match=f"PyTorch finds no device {asked} here; leave --device out"):
+    with pytest.raises(RunError, match=f"PyTorch finds no device {asked} here; leave it out"):
         device_to_use(asked)
 
 

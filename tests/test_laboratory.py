@@ -31,9 +31,9 @@ from utils import architecture, models, plotting, runs, training
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
 from utils.engine import records, speed
-from utils.engine.checkpoints import KEPT, SUMS, read_checkpoint, save_atomically
+from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
 from utils.engine.records import read_metrics
-from utils.errors import NetworkError, RunError
+from utils.errors import DataError, NetworkError, RunError
 from utils.experiments import EXPERIMENTS, RECIPE
 from utils.models import ConvNet, conv
 from utils.study import search
@@ -404,6 +404,7 @@ class Recomputed(nn.Module):
         return self.linear(checkpoint(self.body, images, use_reentrant=True).mean((2, 3)))
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs")  # of the trace, which asks without an image
 @pytest.mark.parametrize("network", [Counting, Volumes, Recomputed])
 def test_an_unusual_network_is_trained_found_again_and_loaded(root, network):
     first = train(network)
@@ -411,6 +412,168 @@ def test_an_unusual_network_is_trained_found_again_and_loaded(root, network):
     assert not torch.equal(next(first.model.parameters()), next(records.build(network).parameters()))
     again = runs.load("runs/mine", network).history
     pd.testing.assert_frame_equal(again, first.history, check_dtype=False, rtol=1e-4)
+
+
+class AtRest(Recomputed):
+    """As it is often written: PyTorch leaves what it computes once more without a gradient."""
+
+    def forward(self, images):
+        return self.linear(checkpoint(self.body, images, use_reentrant=True).mean((2, 3)))
+
+
+class Aside(Recomputed):
+    def forward(self, images):
+        return self.linear(nn.functional.pad(images.mean((2, 3)), (0, 5)))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.parametrize("network", [AtRest, Aside])
+def test_layers_that_no_gradient_reaches_are_told(root, network, capsys):
+    recipe = replace(ONE, epochs=2)
+    train(network, recipe)
+    said = "Not trained, because no gradient reached it: body.conv.weight and 2 more."
+    assert capsys.readouterr().out.count(said) == 1
+    train(Recomputed, recipe, name="other")
+    assert "Not trained" not in capsys.readouterr().out
+
+
+class Keeping(nn.Module):
+    """It divides by a running mean, which it keeps in `where`."""
+
+    where = "attribute"
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.linear = conv(3, 8, stride=4), nn.Linear(8, 10)
+        if self.where == "attribute":
+            self.usual = 1.0
+        else:
+            self.register_buffer("usual", torch.ones(()), persistent=self.where == "buffer")
+
+    def forward(self, images):
+        maps = self.body(images).mean((2, 3))
+        if self.training:
+            self.usual = 0.9 * self.usual + 0.1 * maps.detach().std()
+        return self.linear(maps / self.usual)
+
+
+class KeptBeside(Keeping):
+    where = "non-persistent buffer"
+
+
+class Kept(Keeping):
+    where = "buffer"
+
+
+class Drawing(Recomputed):
+    """Its random numbers are its own, and stand elsewhere when it is loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.random = np.random.default_rng(0)
+
+    def forward(self, images):
+        scale = 1 + self.training * self.random.random()
+        return scale * self.linear(self.body(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("network", [Keeping, KeptBeside, Drawing])
+def test_what_could_not_be_loaded_again_is_not_trained(root, network, capsys):
+    with pytest.raises(NetworkError, match=r"is not saved with its weights: keep it by self.register_buffer\(name"):
+        train(network)
+    assert "Epoch" not in capsys.readouterr().out and not (root / "runs").exists()
+
+
+def test_what_is_kept_in_a_buffer_is_loaded_again(root):
+    run = train(Kept)
+    images = torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32)
+    assert run.model.usual != 1
+    assert torch.equal(runs.load("runs/mine", Kept).model(images), run.model(images))
+
+
+def hooked(model):
+    next(model.parameters()).register_hook(lambda gradient: 0 * gradient)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [(hooked, "A hook on a weight is lost"), (torch.jit.script, "hand over the module that it was made of")],
+)
+def test_what_no_copy_keeps_is_refused(root, changed, sentence):
+    with pytest.raises(NetworkError, match=sentence):
+        train(lambda: changed(tiny_network()))
+    assert not (root / "runs").exists()
+
+
+def spoilt(kept):
+    """Copies of what is kept, each with one value, at most one deeper, missing or of another kind."""
+    for key, value in kept.items():
+        inner = value if isinstance(value, dict) and key in ("run", "recipe", "identity", "optimizer") else {}
+        for wrong in (..., None, "x", [], {}, -1):
+            other = {k: v for k, v in kept.items() if k != key} | ({} if wrong is ... else {key: wrong})
+            yield f"{key}: {wrong}", other
+            for name in inner:
+                changed = {k: v for k, v in inner.items() if k != name} | ({} if wrong is ... else {name: wrong})
+                yield f"{key}.{name}: {wrong}", kept | {key: changed}
+
+
+def test_a_run_made_by_hand_is_a_sentence_or_another_run(root):
+    """Whatever is missing in its files, nothing ends in a traceback, and what was there stays."""
+    folder = train().folder
+    (folder / SUMS).unlink()
+    path, data = folder / "metrics.json", random_images()
+    sound = path.read_bytes()
+
+    def use():
+        run = runs.load("runs/mine", tiny_network)
+        runs.compare("runs/mine").to_string()
+        search.tries().to_string()
+        runs.evaluate(run, data.test_images, data.test_labels)
+
+    refused = []
+    for what, metrics in spoilt(json.loads(sound)):
+        path.write_text(json.dumps(metrics), encoding="utf-8")
+        try:
+            use()
+        except (RunError, NetworkError):
+            refused.append(what)
+    assert {"mean: Ellipsis", "recipe.lr: []", "run.response: None"} <= set(refused)
+    path.write_bytes(sound)
+    use()
+
+
+def test_a_checkpoint_made_by_hand_is_a_sentence_or_another_run(root, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    model, recipe = tiny_network(), replace(ONE, epochs=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "log_line", stop)
+        train(recipe=recipe)
+    folder = root / "runs" / "mine"
+    sound = read_checkpoint(folder / "checkpoint.pt")
+    refused = []
+    for what, state in spoilt(sound):
+        save_atomically(state, folder / "checkpoint.pt")
+        try:
+            records.why_not(sound["identity"], model, folder)
+            state, _ = begin_or_go_on(folder, None, torch.device("cpu"))
+            optimizer, scheduler = training.optimizer_and_schedule(model, recipe, 10)
+            scaler = torch.amp.GradScaler("cpu", enabled=False)
+            restore(state, dict(model=deepcopy(model), optimizer=optimizer, scheduler=scheduler, scaler=scaler))
+        except RunError:
+            refused.append(what)
+    assert {"history: Ellipsis", "optimizer.state: None", "rng: x", "identity: x"} <= set(refused)
+    assert len(refused) > 40
+
+
+def test_a_training_that_fails_before_its_first_epoch_leaves_no_folder(root):
+    network = partial(nn.Sequential, nn.Flatten(), nn.Linear(3072, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    with pytest.raises(NetworkError, match="Expected more than 1 value per channel"):
+        train(network, replace(ONE, batch_size=31), test=True, data=random_images(training=125, test=20))
+    assert not (root / "runs" / "mine").exists()
 
 
 def test_a_network_that_torchsummary_cannot_read_is_trained(root, monkeypatch, cache, capsys):
@@ -709,7 +872,14 @@ def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys):
     loss, accuracy = runs.evaluate(run, data.test_images, data.test_labels)
     last = run.history.iloc[-1]
     assert loss == pytest.approx(last.test_loss, rel=1e-3) and accuracy == last.test_accuracy
-    plain, _ = runs.evaluate(run, data.train_images, data.train_labels)
+    plain, _ = runs.evaluate(run, torch.from_numpy(data.train_images), data.train_labels.tolist())
+    for images, labels, wrong in (
+        (data.test_images / 255, data.test_labels, "Images must be uint8"),
+        (data.test_images, data.test_labels + 10, "Labels must be from 0 to 9"),
+        (data.test_images[:0], data.test_labels[:0], "There is no image"),
+    ):
+        with pytest.raises(DataError, match=wrong):
+            runs.evaluate(run, images, labels)
     training, judged = re.search(r"\n {12}training (\S+), .* %   test (\S+), .* %\n$", capsys.readouterr().out).groups()
     assert (training, judged) == (f"{plain:.4f}", f"{loss:.4f}") and plain != pytest.approx(last.train_loss, rel=1e-3)
 
@@ -874,7 +1044,7 @@ def broken():
         (lambda: nn.Linear(3, "ten"), " of test_laboratory.py: empty()"),
         (partial(nn.Linear, 3, "ten"), "The network cannot be built (TypeError: empty()"),
         (OnlyJudged, " of test_laboratory.py: not in training); mend it."),
-        (lambda: normed(), "The network cannot be copied (RuntimeError: Only Tensors created explicitly"),
+        (lambda: normed(), "use torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm"),
     ],
     ids=["nine outputs", "module", "broken", "no module", "name", "unbuilt", "in torch", "untrained", "uncopied"],
 )
@@ -1021,7 +1191,7 @@ def test_images_that_were_changed_in_place_are_other_images(root, capsys):
 
 def test_a_published_folder_that_holds_another_run_is_refused(root):
     shutil.copytree(ROOT / "results" / "experiment_1", root / "results" / "experiment_2")
-    with pytest.raises(RunError, match="results/experiment_2 holds another run than its name says"):
+    with pytest.raises(RunError, match="results/experiment_2 holds something else than its name says"):
         runs.load("experiment_2")
 
 

@@ -1,11 +1,14 @@
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import utils
+from utils import architecture, models
 from utils.__main__ import main
 from utils.cifar10.sources import stand_in
+from utils.engine import records
 from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS
@@ -62,3 +65,24 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     (tmp_path / "runs" / "search" / "small.csv").rename(tmp_path / "results" / "search" / "small.csv")
     seal(tmp_path / "results" / "search")
     assert len(search.attempt("small", [*small, "lr=0.02"], few)) == 3, "what is published is gone on with"
+
+
+def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
+    """One with other layers by its size; the same size with another activation by its modules, where they are kept."""
+
+    def mine(c: int = 4):
+        return models.ConvNet(c, c1=models.conv(3, c, stride=4))
+
+    monkeypatch.setattr(models, "mine", mine, raising=False)
+    model = mine(8)
+    now = architecture.totals(model) | dict(modules=records.digest_of(records.modules(model)))
+    rows = [
+        dict(c=8, **now),
+        dict(c=8, **now) | dict(modules=None),
+        dict(c=np.nan, **now),
+        dict(c=8, **now) | dict(parameters=now["parameters"] + 1, modules=None),
+        dict(c=8, **now) | dict(modules="12345678"),
+    ]
+    found = search.tried("mine", pd.DataFrame(rows)).network
+    assert found.tolist() == ["as now", "as now", "an earlier one", "an earlier one", "an earlier one"]
+    assert search.tried("fast").network.isin(["as now", "an earlier one"]).all()

@@ -247,9 +247,9 @@ def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, p
     put({"metrics.json": b"seed 2"}, target / "seed_2")
     put(old, target)
     before, event, seen = tree(target), 0, set()
-    put(new, root / "results" / "expected")
-    put({"metrics.json": b"seed 2"}, root / "results" / "expected" / "seed_2")
-    after = tree(root / "results" / "expected")
+    put(new, target)
+    after = tree(target)
+    put(old, target)
     while killed_at(event := event + 2, lambda: put(new, target)):
         if not target.exists() and place == "elsewhere":
             put({}, target)  # where the system cannot exchange folders, the next call puts the old one back
@@ -261,7 +261,7 @@ def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, p
             assert found in (before, after), event
             seen.add("old" if found == before else "new")
         put(old, target)
-        assert {path.name for path in target.parent.iterdir()} == {FINAL, "expected"}, "leftovers"
+        assert {path.name for path in target.parent.iterdir()} == {FINAL}, "leftovers"
     assert tree(target) == after and seen >= {"old", "new"} and event > 10
 
 
@@ -687,6 +687,19 @@ def test_a_full_disk_in_training_is_a_sentence_and_the_last_epoch_stays(root, mo
     assert "No space left on device" in refused(capsys, "train", FINAL)
 
 
+def test_a_short_run_in_the_place_of_the_whole_one_is_noticed(results, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", results)
+    short, whole = (results / "results" / FINAL / place for place in ("epochs_5/validation", "validation"))
+    whole.rename(results / "aside")
+    try:
+        shutil.copytree(short, whole)
+        with pytest.raises(RunError, match="validation holds something else than its name says"):
+            runs.compare(f"{FINAL}/validation")
+    finally:
+        shutil.rmtree(whole)
+        (results / "aside").rename(whole)
+
+
 def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
     monkeypatch.setattr(utils, "ROOT", results)
     seed_2 = results / "results" / FINAL / "seed_2"
@@ -695,7 +708,7 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
         for other in ("experiment_4/seed_2", f"{FINAL}/seed_3", f"{FINAL}/epochs_5/validation"):
             shutil.copytree(results / "results" / other, seed_2)
             for shown in (statistics.published, lambda: runs.compare(f"{FINAL}/seed_2")):
-                with pytest.raises(RunError, match="seed_2 holds another run than its name says"):
+                with pytest.raises(RunError, match="seed_2 holds something else than its name says"):
                     shown()
             shutil.rmtree(seed_2)
         shutil.copytree(results / "aside", seed_2)

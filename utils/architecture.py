@@ -19,7 +19,7 @@ TARGET = 85.0  # test accuracy in percent, at least
 
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 MIXING = ("pool", "roll", "flip", "rot90", "pad", "cumsum", "fft", "index_select")  # functions of unknown field
-AVERAGES = ("mean", "adaptive_avg_pool2d")  # functions that may be a global average
+AVERAGES = ("mean", "adaptive_avg_pool2d", "AdaptiveAvgPool2d")  # what may be a global average
 WEIGHT = (0, 0)  # the field and jump of what does not come from the image
 MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum", "dot", "attention")  # multiply-adds are not known
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
@@ -159,11 +159,9 @@ def totals(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> dict[st
 
 def totals_of(model: nn.Module, table: pd.DataFrame) -> dict[str, int | None]:
     """The same from the network's layer table."""
-    return dict(
-        parameters=sum(p.numel() for p in model.parameters()),
-        macs=None if table.macs.isna().any() else int(table.macs.sum()),
-        receptive_field=receptive_field(table),
-    )
+    parameters = sum(p.numel() for p in model.parameters())
+    macs = None if table.macs.isna().any() else int(table.macs.sum())
+    return dict(parameters=parameters, macs=macs, receptive_field=receptive_field(table))
 
 
 def short_names(paths: pd.Series) -> pd.Series:
@@ -186,7 +184,7 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
         return pd.DataFrame(found, columns=["rule", "found", "passed"])
     table = layer_table(model, input_size)
     convs = table[table.dilation.notna()]
-    averages, pools = _poolings(traced, table)
+    averages, pools = _poolings(traced)
     strided = convs[convs.stride > 1]
     depthwise = (convs.groups > 1) & (convs.groups == convs.in_channels) & (convs.kernel > 1)
     pointwise = (convs.kernel == 1) & (convs.groups == 1)
@@ -213,17 +211,20 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     return pd.DataFrame(found, columns=["rule", "found", "passed"])
 
 
-def _poolings(traced: fx.GraphModule, table: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The names of the global averages, and of all other poolings; as modules or as functions."""
-    averages = list(table[(table.kind == "AdaptiveAvgPool2d") & (table.out_size == 1)].layer)
-    pools = [r.layer for r in table.itertuples() if any(p in r.kind for p in POOLS) and r.layer not in averages]
-    for node in (n for n in traced.graph.nodes if n.op in ("call_method", "call_function")):
-        name = _function(node)
-        if name in AVERAGES and math.prod(_shape(node)[2:]) == 1:
-            averages.append(node.name)
-        elif any(pool in name for pool in POOLS):
-            pools.append(node.name)
-    return averages, pools
+def _poolings(traced: fx.GraphModule) -> tuple[list[str], list[str]]:
+    """The names of the global averages that the classifier reads, and of all poolings that leave a map."""
+    read, averages, pools = {list(traced.graph.nodes)[-1]}, [], []
+    for node in reversed(traced.graph.nodes):
+        kind, name, single = _function(node), node.name, math.prod(_shape(node)[2:]) == 1
+        if node.op == "call_module":
+            kind, name = type(traced.get_submodule(node.target)).__name__, node.target.removeprefix("layers.")
+        if single and node in read:
+            read |= set(node.all_input_nodes)
+        if single and kind in AVERAGES:
+            averages += [name] if node in read else []  # a gate's is not: behind it is a map once more
+        elif any(pool in kind for pool in POOLS):
+            pools.append(name)
+    return averages[::-1], pools[::-1]
 
 
 def check_rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> bool:

@@ -16,7 +16,7 @@ from torch import nn
 
 import utils
 from utils import architecture, training
-from utils.cifar10.files import ImageData
+from utils.cifar10.files import ImageData, checked
 from utils.data import channel_statistics, eval_loader, hold_out, train_loader
 from utils.engine import checkpoints, distributed, records
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
@@ -78,9 +78,8 @@ def train(
             print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
         return run
     part = data if test else hold_out(data)
-    x, y = part.train_images, part.train_labels
-    mean, std = channel_statistics(x)
-    batches = train_loader(x, y, mean, std, recipe.batch_size, seed, **recipe.augmentation)
+    x, (mean, std) = part.train_images, channel_statistics(part.train_images)
+    batches = train_loader(x, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation)
     judged = eval_loader(part.test_images, part.test_labels, mean, std)
     options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress, device=device)
     with alone_in(folder), rng_from(seed):
@@ -127,7 +126,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
 
 def evaluate(run: Run, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Mean loss and accuracy in percent of the run's network on images, uint8 (N, 32, 32, 3), without augmentation."""
-    return training.evaluate(run.model, eval_loader(images, labels, run.metrics["mean"], run.metrics["std"]))
+    return training.evaluate(run.model, eval_loader(*checked(images, labels), run.metrics["mean"], run.metrics["std"]))
 
 
 # ---------------------------------------------------------------- keeping and loading

@@ -169,7 +169,7 @@ def fit(
         seconds; losses are means per image, accuracies percent. And the circumstances, with the epoch each held from.
         RunError if the checkpoint cannot be read, or the loss is not finite.
     """
-    device = torch.device(device) if device else device_to_use()
+    device = device_to_use(device)
     optimizer, scheduler = optimizer_and_schedule(model, recipe, recipe.epochs * len(train))
     state, precision = distributed.from_first(lambda: begin_or_go_on(folder, recipe.precision, device))
     history, first = state["history"], distributed.rank() == 0

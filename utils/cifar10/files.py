@@ -43,19 +43,10 @@ class ImageData:
     source: str
 
     def __post_init__(self) -> None:
-        for name in ("train_images", "train_labels", "test_images", "test_labels"):  # as lists or tensors, perhaps
-            array = np.asarray(getattr(self, name))
-            whole = name.endswith("labels") and array.dtype.kind in "iu"
-            object.__setattr__(self, name, array.astype(np.int64) if whole else array)
-        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
-            if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
-                found = f"{images.dtype} {images.shape}"
-                raise DataError(f"Images must be uint8 (N, 32, 32, 3), but are {found}; bring them to that form.")
-            if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-                found = f"{labels.dtype} {labels.shape}"
-                raise DataError(f"Labels must be a whole number for each of {len(images)} images, but are {found}.")
-            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
-                raise DataError(f"Labels must be from 0 to {len(self.classes) - 1}, the numbers of the classes.")
+        for part in ("train", "test"):
+            arrays = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            for kind, array in zip(("images", "labels"), checked(*arrays, len(self.classes)), strict=True):
+                object.__setattr__(self, f"{part}_{kind}", array)
 
     @property
     def digest(self) -> str:
@@ -74,6 +65,22 @@ class ImageData:
             for chosen in [np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)]
         )
         return ImageData(x, y, test_x, test_y, self.classes, self.source)
+
+
+def checked(images: np.ndarray, labels: np.ndarray, classes: int = len(CLASSES)) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels, as arrays, lists or tensors, in the form of `ImageData`; DataError if they are none."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
+        found = f"{images.dtype} {images.shape}"
+        raise DataError(f"Images must be uint8 (N, 32, 32, 3), but are {found}; bring them to that form.")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        found = f"{labels.dtype} {labels.shape}"
+        raise DataError(f"Labels must be a whole number for each of {len(images)} images, but are {found}.")
+    if not len(images):
+        raise DataError("There is no image among them; give at least one.")
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(f"Labels must be from 0 to {classes - 1}, the numbers of the classes.")
+    return images, labels.astype(np.int64)
 
 
 def read_path(path: Path, cache: Path) -> ImageData:

@@ -9,7 +9,7 @@ import random
 import subprocess
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +26,7 @@ UNKNOWN = "not known"
 PATIENCE = 6  # seconds; PyTorch's workers notice after five that their process is dead
 KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
 SUMS = "checksums.json"  # of the other files of a folder
+PLACE = "folder"  # where a published one belongs, among its sums
 
 
 def write_atomically(content: bytes, path: Path) -> None:
@@ -64,15 +65,31 @@ def read_checkpoint(path: Path) -> dict:
 
 
 @contextmanager
+def of_a_run(where: object) -> Iterator[None]:
+    """What fails in the block because something else is kept in `where` than `runs.train` keeps there is a RunError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"{where} is of no run ({type(error).__name__}); delete its folder to train anew.") from None
+
+
+@contextmanager
 def alone_in(folder: Path | None) -> Iterator[None]:
-    """No other process trains in `folder` as long as the block lasts; RunError if one does. The lock dies with it."""
+    """No other process trains in `folder` as long as the block lasts; RunError if one does. The lock dies with it, and
+    a folder in which nothing was kept goes."""
     if folder is None or distributed.rank() > 0:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=PATIENCE):
-            yield
+            try:
+                yield
+            finally:
+                if os.listdir(folder) == [".lock"]:
+                    with suppress(OSError):  # Windows keeps what is open
+                        (folder / ".lock").unlink()
+                        folder.rmdir()
     except Timeout:
         raise RunError(f"Another process is training in {folder}; wait for its end, or choose another name.") from None
 
@@ -84,9 +101,13 @@ def checksums(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes().replace(b"\r\n", b"\n")).hexdigest() for p in kept}
 
 
-def seal(folder: Path) -> None:
-    """Keep the checksums of what is in `folder`, for `verify`."""
-    write_atomically(json.dumps(checksums(folder), indent=2).encode() + b"\n", folder / SUMS)
+def seal(folder: Path, published_as: Path | None = None) -> None:
+    """Keep the checksums of what is in `folder`, for `verify`, and with them where it belongs in results/, so that it
+    counts nowhere else."""
+    target, sums = published_as or folder, checksums(folder)
+    if utils.ROOT / "results" in (target, *target.parents):
+        sums[PLACE] = target.relative_to(utils.ROOT).as_posix()
+    write_atomically(json.dumps(sums, indent=2).encode() + b"\n", folder / SUMS)
 
 
 def verify(folder: Path) -> None:
@@ -98,12 +119,15 @@ def verify(folder: Path) -> None:
         sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         sealed = {}
-    found, sealed = checksums(folder), sealed or {SUMS: "readable"}
+    place, found = sealed.pop(PLACE, None), checksums(folder)
+    sealed = sealed or {SUMS: "readable"}
     if wrong := [name for name in sealed if sealed[name] != found.get(name)]:
         remedy = "fetch that folder again, or delete it to train anew"
         raise RunError(f"{folder / str(wrong[0])} is missing or damaged, or was changed by hand; {remedy}.")
     if published and (added := found.keys() - sealed.keys()):  # to a run of one's own one may add what one likes
         raise RunError(f"{folder / min(added)} does not belong there; take it out of that folder.")
+    if published and place != folder.relative_to(utils.ROOT).as_posix():
+        raise RunError(f"{folder} holds something else than its name says; fetch that folder again.")
 
 
 # ---------------------------------------------------------------- random numbers
@@ -132,15 +156,16 @@ def rng_state() -> dict:
 
 def restore(state: dict, parts: dict) -> None:
     """Load the `parts` (model, optimizer, ...) and the random numbers of a checkpoint."""
-    for name, part in parts.items():
-        if state[name]:  # a scaler that was off has no state
-            part.load_state_dict(state[name])
-    torch.set_rng_state(state["rng"])
-    if len(state["cuda_rng"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    if "python_rng" in state:  # older checkpoints lack it
-        np.random.set_state(("MT19937", *state["numpy_rng"]))
-        random.setstate(state["python_rng"])
+    with of_a_run("checkpoint.pt"):
+        for name, part in parts.items():
+            if state[name] or name != "scaler":  # one that was off has no state
+                part.load_state_dict(state[name])
+        torch.set_rng_state(state["rng"])
+        if len(state["cuda_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if "python_rng" in state:  # older checkpoints lack it
+            np.random.set_state(("MT19937", *state["numpy_rng"]))
+            random.setstate(state["python_rng"])
 
 
 # ---------------------------------------------------------------- circumstances
@@ -192,9 +217,10 @@ def begin_or_go_on(folder: Path | None, asked: str | None, device: torch.device)
     """
     path = folder and folder / "checkpoint.pt"
     state = read_checkpoint(path) if path and path.exists() else {"history": [], "made_under": []}
-    before, done = (state["made_under"] or [{}])[-1], len(state["history"])
-    precision = asked or (before["precision"] if before.get("device") == device.type else suitable_precision(device))
-    now = circumstances(device, precision)
+    with of_a_run(path):
+        before, done = ([{}] + state["made_under"])[-1], len([] + state["history"])
+        precision = before["precision"] if before.get("device") == device.type else suitable_precision(device)
+    now = circumstances(device, precision := asked or precision)
     changed = ", ".join(f"{key} {now[key]} (was {before.get(key)})" for key in now if before.get(key) != now[key])
     if state.get("finished"):
         return state, precision

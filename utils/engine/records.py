@@ -5,6 +5,7 @@ make of them, and the seed. A network has two sides: its modules with their argu
 weights, first and last, because a changed `forward` or initialisation does not show in its modules.
 """
 
+import hashlib
 import inspect
 import json
 import re
@@ -25,7 +26,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 import utils
 from utils import models, transforms
 from utils.engine.batches import Batches
-from utils.engine.checkpoints import UNKNOWN, read_checkpoint, rng_from, verify
+from utils.engine.checkpoints import UNKNOWN, of_a_run, read_checkpoint, rng_from, verify
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network
 
@@ -57,8 +58,21 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         model.train()
     if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
         raise NetworkError("A lazy layer has no sizes, because an image does not reach it; give it its sizes.")
+    refuse_what_no_copy_keeps(model)
     with of_a_network("be copied"):
         return deepcopy(model)  # a function, too, may return the same module again
+
+
+def refuse_what_no_copy_keeps(model: nn.Module) -> None:
+    """NetworkError for what PyTorch leaves behind where it copies a module, or cannot copy."""
+    values = [value for module in model.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise NetworkError("A network of torch.jit cannot be trained here; hand over the module that it was made of.")
+    if any(value.grad_fn for value in values):
+        instead = "use torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm, spectral_norm and prune"
+        raise NetworkError(f"The network keeps a tensor that was computed from its weights; {instead}.")
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
+        raise NetworkError("A hook on a weight is lost in a copy of the network; do in forward what it does.")
 
 
 def built_by(network: Network) -> dict:
@@ -119,6 +133,13 @@ def modules(model: nn.Module) -> dict[str, str]:
 def worded_alike(modules: Mapping[str, str]) -> dict[str, str]:
     """The same modules without what older PyTorches do not say: that a norm has its bias, as it usually has."""
     return {name: text.replace(", bias=True", "") for name, text in modules.items()}
+
+
+def digest_of(modules: Mapping[str, str] | str) -> str:
+    """What tells these modules with their arguments from any others, in 8 hexadecimal digits."""
+    if modules == UNKNOWN:
+        return UNKNOWN
+    return hashlib.sha256(json.dumps(worded_alike(modules)).encode()).hexdigest()[:8]
 
 
 def response(model: nn.Module) -> list[float]:
@@ -193,7 +214,8 @@ def augmented() -> list[float]:
 
 @torch.no_grad()
 def check_outputs(model: nn.Module, classes: int) -> None:
-    """NetworkError unless the network gives an image a finite logit for each class, and in eval mode twice the same."""
+    """NetworkError unless the network gives an image a finite logit for each class, in eval mode twice the same, and
+    still does so when its weights are loaded into a new one."""
     copy, images = deepcopy(model).cpu().eval(), torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
@@ -202,6 +224,24 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
+
+    def answers(network: nn.Module) -> torch.Tensor:
+        answered = []
+        for training in (False, True):
+            with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("answer"):
+                torch.default_generator.manual_seed(0)
+                answered.append(network.train(training)(images))
+        return torch.cat(answered)
+
+    loaded = deepcopy(model).cpu()
+    answers(copy)  # which may change what it keeps
+    with of_a_network("be loaded"):
+        loaded.load_state_dict(copy.state_dict())
+    if not torch.allclose(answers(copy), answers(loaded), 1e-5, 1e-6):
+        raise NetworkError(
+            "The network computes with something that its forward changes and that is not saved with its weights: keep "
+            "it by self.register_buffer(name, tensor), and take random numbers from torch."
+        )
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
@@ -333,7 +373,8 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
         metrics = read_metrics(folder)
         found, recorded = identity_of(metrics), metrics.get("run", {}).get("response", UNKNOWN)
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
-    return difference(wanted, found) or (computes_otherwise(model, weights, recorded) if weights else None)
+    with of_a_run(folder):
+        return difference(wanted, found) or (computes_otherwise(model, weights, recorded) if weights else None)
 
 
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
@@ -411,6 +452,7 @@ def row_of(metrics: Mapping) -> dict:
     """All that a table may say of a finished run, a value each: its recipe, its metrics, what it was made under."""
     judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
+    over |= dict(modules=digest_of(run["network"]))
     measured = {key: run.get(key, UNKNOWN) for key in ("first_response", "augmented")}
     over |= {key: value if value == UNKNOWN else " ".join(map(str, value)) for key, value in measured.items()}
     arguments = metrics.get("built_by", {}).get("arguments", {})
@@ -426,22 +468,23 @@ def read_metrics(run: str | Path) -> dict:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
         kinds |= dict(epochs=int, macs=int | None, receptive_field=int | None, train_accuracy_last=float)
-        of_a_run = isinstance(metrics, dict) and all(isinstance(metrics.get(k, ...), kind) for k, kind in kinds.items())
-        if not of_a_run or not isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float):
+        kinds |= dict(epochs_to_85=int | None, mean=list, std=list, built_by=dict)
+        kept = {"built_by": {}} | metrics  # older ones have none
+        right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
+        right = right and isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float)
+        right = right and list(map(type, metrics["mean"] + metrics["std"])) == [float] * 6
+        if not right or any(isinstance(value, list | dict) for value in metrics["recipe"].values()):
             raise ValueError("it holds something else")
     except FileNotFoundError:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
         hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
         raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
-    except ValueError as error:
-        raise RunError(f"{path} cannot be read ({error}); fetch the file or make the run again.") from None
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({first_line(error)}); fetch the file or make the run again.") from None
     verify(path.parent)
     if utils.ROOT / "results" in path.parents:
         if not OFFICIAL.items() <= metrics["run"].get("data", {}).items():
             raise RunError(f"{path.parent} is no run on all images of CIFAR-10; move it to runs/.")
-        its = metrics["name"], metrics["seed"], metrics["evaluated_on"]
-        if path.parent not in (place(*its), place(*its, metrics["epochs"])):
-            raise RunError(f"{path.parent} holds another run than its name says; fetch that folder again.")
     return metrics
 
 

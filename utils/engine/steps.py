@@ -18,14 +18,18 @@ from utils.engine.speed import autocast, memory_format
 from utils.errors import RunError, first_line, of_a_network
 
 
-def device_to_use(asked: str | None = None) -> torch.device:
-    """The one that is `asked` for ("cuda", "mps", "cpu"; RunError if PyTorch has none), else CUDA, else MPS, else the
-    CPU; of several processes on a Mac, all take the CPU."""
+def device_to_use(asked: str | torch.device | None = None) -> torch.device:
+    """The one that is `asked` for ("cuda", "cuda:1", "mps", "cpu"; RunError if PyTorch has none), else CUDA, else MPS,
+    else the CPU; of several processes on a Mac, all take the CPU."""
     mps = torch.backends.mps.is_available() and distributed.world_size() == 1
     there = dict(cuda=torch.cuda.is_available(), mps=mps, cpu=True)
-    if not there[asked or "cpu"]:
-        raise RunError(f"PyTorch finds no device {asked} here; leave --device out to take what there is.")
-    return torch.device(asked or next(name for name in there if there[name]))
+    try:
+        device = torch.device(asked or next(name for name in there if there[name]))
+    except RuntimeError:  # no word of PyTorch's
+        device = None
+    if not device or not there.get(device.type) or (device.index or 0) >= max(torch.cuda.device_count(), 1):
+        raise RunError(f"PyTorch finds no device {asked} here; leave it out to take what there is.")
+    return device
 
 
 def to_device(device: torch.device, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,11 +104,13 @@ def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, f
         RunError: if the loss is not finite.
     """
     step.model.train()
+    untouched = {name: p for name, p in step.model.named_parameters() if p.requires_grad}
     loss_sum, correct, seen = torch.zeros((), device=step.device), torch.zeros((), device=step.device), 0
     for number, batch in enumerate(batches):
         images, labels = to_device(step.device, *batch)
         with of_a_network("be trained"):  # such as batch norm of one image, the last of an epoch
             loss, right = step(images, labels)
+        untouched = {name: p for name, p in untouched.items() if p.grad is None}
         loss_sum += loss * len(labels)
         correct += right
         seen += len(labels)
@@ -115,6 +121,10 @@ def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, f
                     f"The loss is no longer a number in epoch {epoch}; lower the learning rate and train anew."
                 )
             batches.set_postfix_str(f"loss {mean:.4f}, accuracy {100 * correct.item() / seen:.2f} %", refresh=False)
+    if untouched and epoch == 1:
+        more = f" and {len(untouched) - 1} more" if len(untouched) > 1 else ""
+        name = min(untouched).removeprefix("module.")
+        print(f"Not trained, because no gradient reached it: {name}{more}.", flush=True)
     loss_sum, correct, seen = distributed.totals(loss_sum, correct, seen, device=step.device)
     return loss_sum / seen, 100 * correct / seen
 

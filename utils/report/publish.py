@@ -143,7 +143,7 @@ def put(files: dict[str, bytes], target: Path) -> Path:
         new.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (new / name).write_bytes(content)
-        seal(new)
+        seal(new, target)
         if target.exists() and not exchange(new, target):
             target.rename(old)
         if not target.exists():

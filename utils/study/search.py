@@ -11,16 +11,25 @@ from functools import partial
 import pandas as pd
 
 import utils
-from utils import models, runs
+from utils import architecture, models, runs
 from utils.cifar10.files import ImageData
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
-from utils.engine.records import LATER, last_accuracy, read_metrics, read_table, row_of, title_of
+from utils.engine.records import (
+    LATER,
+    digest_of,
+    last_accuracy,
+    modules,
+    read_metrics,
+    read_table,
+    row_of,
+    title_of,
+)
 from utils.errors import RunError
 from utils.experiments import experiment
 from utils.training import Recipe
 
 KEPT = """seed parameters macs receptive_field epochs_to_85 data_source train_accuracy validation_accuracy
-    seconds_per_epoch""".split()  # of the metrics of a try, beside its recipe and channels
+    seconds_per_epoch modules""".split()  # of the metrics of a try, beside its recipe and channels
 
 
 KINDS = {int: int, float: float, str: str, bool: lambda word: {"True": True, "False": False}[word]}
@@ -68,10 +77,29 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
         before = path if path.exists() else published  # nor does publishing
         if before.exists():
             both = pd.DataFrame([*read_table(before).to_dict("records"), row])
-            table = both.round(9).drop_duplicates(ignore_index=True)  # reading may change a last digit
+            told = [column for column in both if column != "modules"]  # the first tries lack it
+            table = both.round(9).drop_duplicates(told, ignore_index=True)  # reading may change a last digit
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
+
+
+def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The published tries of `name`, or those of `table`, and whether the code has their `network` still: "as now", or
+    "an earlier one", which other layers made, or the same with other arguments."""
+    table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
+    kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
+    now: dict[str, dict] = {}
+
+    def network(row: dict) -> str:
+        given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
+        if str(given) not in now:
+            model = models.networks()[name](**given)
+            now[str(given)] = architecture.totals(model) | dict(modules=digest_of(modules(model)))
+        same = all(row[key] == value for key, value in now[str(given)].items() if pd.notna(row.get(key)))
+        return "as now" if same else "an earlier one"
+
+    return table.assign(network=[network(row) for row in table.to_dict("records")])
 
 
 SHOWN = {  # column of `tries` -> key in metrics.json
