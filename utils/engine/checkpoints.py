@@ -164,7 +164,8 @@ def restore(state: dict, parts: dict) -> None:
         if len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         if "python_rng" in state:  # older checkpoints lack it
-            np.random.set_state(("MT19937", *state["numpy_rng"]))
+            keys, position, has_gauss, gauss = state["numpy_rng"]  # NumPy 1 crashes on a tuple of another length
+            np.random.set_state(("MT19937", keys, position, has_gauss, gauss))
             random.setstate(state["python_rng"])
 
 
