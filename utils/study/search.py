@@ -85,8 +85,8 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
 
 
 def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The published tries of `name`, or those of `table`, and whether the code has their `network` still: "as now", or
-    "an earlier one", which other layers made, or the same with other arguments."""
+    """The published tries of `name`, or those of `table`, with a column `network`: "now" if the code builds what was
+    trained then, "earlier" if its function has other layers, or its layers other arguments, since."""
     table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
     now: dict[str, dict] = {}
@@ -97,7 +97,7 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
             model = models.networks()[name](**given)
             now[str(given)] = architecture.totals(model) | dict(modules=digest_of(modules(model)))
         same = all(row[key] == value for key, value in now[str(given)].items() if pd.notna(row.get(key)))
-        return "as now" if same else "an earlier one"
+        return "now" if same else "earlier"
 
     return table.assign(network=[network(row) for row in table.to_dict("records")])
 
