@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from utils.architecture import check_rules, layer_table, receptive_field, rules, totals
 from utils.errors import NetworkError
 from utils.experiments import EXPERIMENTS
-from utils.models import ConvNet, Residual, build_model, conv, conv1x1, separable
+from utils.models import ConvNet, Residual, build_model, conv, conv1x1, depthwise, separable
 from utils.study.layers import changes
 from utils.study.layers import table as layers
 
@@ -348,7 +348,7 @@ def test_multiply_adds_of_a_function_are_not_known():
 def test_a_global_average_as_a_function_is_followed_by_a_classifier():
     """As Network in Network has it: the average, then a 1x1 convolution to the classes."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Average(), nn.Conv2d(4, 10, 1), nn.Flatten())
-    assert totals(model)["receptive_field"] == 3 + 29
+    assert totals(model)["receptive_field"] == 3 and layer_table(model).receptive_field.iloc[-1] == 3 + 29
     assert verdict(model, "global average") == (True, "mean")
 
 
@@ -493,3 +493,123 @@ def test_what_is_not_known_of_a_layer_is_not_invented(model, field, macs_known):
     assert not rules(model).set_index("rule").passed["receptive field > 44"]
     assert layers(model).loc["in all", "receptive field"] == ("-" if field is None else str(field))
     assert not layers(model).astype(str).stack().str.contains(r"\.0|nan").any()
+
+
+# ---------------------------------------------------------------- where layers meet
+
+
+class Branches(nn.Module):
+    """Two ways from the image to the sum; which is called last makes no difference."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.wide, self.narrow, self.last = nn.Conv2d(3, 4, 7, padding=3), nn.Conv2d(3, 4, 1), last
+
+    def forward(self, images):
+        first, second = (self.narrow, self.wide) if self.last == "wide" else (self.wide, self.narrow)
+        return first(images) + second(images)
+
+
+@pytest.mark.parametrize("last", ["wide", "narrow"])
+def test_the_receptive_field_is_the_largest_of_the_branches(last):
+    assert totals(Branches(last))["receptive_field"] == 7
+
+
+def test_a_classifier_behind_the_average_is_no_part_of_the_receptive_field():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 10, 1), nn.Flatten())
+    assert totals(model)["receptive_field"] == 3
+
+
+class Made(nn.Module):
+    """`function` of the network's maps (1, 4, 8, 8), or of the logits that it makes of them."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 4, stride=4), function
+        self.layers = nn.ModuleDict(layers)
+
+    def forward(self, images):
+        return self.function(self.conv(images), self.layers)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, layers: layers["after"](x.flatten(2).sort(-1)[0].reshape(x.shape)),
+        lambda x, layers: layers["after"](x.flatten(2).softmax(-1).view_as(x)),
+        lambda x, layers: layers["after"](x + x.transpose(2, 3)),
+        lambda x, layers: layers["after"](x + layers["mix"](x.flatten(2)).view_as(x)),
+    ],
+)
+def test_what_mixes_positions_has_no_known_field(function):
+    model = Made(function, after=nn.Conv2d(4, 4, 3, padding=1), mix=nn.Linear(64, 64))
+    assert totals(model)["receptive_field"] is None
+
+
+def test_multiply_adds_count_what_is_folded_into_the_batch():
+    def by_pixel(x, layers):
+        return layers["linear"](x.permute(0, 2, 3, 1).reshape(-1, 4)).reshape(1, -1)
+
+    def doubled(x, layers):
+        return layers["conv"](torch.cat([x, x.flip(3)], 0)).mean((2, 3))
+
+    own = 48 * 4 * 64
+    assert totals(Made(by_pixel, linear=nn.Linear(4, 5, bias=False)))["macs"] == own + 20 * 64
+    assert totals(Made(doubled, conv=nn.Conv2d(4, 6, 1)))["macs"] == own + 2 * 24 * 64
+
+
+MEANS = {  # of what is no map, or over other things than its positions
+    "of samples": lambda x, layers: torch.stack([layers["fc"](x.flatten(1)) for _ in range(5)]).mean(0),
+    "of logits": lambda x, layers: (y := layers["fc"](x.flatten(1))) - y.mean(1, keepdim=True),
+    "of features": lambda x, layers: layers["fc"]((y := x.flatten(1)) - y.mean(1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("function", MEANS.values(), ids=MEANS)
+def test_a_mean_of_something_else_is_no_global_average_pooling(function):
+    assert verdict(Made(function, fc=nn.Linear(256, 10)), "global average") == (False, "none")
+
+
+AVERAGED = {
+    "function": lambda x, layers: F.avg_pool2d(x, 8).flatten(1),
+    "module": lambda x, layers: layers["pool"](x).flatten(1),
+    "of positions in a row": lambda x, layers: F.adaptive_avg_pool1d(x.flatten(2), 1).flatten(1),
+}
+
+
+@pytest.mark.parametrize("function", AVERAGED.values(), ids=AVERAGED)
+def test_an_average_over_the_whole_map_is_a_global_one(function):
+    model = Made(function, pool=nn.AvgPool2d(8))
+    assert verdict(model, "global average")[0] and verdict(model, "no pooling")[0]
+
+
+def test_convolutions_that_cannot_be_read_are_not_called_none():
+    class Standardised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(4, 3, 3, 3))
+
+        def forward(self, images):
+            return F.conv2d(images, self.weight - self.weight.mean(), dilation=2).mean((2, 3))
+
+    assert verdict(Standardised(), "dilated") == (False, "not known")
+    assert verdict(nn.Sequential(nn.Conv2d(3, 4, (3, 5), dilation=(2, 2))), "dilated")[1] == "not known"
+    assert "strides not known" in verdict(nn.Sequential(nn.Conv2d(3, 4, 3, stride=(2, 1))), "no pooling")[1]
+
+
+def test_a_gate_beside_a_depthwise_convolution_does_not_make_it_separable():
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid())
+    model = Made(lambda x, layers: (y := layers["depthwise"](x)) * layers["gate"](y), depthwise=depthwise(4), gate=gate)
+    assert verdict(model, "separable") == (False, "none")
+
+
+def test_tied_weights_are_counted_once():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+    model[1].weight = model[0].weight
+    assert layer_table(model).parameters.tolist() == [84, 3]
+
+
+def test_a_flattened_map_is_seen_whole():
+    for flatten in (lambda x, layers: layers["fc"](x.flatten(1)), lambda x, layers: layers["all"](x)):
+        model = Made(flatten, fc=nn.Linear(256, 10), all=nn.Sequential(nn.Flatten(), nn.Linear(256, 10)))
+        assert layer_table(model).receptive_field.iloc[-1] == 32

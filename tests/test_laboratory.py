@@ -27,7 +27,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import utils
-from utils import architecture, models, plotting, runs, training
+from utils import architecture, models, plotting, runs, training, transforms
+from utils import data as data_module
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
 from utils.engine import records, speed
@@ -431,7 +432,7 @@ class Aside(Recomputed):
 def test_layers_that_no_gradient_reaches_are_told(root, network, capsys):
     recipe = replace(ONE, epochs=2)
     train(network, recipe)
-    said = "Not trained, because no gradient reached it: body.conv.weight and 2 more."
+    said = "Not trained in epoch 1, because no gradient reached it: body.conv.weight and 2 more."
     assert capsys.readouterr().out.count(said) == 1
     train(Recomputed, recipe, name="other")
     assert "Not trained" not in capsys.readouterr().out
@@ -665,6 +666,8 @@ CHANGES = {  # of utils/transforms.py, which no recipe shows
     "blur": lambda found: found | {"blur": A.Blur(3, p=0.5)},
     "no affine": lambda found: {key: value for key, value in found.items() if key != "shift-scale-rotate"},
     "order": lambda found: dict(reversed(found.items())),
+    "rarely": lambda found: found | {"grey": A.ToGray(p=0.01)},
+    "hardly": lambda found: found | {"noise": A.GaussNoise(std_range=(0.01, 0.02), p=1)},
 }
 
 
@@ -675,8 +678,153 @@ def test_changed_augmentations_are_another_run(root, capsys, monkeypatch, change
     with monkeypatch.context() as code:
         code.setattr("utils.transforms.augmentations", lambda *args, **kwargs: change(augmentations(*args, **kwargs)))
         assert train(recipe=recipe).folder.name == "mine-2"
-    assert "another run: its recipe is the same, but the augmentations make other images" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    sentences = ("its recipe is the same, but the augmentations make other", "its images were augmented or normalised")
+    assert any(f"another run: {sentence}" in out for sentence in sentences)
     assert train(recipe=recipe).folder.name == "mine"
+
+
+def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys, monkeypatch):
+    train()
+    normal = transforms.normalise_batch
+    with monkeypatch.context() as code:
+        for module in ("utils.transforms", "utils.engine.batches"):
+            code.setattr(f"{module}.normalise_batch", lambda images, mean, std: normal(images, mean, [0.5] * 3))
+        assert train().folder.name == "mine-2"
+        with pytest.raises(RunError, match="its images were augmented or normalised otherwise"):
+            runs.load("runs/mine", tiny_network)
+    assert "another run: its images were augmented or normalised otherwise" in capsys.readouterr().out
+
+
+def test_other_held_out_images_are_another_run(root, capsys, monkeypatch):
+    def later(labels, validation):
+        return split(labels, validation, seed=1)
+
+    split = data_module.train_validation_split
+    assert train().folder.name == "mine"
+    monkeypatch.setattr("utils.data.train_validation_split", later)
+    assert train().folder.name == "mine-2"
+    assert "another run: other images were held out of the same ones there" in capsys.readouterr().out
+
+
+SETTING = 0  # of the networks below: what a student changes between two runs
+
+
+class Felt(nn.Module):
+    """A global constant decides what it computes in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.dropout, self.linear = conv(3, 8, stride=2), nn.Dropout(0.5), nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.linear(self.body(images).mean((2, 3)))
+
+
+class DropoutMoved(Felt):
+    def forward(self, images):
+        maps = self.body(images)
+        return self.linear(self.dropout(maps).mean((2, 3)) if SETTING else self.dropout(maps.mean((2, 3))))
+
+
+class DropoutForgotten(Felt):
+    def forward(self, images):
+        found = super().forward(images)
+        return self.dropout(found) if SETTING else found
+
+
+class StochasticDepth(Felt):
+    def forward(self, images):
+        for _ in range(4):
+            skipped = self.training and torch.rand(()).item() < (0.05 if SETTING else 0.02)
+            images = images if skipped else images + images.sin()
+        return super().forward(images)
+
+
+class Statistics(Felt):
+    def forward(self, images):
+        norm = self.body.norm
+        maps = nn.functional.batch_norm(
+            self.body.conv(images),
+            norm.running_mean,
+            norm.running_var,
+            training=self.training,
+            momentum=0.01 if SETTING else 0.1,
+        )
+        return self.linear(maps.relu().mean((2, 3)))
+
+
+class GhostNorm(Felt):
+    def forward(self, images):
+        return torch.cat([super(GhostNorm, self).forward(part) for part in images.split(16 if SETTING else 32)])
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x * 1
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * (1 if SETTING else -1)
+
+
+class WrongGradient(Felt):
+    def forward(self, images):
+        return self.linear(Sign.apply(self.body(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "network", [DropoutMoved, DropoutForgotten, StochasticDepth, Statistics, GhostNorm, WrongGradient]
+)
+def test_what_is_felt_in_training_alone_is_another_run(root, monkeypatch, network):
+    assert train(network).folder == train(network).folder
+    monkeypatch.setitem(globals(), "SETTING", 1)
+    assert train(network).folder.name == "mine-2"
+
+
+def test_an_array_as_an_argument_is_no_reason_to_lose_a_run(root):
+    network = partial(lambda widths: tiny_network(int(widths[0])), widths=np.array([8, 16]))
+    assert train(network).metrics["built_by"]["arguments"] == "not known"
+    assert train(network).folder.name == "mine"
+
+
+def test_two_columns_of_one_title_stand_beside_each_other():
+    priors = EXPERIMENTS["experiment_1"].prior, EXPERIMENTS["experiment_2"].prior
+    table = runs.compare("experiment_1", priors[0], "experiment_2", priors[1])
+    assert table.loc["parameters"].tolist()[1::2] == ["183,882", "156,714"] and table.columns.is_unique
+
+
+class Shadow(Felt):
+    """Its slowly following weights lie in a dict, which nobody saves."""
+
+    def __init__(self):
+        super().__init__()
+        self.slow = {name: p.detach().clone() for name, p in self.linear.named_parameters()}
+
+    def forward(self, images):
+        maps = self.body(images).mean((2, 3))
+        if self.training:
+            for name, p in self.linear.named_parameters():
+                self.slow[name].lerp_(p.detach(), 0.01)
+            return self.linear(maps)
+        return torch.func.functional_call(self.linear, self.slow, maps)
+
+
+class Late(Felt):
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def forward(self, images):
+        self.steps += self.training
+        return super().forward(images) * (2 if self.steps > 20 else 1)
+
+
+@pytest.mark.parametrize("network", [Shadow, Late])
+def test_what_is_felt_after_some_steps_and_not_kept_is_refused(root, network):
+    with pytest.raises(NetworkError, match="is not saved with its weights"):
+        train(network)
 
 
 def test_an_augmentation_with_random_numbers_of_its_own_is_the_same_again(root, monkeypatch):
@@ -715,6 +863,19 @@ class Closed(nn.Module):
         return self.linear(self.features(images))
 
 
+class Drawers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.scales, self.linear = (
+            conv(3, 8, stride=2),
+            [torch.ones(8, requires_grad=True)],
+            nn.Linear(8, 10),
+        )
+
+    def forward(self, images):
+        return self.linear(self.body(images).mean((2, 3)) * self.scales[0])
+
+
 class Hooked(nn.Module):
     def __init__(self):
         super().__init__()
@@ -725,7 +886,7 @@ class Hooked(nn.Module):
         return self.linear(self.body(images).mean((2, 3)))
 
 
-@pytest.mark.parametrize("network", [Listed, Closed, Hooked])
+@pytest.mark.parametrize("network", [Listed, Closed, Hooked, Drawers])
 def test_layers_that_would_not_be_trained_are_refused(root, network):
     for refusing in (train, lambda network: records.response(network()), lambda network: architecture.rules(network())):
         if refusing is train or network is Listed:  # what is no copy goes by its own layers
@@ -1044,7 +1205,7 @@ def broken():
         (lambda: nn.Linear(3, "ten"), " of test_laboratory.py: empty()"),
         (partial(nn.Linear, 3, "ten"), "The network cannot be built (TypeError: empty()"),
         (OnlyJudged, " of test_laboratory.py: not in training); mend it."),
-        (lambda: normed(), "use torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm"),
+        (lambda: normed(), "torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm"),
     ],
     ids=["nine outputs", "module", "broken", "no module", "name", "unbuilt", "in torch", "untrained", "uncopied"],
 )
@@ -1492,13 +1653,16 @@ def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage
     (root / "runs" / "mine" / "checksums.json").unlink()  # as of an older run
     (root / "runs" / "mine" / "checkpoint.pt").unlink()  # as of a published run
     before = contents(root)
-    for use in (train, lambda: runs.load("runs/mine", tiny_network), search.tries, lambda: runs.compare("runs/mine")):
+    for use in (train, lambda: runs.load("runs/mine", tiny_network), lambda: runs.compare("runs/mine")):
         with pytest.raises(RunError) as error:
             use()
         assert str(error.value).startswith(f"{path} cannot be read (") and "\n" not in str(error.value)
-    assert main(["runs"]) == 2
-    assert capsys.readouterr().err.startswith(f"Error: {path} cannot be read")
     assert contents(root) == before
+    train(name="other")
+    capsys.readouterr()
+    assert main(["runs"]) == 0, "the others are still shown"
+    out = capsys.readouterr().out
+    assert out.startswith(f"{path} cannot be read") and "runs/other" in out
 
 
 def test_damaged_weights_are_a_sentence(root):

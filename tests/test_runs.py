@@ -80,7 +80,7 @@ def keep_checkpoint(run, folder):
 
 def test_the_table_holds_the_reference_figures():
     rows = {name: row.prior for name, row in EXPERIMENTS.items() if row.prior and row.prior.source == "reference"}
-    assert len(rows) == 8
+    assert {f"experiment_{number}" for number in range(1, 6)} <= rows.keys()
     for name, prior in rows.items():
         found = architecture.totals(models.build_model(name))
         assert (found["parameters"], found["receptive_field"]) == (prior.parameters, prior.receptive_field), name

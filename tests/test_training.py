@@ -19,7 +19,7 @@ from utils import runs, training
 from utils.cifar10.sources import stand_in
 from utils.data import eval_loader, train_loader
 from utils.engine.checkpoints import read_checkpoint, save_atomically
-from utils.engine.steps import log_line, moving_average
+from utils.engine.steps import ema, log_line
 from utils.errors import RunError
 from utils.models import ConvNet, conv, separable
 from utils.training import Recipe, evaluate, fit, optimizer_and_schedule, plain_loop
@@ -165,7 +165,7 @@ def test_averaged_weights_are_judged_and_kept(monkeypatch):
 def test_indices_are_copied_into_the_average_and_not_averaged():
     model = nn.Linear(2, 2)
     model.register_buffer("order", torch.arange(64))
-    averaged = moving_average(model, 0.9)
+    averaged = ema(model, 0.9)
     for _ in range(5):
         averaged.update_parameters(model)
     assert torch.equal(averaged.module.order, torch.arange(64))

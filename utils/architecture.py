@@ -17,9 +17,9 @@ MAX_PARAMETERS = 200_000  # and strictly fewer
 MIN_RECEPTIVE_FIELD = 44  # and strictly more
 TARGET = 85.0  # test accuracy in percent, at least
 
-POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
-MIXING = ("pool", "roll", "flip", "rot90", "pad", "cumsum", "fft", "index_select")  # functions of unknown field
-AVERAGES = ("mean", "adaptive_avg_pool2d", "AdaptiveAvgPool2d")  # what may be a global average
+POOLS = ("amax", "max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
+MIXING = "pool roll flip rot90 pad cum fft index sort softmax transpose gather topk".split()  # functions, field unknown
+AVERAGES = ("mean", "avg_pool", "AvgPool")  # what may be a global average
 WEIGHT = (0, 0)  # the field and jump of what does not come from the image
 MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum", "dot", "attention")  # multiply-adds are not known
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
@@ -83,8 +83,8 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
             module = modules[node.target]
             row = _row(node.target, module, (sources or [node])[0], node, rf, jump)
             rf, jump = row["receptive_field"], row["jump"]
-            row["parameters"] *= module not in counted  # used once more, with the same weights
-            counted.add(module)
+            row["parameters"] = sum(p.numel() for p in module.parameters() if p not in counted)  # not used once more
+            counted |= set(module.parameters())
             rows.append(row)
         elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add) and _shape(node):
             rows.append(_row(node.name, None, sources[0], node, rf, jump))
@@ -93,10 +93,12 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
             multiplies = any(part in name for part in ("conv", *MULTIPLYING))
             maps = [n for n in sources if len(_shape(n)) == 4 and (field[n] != WEIGHT or _shape(n)[2:] != (1, 1))]
             sizes = [_shape(n)[2:] for n in (*maps, node) if len(_shape(n)) == 4]  # without weights that scale maps
-            from_no_map = not maps and len(_shape(node)) == 4 and (rf, jump) != WEIGHT
-            if name in AVERAGES and sizes[-1:] == [(1, 1)]:
-                rf += (sizes[0][-1] - 1) * jump  # a global average sees all positions
-            elif len(set(sizes)) > 1 or multiplies or from_no_map or any(part in name for part in MIXING):
+            unseen = (not maps and len(_shape(node)) == 4 and (rf, jump) != WEIGHT) or (
+                name == "getitem" and sources[1:]
+            )
+            if maps and (len(_shape(node)) == 2 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
+                rf += (sizes[0][-1] - 1) * jump  # a flattened map and a global average see all positions
+            elif len(set(sizes)) > 1 or multiplies or unseen or any(part in name for part in MIXING):
                 rf = jump = math.nan  # its kernel and stride are not known here
             if multiplies:
                 rows.append(_row(node.name, None, sources[0], node, rf, jump) | dict(kind=name, macs=None))
@@ -123,16 +125,17 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
     in_channels, out_channels = (s[1] if len(s) > 1 else None for s in (before, after))
     in_size, out_size = (s[-1] if len(s) == 4 else 1 for s in (before, after))
     kernel = stride = padding = dilation = groups = None
-    macs = 0
+    macs, rf = 0, rf + (before[-1] - 1) * jump if (len(before), len(after)) == (4, 2) else rf  # flattened
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         kernel, stride, of_kernel = (_side(getattr(module, key, 1)) for key in ("kernel_size", "stride", "dilation"))
         rf, jump = rf + (kernel - 1) * of_kernel * jump, jump * stride
         in_words = {"same": (kernel - 1) * of_kernel // 2, "valid": 0}
         padding = in_words[module.padding] if isinstance(module.padding, str) else _side(module.padding)
         if isinstance(module, nn.Conv2d):
-            dilation, groups, macs = of_kernel, module.groups, module.weight.numel() * after[-1] * after[-2]
+            dilation, groups, macs = of_kernel, module.groups, module.weight.numel() * math.prod(after) // after[1]
     elif isinstance(module, nn.Linear) and len(before) != 4:
-        macs = module.weight.numel() * math.prod(after[1:-1])
+        in_channels, out_channels, macs = *module.weight.shape[::-1], module.weight.numel() * math.prod(after[:-1])
+        rf, jump = (rf, jump) if len(before) == 2 else (math.nan, math.nan)  # it may mix positions
     elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd | nn.modules.pooling._AdaptiveMaxPoolNd):
         rf += (in_size - 1) * jump if out_size == 1 else math.nan  # one over the whole map sees all positions
     elif module is not None and "Pad" not in type(module).__name__:
@@ -147,9 +150,9 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
 
 
 def receptive_field(table: pd.DataFrame) -> int | None:
-    """In pixels, of the last convolution, before the global average sees everything; None if it is not known."""
-    fields = table[table.kind.str.contains("conv", case=False)].receptive_field
-    return None if fields.empty or pd.isna(fields.iloc[-1]) else int(fields.iloc[-1])
+    """In pixels, the largest of a convolution on a map, before the average sees everything; None if not known."""
+    fields = table[table.kind.str.contains("conv", case=False) & (table.in_size > 1)].receptive_field  # no gate's
+    return None if fields.empty or fields.isna().any() else int(fields.max())
 
 
 def totals(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> dict[str, int | None]:
@@ -183,12 +186,15 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
         found = [("the other rules", "cannot be told without a trace", False), few]
         return pd.DataFrame(found, columns=["rule", "found", "passed"])
     table = layer_table(model, input_size)
-    convs = table[table.dilation.notna()]
+    convs = table[table.kind.str.contains("conv", case=False)]
+    hidden = convs[["kernel", "stride", "dilation"]].isna().any(axis=None)
     averages, pools = _poolings(traced)
     strided = convs[convs.stride > 1]
     depthwise = (convs.groups > 1) & (convs.groups == convs.in_channels) & (convs.kernel > 1)
     pointwise = (convs.kernel == 1) & (convs.groups == 1)
-    separable = convs[depthwise & (pointwise.shift(-1, fill_value=False) | pointwise.shift(1, fill_value=False))]
+    after = pointwise.shift(-1, fill_value=False) & (convs.in_size.shift(-1) == convs.out_size)
+    before = pointwise.shift(1, fill_value=False) & (convs.out_size.shift(1) == convs.in_size)
+    separable = convs[depthwise & (after | before)]
     dilated = convs[(convs.dilation > 1) & (convs.kernel > 1)]
     classes = (_shape(list(traced.graph.nodes)[-1]) or [0])[-1]
     field = receptive_field(table)
@@ -196,9 +202,9 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     def names(rows: pd.DataFrame) -> str:
         few = len(rows) <= 4  # beyond that their blocks, which still fit into a line
         shown = short_names(convs.layer)[rows.index] if few else rows.layer.str.split(".").str[0].unique()
-        return ", ".join(shown) or "none"
+        return ", ".join(shown) or ("not known" if hidden else "none")
 
-    downsampling = f"stride 2 at {names(strided)}" if len(strided) else "no strides"
+    downsampling = f"stride 2 at {names(strided)}" if len(strided) else "strides not known" if hidden else "no strides"
     found = [
         ("ten classes", f"{classes} outputs", classes == 10),
         ("no pooling between the blocks", ", ".join(pools) or f"none; {downsampling}", not pools),
@@ -220,7 +226,9 @@ def _poolings(traced: fx.GraphModule) -> tuple[list[str], list[str]]:
             kind, name = type(traced.get_submodule(node.target)).__name__, node.target.removeprefix("layers.")
         if single and node in read:
             read |= set(node.all_input_nodes)
-        if single and kind in AVERAGES:
+        source = (*map(_shape, node.all_input_nodes), ())[0]
+        means = len(source) > 2 and source[:1] == _shape(node)[:1] and any(average in kind for average in AVERAGES)
+        if single and means:
             averages += [name] if node in read else []  # a gate's is not: behind it is a map once more
         elif any(pool in kind for pool in POOLS):
             pools.append(name)

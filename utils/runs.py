@@ -70,14 +70,14 @@ def train(
     totals = architecture.totals(model)
     records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
-    identity = records.identity(model, asdict(recipe), images, seed)
+    part = data if test else hold_out(data)
+    identity = records.identity(model, asdict(recipe), images, seed) | dict(split=part.digest)
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
     if folder and (folder / "metrics.json").exists():
         run = load(folder, network)
         if recipe.precision not in (None, made_in := run.metrics.get("precision")):
             print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
         return run
-    part = data if test else hold_out(data)
     x, (mean, std) = part.train_images, channel_statistics(part.train_images)
     batches = train_loader(x, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation)
     judged = eval_loader(part.test_images, part.test_labels, mean, std)
@@ -150,7 +150,7 @@ def load(run: str | Path, network: Network | None = None) -> Run:
     if not (folder / "weights.pt").exists():
         raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")
     model = build(network or records.builder(metrics, title), metrics["seed"])
-    wanted = dict(network=records.modules(model))
+    wanted = dict(network=records.modules(model), pipeline=records.pipeline())
     if title in EXPERIMENTS and not network:
         wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
     if why := records.why_not(wanted, model, folder):
@@ -169,7 +169,7 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
     columns = {}
     for run in filter(None, runs):
         if not hasattr(run, "metrics") and not isinstance(run, str):
-            columns[run.source] = {
+            columns[f"{run.source} ({len(columns) + 1})" if run.source in columns else run.source] = {
                 "images": "original",
                 "judged on": "test",
                 "parameters": f"{run.parameters:,}",

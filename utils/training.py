@@ -24,15 +24,7 @@ from utils.engine import distributed
 from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
 from utils.engine.records import response
 from utils.engine.speed import PRECISIONS, prepared
-from utils.engine.steps import (
-    TrainingStep,
-    device_to_use,
-    log_line,
-    moving_average,
-    to_device,
-    train_epoch,
-    workers_alive,
-)
+from utils.engine.steps import TrainingStep, device_to_use, ema, log_line, to_device, train_epoch, workers_alive
 from utils.errors import RunError
 
 WORDS = dict(optimizer=("sgd", "adam"), anneal=("cos", "linear"), precision=(None, *PRECISIONS))  # no numbers
@@ -176,7 +168,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == "float16")
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     with prepared(model, device):
-        averaged = moving_average(model, recipe.average) if recipe.average else None
+        averaged = ema(model, recipe.average) if recipe.average else None
         parts |= {"averaged": averaged} if averaged else {}
         if history:
             restore(state, parts)

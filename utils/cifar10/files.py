@@ -43,6 +43,9 @@ class ImageData:
     source: str
 
     def __post_init__(self) -> None:
+        named = isinstance(self.classes, list | tuple) and all(isinstance(name, str) for name in self.classes)
+        if not named or not isinstance(self.source, str):
+            raise DataError("The source of the images and the names of the classes must be words.")
         for part in ("train", "test"):
             arrays = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
             for kind, array in zip(("images", "labels"), checked(*arrays, len(self.classes)), strict=True):

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
@@ -26,14 +26,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 import utils
 from utils import models, transforms
 from utils.engine.batches import Batches
-from utils.engine.checkpoints import UNKNOWN, of_a_run, read_checkpoint, rng_from, verify
+from utils.engine.checkpoints import UNKNOWN, of_a_run, read_checkpoint, rng_from, rng_state, verify
 from utils.engine.steps import epochs_to_target
-from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network
+from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
-SEEN = ("network", "data", "first_response", "first_values", "augmented")  # of the identity, beside recipe and seed
+SEEN = "network data split first_response first_values behaviour augmented pipeline".split()  # beside recipe and seed
+RANDOM = ("rng", "numpy_rng", "python_rng")  # the random numbers of a checkpoint
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -65,12 +66,14 @@ def build(network: Network, seed: int = 1) -> nn.Module:
 
 def refuse_what_no_copy_keeps(model: nn.Module) -> None:
     """NetworkError for what PyTorch leaves behind where it copies a module, or cannot copy."""
-    values = [value for module in model.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    values = [value for module in model.modules() for value in tensors(list(vars(module).values()))]
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise NetworkError("A network of torch.jit cannot be trained here; hand over the module that it was made of.")
     if any(value.grad_fn for value in values):
-        instead = "use torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm, spectral_norm and prune"
-        raise NetworkError(f"The network keeps a tensor that was computed from its weights; {instead}.")
+        raise NetworkError(
+            "The network keeps a tensor that was computed from its weights; detach what its forward keeps, and use "
+            "torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm and prune."
+        )
     if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
         raise NetworkError("A hook on a weight is lost in a copy of the network; do in forward what it does.")
 
@@ -81,7 +84,7 @@ def built_by(network: Network) -> dict:
     made = dict(function=type(network).__name__, arguments={}, first_weights="given" if given else "from the seed")
     if isinstance(network, partial):
         bound = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
-        made["arguments"] = {key: value.item() if hasattr(value, "item") else value for key, value in bound.items()}
+        made["arguments"] = {key: v.item() if isinstance(v, np.generic) else v for key, v in bound.items()}
         network = network.func
     made["function"] = getattr(network, "__name__", made["function"])
     if not all(isinstance(value, int | float | str | None) for value in made["arguments"].values()):
@@ -163,7 +166,7 @@ def response(model: nn.Module) -> list[float]:
         judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
         trained_with = {p for p in copy.parameters() if p.requires_grad}
-        stored = {value for module in copy.modules() for value in vars(module).values() if torch.is_tensor(value)}
+        stored = {value for module in copy.modules() for value in tensors(list(vars(module).values()))}
         found = {leaf for leaf in leaves(loss) if isinstance(leaf, nn.Parameter) or leaf in stored}
         if not trained_with or found - trained_with:
             nothing = "The network has no weights to train; give it a layer, or unfreeze one."
@@ -175,6 +178,62 @@ def response(model: nn.Module) -> list[float]:
         deepcopy(copy)  # nor after a step, if it keeps what it computed
     logits = torch.cat([judged, trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, gradient]]
+
+
+def behaviour(model: nn.Module) -> dict[str, list[float]]:
+    """What `response` does not show, in numbers: the logits of 64 images in training, of two of them in eval mode
+    afterwards; a part of the gradient, and its length; and, if random numbers are drawn in training, how far the mean
+    logit of each of 32 draws is from the first's. In the place of each nn.Dropout a pattern tells where it is called.
+    """
+    with of_a_network("be copied"):
+        copy = deepcopy(model).cpu()
+    for module in copy.modules():
+        if type(module) is nn.Dropout:
+            module.forward = partial(_pattern_of_dropout, module)
+        elif isinstance(module, nn.Dropout):  # of a kind of its own; the recipe decides on its probability
+            module.p = 0.5
+    images = torch.sin(torch.arange(64 * 3 * 32 * 32, dtype=torch.float64) * 0.7).float().reshape(64, 3, 32, 32)
+    images = 0.2 + images * torch.linspace(0.3, 3, 64).reshape(64, 1, 1, 1)
+    copy.zero_grad()
+    drawn = []
+    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
+        torch.default_generator.manual_seed(0)
+        before = rng_state()
+        trained = copy.train()(images)
+        after = rng_state()
+        loss = F.cross_entropy(trained, torch.arange(64) % trained.shape[1])
+        if loss.requires_grad:
+            (1000 * loss).backward()  # large enough for what is clipped
+        judged = copy.eval()(images[[0, -1]])
+        states = [[kept[key].tolist() if key == "rng" else kept[key] for key in RANDOM] for kept in (before, after)]
+        if states[0] != states[1]:
+            for seed in range(32):
+                torch.default_generator.manual_seed(seed)
+                with rng_from(seed):
+                    drawn.append(copy.train()(images[::32]).mean().item())
+    gradient = [p.grad for p in copy.parameters() if p.grad is not None]
+    gradient = torch.cat(
+        [torch.view_as_real(g).flatten() if g.is_complex() else g.flatten() for g in gradient] or [loss[None]]
+    )
+    part = torch.stack([(gradient * torch.arange(len(gradient)).cos()).sum(), gradient.norm()])
+    found = dict(trained=trained[[0, -1]], judged=judged, gradient=part)
+    found = {key: values.detach().flatten().tolist() for key, values in found.items()} | dict(
+        drawn=np.subtract(drawn, drawn[:1])
+    )
+    return {key: [float(f"{value:.6g}") for value in values] for key, values in found.items()}
+
+
+def _pattern_of_dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+    return x * (1 + 0.5 * torch.arange(x.numel()).cos().reshape(x.shape)) if module.training else x
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in a value, also in lists and dicts."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from tensors(inner)
 
 
 def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
@@ -212,6 +271,16 @@ def augmented() -> list[float]:
     return (made * weights / 64).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
+def pipeline() -> dict[str, list]:
+    """What is done to an image: the augmentations by name with the probability of those that no recipe decides on, and
+    what normalising makes of a few pixels."""
+    steps = transforms.compose(list(transforms.augmentations((0.3, 0.5, 0.7), flip=1.0, affine=1.0, hole=1.0).values()))
+    image = np.arange(3072, dtype=np.uint8).reshape(1, 32, 32, 3)
+    pixels = transforms.normalise_batch(image, (0.3, 0.5, 0.7), (0.2, 0.3, 0.4))[0, :, ::16, ::16]
+    names = [f"{type(step).__name__} {step.p:g}" for step in steps.transforms]
+    return dict(steps=names, normalised=[round(value, 4) for value in pixels.flatten().tolist()])
+
+
 @torch.no_grad()
 def check_outputs(model: nn.Module, classes: int) -> None:
     """NetworkError unless the network gives an image a finite logit for each class, in eval mode twice the same, and
@@ -225,16 +294,22 @@ def check_outputs(model: nn.Module, classes: int) -> None:
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
 
+    images = torch.linspace(-2, 2, 16 * 3 * 32 * 32).reshape(16, 3, 32, 32).to(memory_format=torch.channels_last)
+
     def answers(network: nn.Module) -> torch.Tensor:
         answered = []
         for training in (False, True):
-            with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("answer"):
+            with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
                 torch.default_generator.manual_seed(0)
                 answered.append(network.train(training)(images))
         return torch.cat(answered)
 
     loaded = deepcopy(model).cpu()
-    answers(copy)  # which may change what it keeps
+    for p in copy.parameters():
+        p += 0.01 * p.requires_grad  # as a step would
+    with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("be trained"):
+        for _ in range(25):
+            copy.train()(images)  # which may change what it keeps
     with of_a_network("be loaded"):
         loaded.load_state_dict(copy.state_dict())
     if not torch.allclose(answers(copy), answers(loaded), 1e-5, 1e-6):
@@ -246,7 +321,8 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     """What makes a run itself; `model` is the network as built, `data` says which images with which split."""
-    computed = dict(first_response=response(model), first_values=first_values(model), augmented=augmented())
+    computed = dict(first_response=response(model), first_values=first_values(model), behaviour=behaviour(model))
+    computed |= dict(augmented=augmented(), pipeline=pipeline())
     return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 
@@ -282,7 +358,8 @@ def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: d
         recipe=asdict(recipe),
         seconds_per_epoch=round(float(history.seconds.median()), 1),
         **{key: last[key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
-        run={key: identity[key] for key in SEEN} | dict(response=response(model)),
+        run={key: identity[key] for key in SEEN if key in identity}
+        | dict(response=response(model), behaviour_last=behaviour(model)),
         made_under=made_under,
     )
 
@@ -309,6 +386,15 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
     )
 
 
+def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
+    """Whether all numbers agree but for five thousandths of the largest of their kind."""
+    return found.keys() == recorded.keys() and all(
+        len(found[key]) == len(values)
+        and np.allclose(found[key], values, rtol=0, atol=0.005 * np.abs(values).max(initial=1e-4), equal_nan=True)
+        for key, values in recorded.items()
+    )
+
+
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
     "first_response": (
         alike,
@@ -319,6 +405,14 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.005),
         "its recipe is the same, but the augmentations make other images of the same ones here",
     ),
+    "behaviour": (behave_alike, "its modules are the same, but in training they compute something else here"),
+    "pipeline": (
+        lambda found, recorded: (
+            found["steps"] == recorded["steps"] and np.allclose(found["normalised"], recorded["normalised"], atol=0.001)
+        ),
+        "its images were augmented or normalised otherwise",
+    ),
+    "split": (lambda found, recorded: found == recorded, "other images were held out of the same ones there"),
 }
 
 
@@ -347,14 +441,15 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
     return None
 
 
-def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str) -> str | None:
-    """In words that `model` with these weights answers otherwise than `recorded`; None if it answers the same."""
+def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str, last: Any) -> str | None:
+    """In words that `model` with these weights answers otherwise than `recorded`, or behaves otherwise than `last`;
+    None if it does the same."""
     copy = deepcopy(model)
     try:
         copy.load_state_dict(weights)
     except RuntimeError:
         return "its modules are the same, but other weights are in them there"
-    if alike(response(copy), recorded):
+    if alike(response(copy), recorded) and (last == UNKNOWN or behave_alike(behaviour(copy), last)):
         return None
     return "its modules are the same, but with the weights of there its forward computes something else here"
 
@@ -368,13 +463,15 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
     """In words why the run in `folder` is not the one `wanted`, whose network is `model`; None if it is."""
     if not (folder / "metrics.json").exists():  # a finished run's checkpoint is not sealed with it
         state = read_checkpoint(folder / "checkpoint.pt")
-        found, recorded, weights = state.get("identity") or {}, state.get("response", UNKNOWN), state.get("model")
+        found, weights = state.get("identity") or {}, state.get("model")
+        recorded, last = state.get("response", UNKNOWN), UNKNOWN
     else:
         metrics = read_metrics(folder)
-        found, recorded = identity_of(metrics), metrics.get("run", {}).get("response", UNKNOWN)
+        found = identity_of(metrics)
+        recorded, last = (metrics["run"].get(key, UNKNOWN) for key in ("response", "behaviour_last"))
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
     with of_a_run(folder):
-        return difference(wanted, found) or (computes_otherwise(model, weights, recorded) if weights else None)
+        return difference(wanted, found) or (computes_otherwise(model, weights, recorded, last) if weights else None)
 
 
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
@@ -391,6 +488,7 @@ def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
         before, number = folder.name, number + 1
         folder = utils.ROOT / "runs" / f"{name}-{number}"
     if why:
+        why = printable(why, 300)
         print(f"{before} in runs/ is another run: {why}. This one is kept in {folder.name}.", flush=True)
     return folder
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -91,6 +92,6 @@ def kept_in_float32(model: nn.Module) -> Iterator[nn.Conv2d]:
                 yield module
 
 
-def _forward_in_float32(module: nn.Conv2d, input: torch.Tensor) -> torch.Tensor:
+def _forward_in_float32(module: nn.Conv2d, input: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
     with torch.autocast("cpu", enabled=False):
-        return type(module).forward(module, input.float())
+        return type(module).forward(module, input.float(), *others, **named)

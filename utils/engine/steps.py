@@ -39,7 +39,7 @@ def to_device(device: torch.device, images: torch.Tensor, labels: torch.Tensor) 
     return images, labels.to(device, non_blocking=asynchronous)
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+def ema(model: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of weights and batch-norm statistics: decay * average + (1 - decay) * new; what is
     no fraction, such as a table of indices, is copied."""
     average = get_ema_multi_avg_fn(decay)
@@ -124,7 +124,7 @@ def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, f
     if untouched and epoch == 1:
         more = f" and {len(untouched) - 1} more" if len(untouched) > 1 else ""
         name = min(untouched).removeprefix("module.")
-        print(f"Not trained, because no gradient reached it: {name}{more}.", flush=True)
+        print(f"Not trained in epoch 1, because no gradient reached it: {name}{more}.", flush=True)
     loss_sum, correct, seen = distributed.totals(loss_sum, correct, seen, device=step.device)
     return loss_sum / seen, 100 * correct / seen
 

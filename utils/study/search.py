@@ -94,8 +94,11 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     def network(row: dict) -> str:
         given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
         if str(given) not in now:
-            model = models.networks()[name](**given)
-            now[str(given)] = architecture.totals(model) | dict(modules=digest_of(modules(model)))
+            try:
+                model = models.networks()[name](**given)
+                now[str(given)] = architecture.totals(model) | dict(modules=digest_of(modules(model)))
+            except Exception:  # today's function may refuse what it took then
+                return "earlier"
         same = all(row[key] == value for key, value in now[str(given)].items() if pd.notna(row.get(key)))
         return "now" if same else "earlier"
 
@@ -116,7 +119,12 @@ def tries() -> pd.DataFrame:
     """Every finished run in runs/, a row each, oldest first; of the recipes only what differs between them."""
     paths = sorted((utils.ROOT / "runs").glob("**/metrics.json"), key=lambda path: path.stat().st_mtime)
     rows = {}
-    for m, path in ((read_metrics(path.parent), path) for path in paths):
+    for path in paths:
+        try:
+            m = read_metrics(path.parent)
+        except RunError as error:
+            print(error)
+            continue
         row = {title: m[key] for title, key in SHOWN.items()}
         row |= dict(accuracy=round(last_accuracy(m), 2), **{**LATER, **m["recipe"]})
         rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
