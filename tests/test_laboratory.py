@@ -707,6 +707,14 @@ def test_other_held_out_images_are_another_run(root, capsys, monkeypatch):
     assert "another run: other images were held out of the same ones there" in capsys.readouterr().out
 
 
+def test_a_run_behind_a_gap_is_found_again(root):
+    train()
+    train(recipe=replace(ONE, lr=0.05))
+    shutil.rmtree(root / "runs" / "mine")
+    assert train(recipe=replace(ONE, lr=0.05)).folder.name == "mine-2"
+    assert train(recipe=replace(ONE, lr=0.02)).folder.name == "mine"
+
+
 SETTING = 0  # of the networks below: what a student changes between two runs
 
 

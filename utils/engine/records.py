@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -475,21 +476,25 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
 
 
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
-    """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the first that holds it or nothing."""
+    """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the one that holds it, else the first that
+    holds nothing."""
     if not is_name(name):
         raise RunError(f"{name!r} is no name for a run; use at most 100 letters, digits, '_', '-' and '.'.")
     if name.startswith("runs/"):
         raise RunError(f"Leave runs/ out of {name!r}: every run that is trained here is kept there.")
-    folder, number, why = utils.ROOT / "runs" / name, 1, None
-    while holds_a_run(folder):
-        why = why_not(wanted, model, folder)
+    first, why = utils.ROOT / "runs" / name, None
+    numbered = [path for path in first.parent.glob(f"{first.name}-*") if path.name[len(first.name) + 1 :].isdigit()]
+    for there in filter(holds_a_run, [first, *sorted(numbered, key=lambda path: (len(path.name), path.name))]):
+        why = why_not(wanted, model, there)
         if why is None:
-            return folder
-        before, number = folder.name, number + 1
-        folder = utils.ROOT / "runs" / f"{name}-{number}"
+            return there
+        before = there.name
+    places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
+    folder = next(place for place in places if not holds_a_run(place))
     if why:
-        why = printable(why, 300)
-        print(f"{before} in runs/ is another run: {why}. This one is kept in {folder.name}.", flush=True)
+        print(
+            f"{before} in runs/ is another run: {printable(why, 300)}. This one is kept in {folder.name}.", flush=True
+        )
     return folder
 
 

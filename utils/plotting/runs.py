@@ -111,8 +111,8 @@ COSTS = {  # column of the table of runs -> name on the axis, unit, and where a 
     "macs": ("multiply-adds an image (millions)", 1e6, None),
     "epochs": ("epochs", 1, "epoch"),
 }
-SAID = {"experiment_5_long": "5, 60 epochs", "strideless": "strideless (no strides)"}
-SAID |= {"small": "small (few parameters)", "tiny": "tiny (fewest parameters)"}
+SAID = {f"experiment_5_{kind}": f"5, {epochs} epochs" for kind, epochs in (("long", 60), ("short", 16))}
+SAID |= {"strideless": "strideless (no strides)", "small": "small (few parameters)", "tiny": "tiny (fewest)"}
 
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
     "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
@@ -134,7 +134,7 @@ def landscape(
         own: title -> metrics of runs of one's own, drawn as stars.
         costs: of COSTS.
     """
-    figure, (axes,) = subplots(1, 2, size=(9, 5.6), sharey=True)
+    figure, (axes,) = subplots(1, 2, size=(9, 6.6), sharey=True)
     split = runs.evaluated_on.iloc[0]
     for axis, cost in zip(axes, costs, strict=True):
         title, unit, of_prior = COSTS[cost]
