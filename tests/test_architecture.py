@@ -538,6 +538,7 @@ class Made(nn.Module):
         lambda x, layers: layers["after"](x.flatten(2).sort(-1)[0].reshape(x.shape)),
         lambda x, layers: layers["after"](x.flatten(2).softmax(-1).view_as(x)),
         lambda x, layers: layers["after"](x + x.transpose(2, 3)),
+        lambda x, layers: layers["after"](x[:, :, torch.arange(7, -1, -1)]),
         lambda x, layers: layers["after"](x + layers["mix"](x.flatten(2)).view_as(x)),
     ],
 )
@@ -581,6 +582,11 @@ AVERAGED = {
 def test_an_average_over_the_whole_map_is_a_global_one(function):
     model = Made(function, pool=nn.AvgPool2d(8))
     assert verdict(model, "global average")[0] and verdict(model, "no pooling")[0]
+
+
+def test_a_largest_value_of_patches_is_a_pooling():
+    model = Made(lambda x, layers: x.reshape(-1, 4, 4, 2, 4, 2).amax((3, 5)).mean((2, 3)))
+    assert verdict(model, "no pooling") == (False, "amax")
 
 
 def test_convolutions_that_cannot_be_read_are_not_called_none():

@@ -52,6 +52,14 @@ def test_a_device_that_is_not_there_is_a_sentence(machine, asked):
         device_to_use(asked)
 
 
+def test_a_second_gpu_must_be_there(machine, monkeypatch):
+    machine(cuda=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert device_to_use("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(RunError, match="PyTorch finds no device cuda:1 here"):
+        device_to_use("cuda:1")
+
+
 def test_the_command_line_hands_it_on():
     assert parse(["train", "experiment_5", "--device", "cpu"]).device == "cpu"
     assert parse(["train", "experiment_5"]).device is None

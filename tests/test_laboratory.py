@@ -715,6 +715,26 @@ def test_a_run_behind_a_gap_is_found_again(root):
     assert train(recipe=replace(ONE, lr=0.02)).folder.name == "mine"
 
 
+class Gained(nn.Conv2d):
+    def forward(self, images, gain):
+        return super().forward(images) * gain
+
+
+class WithGains(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.linear = conv(3, 8, stride=2), nn.Linear(8, 10)
+        self.each = Gained(8, 8, 3, stride=2, groups=8)  # in bfloat16 one that is computed in float32
+
+    def forward(self, images):
+        return self.linear(self.each(self.body(images), 2.0).mean((2, 3)))
+
+
+def test_a_convolution_with_an_argument_more_is_trained_in_any_precision(root):
+    for precision in ("float32", "bfloat16"):
+        assert train(WithGains, replace(ONE, precision=precision), name=precision).folder
+
+
 SETTING = 0  # of the networks below: what a student changes between two runs
 
 

@@ -265,6 +265,13 @@ def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, p
     assert tree(target) == after and seen >= {"old", "new"} and event > 10
 
 
+def test_a_run_judged_on_other_held_out_images_is_not_published(root, images, capsys):
+    run = honest_run(images, judged_on="validation")
+    run.metrics["run"]["split"] = "0123456789abcdef"
+    runs.save(run, root / "runs" / FINAL)
+    assert "other images were held out" in refused(capsys, "publish", FINAL, "--validation")
+
+
 def test_a_calibration_joins_what_is_published_and_goes_with_it(root, images, capsys):
     target = root / "results" / FINAL
     runs.save(honest_run(images), target)

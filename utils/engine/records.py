@@ -35,7 +35,6 @@ Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
 SEEN = "network data split first_response first_values behaviour augmented pipeline".split()  # beside recipe and seed
-RANDOM = ("rng", "numpy_rng", "python_rng")  # the random numbers of a checkpoint
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -182,7 +181,7 @@ def response(model: nn.Module) -> list[float]:
 
 
 def behaviour(model: nn.Module) -> dict[str, list[float]]:
-    """What `response` does not show, in numbers: the logits of 64 images in training, of two of them in eval mode
+    """What `response` does not show, in numbers: the logits of 40 images in training, of two of them in eval mode
     afterwards; a part of the gradient, and its length; and, if random numbers are drawn in training, how far the mean
     logit of each of 32 draws is from the first's. In the place of each nn.Dropout a pattern tells where it is called.
     """
@@ -193,35 +192,34 @@ def behaviour(model: nn.Module) -> dict[str, list[float]]:
             module.forward = partial(_pattern_of_dropout, module)
         elif isinstance(module, nn.Dropout):  # of a kind of its own; the recipe decides on its probability
             module.p = 0.5
-    images = torch.sin(torch.arange(64 * 3 * 32 * 32, dtype=torch.float64) * 0.7).float().reshape(64, 3, 32, 32)
-    images = 0.2 + images * torch.linspace(0.3, 3, 64).reshape(64, 1, 1, 1)
+    images = torch.sin(torch.arange(40 * 3 * 32 * 32, dtype=torch.float64) * 0.7).float().reshape(40, 3, 32, 32)
+    images = 0.2 + images * torch.linspace(0.3, 3, 40).reshape(40, 1, 1, 1)
     copy.zero_grad()
     drawn = []
     with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
         torch.default_generator.manual_seed(0)
-        before = rng_state()
+        stood = random_numbers()
         trained = copy.train()(images)
-        after = rng_state()
-        loss = F.cross_entropy(trained, torch.arange(64) % trained.shape[1])
+        draws = random_numbers() != stood
+        loss = F.cross_entropy(trained, torch.arange(40) % trained.shape[1])
         if loss.requires_grad:
             (1000 * loss).backward()  # large enough for what is clipped
         judged = copy.eval()(images[[0, -1]])
-        states = [[kept[key].tolist() if key == "rng" else kept[key] for key in RANDOM] for kept in (before, after)]
-        if states[0] != states[1]:
-            for seed in range(32):
-                torch.default_generator.manual_seed(seed)
-                with rng_from(seed):
-                    drawn.append(copy.train()(images[::32]).mean().item())
-    gradient = [p.grad for p in copy.parameters() if p.grad is not None]
-    gradient = torch.cat(
-        [torch.view_as_real(g).flatten() if g.is_complex() else g.flatten() for g in gradient] or [loss[None]]
-    )
+        for seed in range(32 if draws else 0):
+            torch.default_generator.manual_seed(seed)
+            with rng_from(seed):
+                drawn.append(copy.train()(images[::20]).mean().item())
+    reached = [p.grad for p in copy.parameters() if p.grad is not None] or [torch.zeros(1)]
+    gradient = torch.cat([(torch.view_as_real(g) if g.is_complex() else g).flatten() for g in reached])
     part = torch.stack([(gradient * torch.arange(len(gradient)).cos()).sum(), gradient.norm()])
-    found = dict(trained=trained[[0, -1]], judged=judged, gradient=part)
-    found = {key: values.detach().flatten().tolist() for key, values in found.items()} | dict(
-        drawn=np.subtract(drawn, drawn[:1])
-    )
-    return {key: [float(f"{value:.6g}") for value in values] for key, values in found.items()}
+    found = dict(trained=trained[[0, -1]], judged=judged, gradient=part, drawn=torch.tensor(drawn) - sum(drawn[:1]))
+    return {key: [float(f"{v:.6g}") for v in values.detach().flatten().tolist()] for key, values in found.items()}
+
+
+def random_numbers() -> list:
+    """Where the random numbers of PyTorch, NumPy and Python stand, fit for a comparison."""
+    state = rng_state()
+    return [state["rng"].tolist(), state["numpy_rng"], state["python_rng"]]
 
 
 def _pattern_of_dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
@@ -310,7 +308,7 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         p += 0.01 * p.requires_grad  # as a step would
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("be trained"):
         for _ in range(25):
-            copy.train()(images)  # which may change what it keeps
+            copy.train()(images[:4])  # which may change what it keeps
     with of_a_network("be loaded"):
         loaded.load_state_dict(copy.state_dict())
     if not torch.allclose(answers(copy), answers(loaded), 1e-5, 1e-6):
@@ -471,6 +469,7 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
         found = identity_of(metrics)
         recorded, last = (metrics["run"].get(key, UNKNOWN) for key in ("response", "behaviour_last"))
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
+    last = last if "behaviour" in wanted else UNKNOWN  # who only loads a run does not train it
     with of_a_run(folder):
         return difference(wanted, found) or (computes_otherwise(model, weights, recorded, last) if weights else None)
 

@@ -36,6 +36,8 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     model = records.build(network, seed)
     images = records.OFFICIAL | dict(judged_on=judged_on)
     wanted = records.identity(model, asdict(recipe), images, seed)
+    if validation:
+        wanted["split"] = hold_out(official_images()).digest
     source = records.find(name, wanted, model)
     check(runs.load(source, network), wanted, official_images())
     kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
