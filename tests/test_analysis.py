@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.conftest import MEAN, STD
+from utils.errors import NetworkError
 from utils.experiments import EXPERIMENTS
 from utils.models import build_model
 from utils.study import analysis
@@ -94,6 +95,13 @@ def test_grad_cam_of_every_network_has_eight_positions_or_more(name):
     assert analysis.grad_cam(model, torch.randn(1, 3, 32, 32), [3], layer).shape == (1, 32, 32)
     handle.remove()
     assert shapes[0][-1] >= 8
+
+
+def test_grad_cam_finds_a_layer_of_any_network():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 4, stride=8), nn.Flatten(), nn.Linear(128, 10))
+    assert analysis.cam_layer(model) == "0"
+    with pytest.raises(NetworkError, match="No convolution of the network is known to have 8x8 outputs"):
+        analysis.cam_layer(nn.Sequential(nn.Conv2d(3, 4, 4, stride=8), nn.Flatten(), nn.Linear(64, 10)))
 
 
 @pytest.mark.parametrize("layer", ["c1_1", "c1_2", "c2_1", "c2_2", "c3_1", "c3_2"])

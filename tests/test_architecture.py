@@ -609,6 +609,34 @@ def test_a_gate_beside_a_depthwise_convolution_does_not_make_it_separable():
     assert verdict(model, "separable") == (False, "none")
 
 
+@pytest.mark.parametrize(
+    ("forward", "found"),
+    [
+        (lambda x, layers: layers["depthwise"](x) + layers["point"](x), "none"),  # side by side
+        (lambda x, layers: layers["point"](layers["depthwise"](x) + x), "none"),  # what is read is a sum
+        (lambda x, layers: layers["point"](layers["depthwise"](x)), "depthwise"),
+        (lambda x, layers: layers["depthwise"](layers["point"](x).relu()), "depthwise"),
+        (lambda x, layers: layers["point"](layers["depthwise"](x) * layers["gate"](x)), "depthwise"),
+        (lambda x, layers: layers["depthwise"](x * layers["gate"](x)), "none"),
+        (lambda x, layers: layers["linear"](layers["depthwise"](x).movedim(1, 3)).movedim(3, 1), "depthwise"),
+        (lambda x, layers: layers["linear"](layers["depthwise"](x).mean((2, 3)))[:, :, None, None] + x, "none"),
+    ],
+)
+def test_separable_is_what_one_layer_hands_to_the_other(forward, found):
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid())
+    layers = dict(depthwise=nn.Conv2d(4, 4, 3, padding=1, groups=4), point=nn.Conv2d(4, 4, 1), gate=gate)
+    name = verdict(Made(forward, **layers, linear=nn.Linear(4, 4)), "separable")[1]
+    assert name.removeprefix("parts ") == found
+
+
+def test_scaling_a_map_down_is_a_pooling():
+    def small(x, layers):
+        return layers["conv"](F.interpolate(x, scale_factor=0.5))
+
+    assert verdict(Made(small, conv=conv(4, 4)), "no pooling") == (False, "interpolate")
+    assert verdict(Made(lambda x, _: F.interpolate(x, scale_factor=2.0), conv=conv(4, 4)), "no pooling")[0]
+
+
 def test_tied_weights_are_counted_once():
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
     model[1].weight = model[0].weight

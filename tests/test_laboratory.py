@@ -605,7 +605,7 @@ def test_what_cannot_be_copied_after_a_step_is_said_before_one(root, capsys):
                 self.maps = maps
             return self.linear(maps)
 
-    with pytest.raises(NetworkError, match="cannot be copied"):
+    with pytest.raises(NetworkError, match="detach what its forward keeps"):
         train(Keeping)
     assert "Epoch" not in capsys.readouterr().out and not (root / "runs").exists()
 
@@ -809,6 +809,74 @@ def test_what_is_felt_in_training_alone_is_another_run(root, monkeypatch, networ
     assert train(network).folder == train(network).folder
     monkeypatch.setitem(globals(), "SETTING", 1)
     assert train(network).folder.name == "mine-2"
+
+
+class FromZero(Felt):
+    """A residual branch in a branch that starts at zero, as in ReZero (Bachlechner et al., 2021)."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.inner = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return super().forward(images + self.gain * self.inner * (images.sin() if SETTING else images.square()))
+
+
+def test_a_branch_that_starts_at_zero_is_seen_in_its_first_weights(monkeypatch):
+    """A published run of another seed has no weights that could tell."""
+
+    def identity():
+        return records.identity(records.build(FromZero), asdict(ONE), {}, 1)
+
+    before = identity()
+    assert records.difference(identity(), before) is None
+    monkeypatch.setitem(globals(), "SETTING", 1)
+    assert "in training they compute something else" in records.difference(identity(), before)
+
+
+def test_a_dropout_that_nothing_would_feel_is_refused(root):
+    with pytest.raises(RunError, match=r"dropout is 0.1, but the network has no nn.Dropout; add some"):
+        train(partial(sequential, 10), replace(ONE, dropout=0.1))
+    assert not (root / "runs").exists()
+
+
+class Untracked(Felt):
+    """Batch norm takes the statistics of each batch in eval mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.body.norm = nn.BatchNorm2d(8, track_running_stats=False)
+
+
+def test_a_network_that_judges_an_image_by_its_neighbours_is_refused(root):
+    with pytest.raises(NetworkError, match="depends on the other images of its batch"):
+        train(Untracked)
+
+
+def test_what_is_no_recipe_no_images_and_no_run_is_a_sentence(root):
+    data = random_images()
+    for recipe, images in ((dict(epochs=1), data), (None, data), (ONE, (data.train_images, data.train_labels))):
+        for run in (partial(runs.train, name="mine"), partial(runs.show, name="mine")):
+            with pytest.raises(RunError, match=r"needs a Recipe, such as Recipe\(5\), and the images"):
+                run(tiny_network, recipe, images)
+    for wrong in (["experiment_1"], tiny_network, 5):
+        with pytest.raises(RunError, match="compare takes runs, or names of runs"):
+            runs.compare(EXPERIMENTS["experiment_1"].prior, wrong)
+    with pytest.raises(RunError, match="Leave runs/ out of 'runs/mine'"):
+        runs.show(tiny_network, ONE, data, name="runs/mine")
+    (root / "runs").mkdir()
+    (root / "runs" / "mine").write_bytes(b"a file")
+    with pytest.raises(RunError, match=r"mine cannot be made, because a file is in its place"):
+        train()
+    assert (root / "runs" / "mine").read_bytes() == b"a file"
+
+
+def test_a_run_that_has_diverged_is_found_again():
+    """Numbers that are none are equal here, or it would be another run for ever."""
+    none = float("nan")
+    assert records.alike([none, 1.0, 2.0], [none, 1.0, 2.0]) and records.alike([none] * 3, [none] * 3)
+    assert not records.alike([none, 1.0, 2.0], [0.0, 1.0, 2.0])
+    assert not records.alike([0.0, 1.0, 2.0], [none, 1.0, 2.0])
 
 
 def test_an_array_as_an_argument_is_no_reason_to_lose_a_run(root):
@@ -1071,6 +1139,9 @@ def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys):
             runs.evaluate(run, images, labels)
     training, judged = re.search(r"\n {12}training (\S+), .* %   test (\S+), .* %\n$", capsys.readouterr().out).groups()
     assert (training, judged) == (f"{plain:.4f}", f"{loss:.4f}") and plain != pytest.approx(last.train_loss, rel=1e-3)
+    twelve = ImageData(**vars(data) | dict(classes=[*data.classes, "boat", "tram"]))
+    more = runs.show(partial(sequential, 12), ONE, twelve, name="twelve")
+    assert runs.evaluate(more, data.test_images, data.test_labels + 2)[1] >= 0
 
 
 # ---------------------------------------------------------------- a network of one's own
@@ -1235,7 +1306,7 @@ def broken():
         (OnlyJudged, " of test_laboratory.py: not in training); mend it."),
         (lambda: normed(), "torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm"),
     ],
-    ids=["nine outputs", "module", "broken", "no module", "name", "unbuilt", "in torch", "untrained", "uncopied"],
+    ids="nine-outputs module broken no-module name unbuilt in-torch untrained uncopied".split(),
 )
 def test_a_network_that_cannot_be_used_is_a_sentence(root, network, sentence):
     with pytest.raises(NetworkError) as error:

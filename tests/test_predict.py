@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.special import softmax
 
@@ -193,6 +194,15 @@ def test_a_network_without_calibration_says_what_to_call(calibration):
         Predictor("experiment_5")
     with pytest.raises(RunError, match="experiment_5/seed_2 has no weights.pt"):
         Predictor("experiment_5/seed_2")
+    shutil.move(calibration.parent, utils.ROOT / "runs" / "own")
+    with pytest.raises(RunError, match=r"publish it \(python -m utils publish own\), then call .* calibrate own"):
+        Predictor("runs/own")
+
+
+def test_the_figure_is_drawn_of_a_network_of_any_form():
+    predictor = Predictor("experiment_5")
+    predictor.model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(3600, 10))
+    assert predictor.grad_cam(predictor(photo())).shape == (32, 32)
 
 
 def test_an_answer_that_is_not_convincing_says_so():

@@ -85,6 +85,12 @@ def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
     ]
     found = search.tried("mine", pd.DataFrame(rows)).network
     assert found.tolist() == ["now", "now", "earlier", "earlier", "earlier"]
+    first = " ".join(map(str, records.response(records.build(lambda: mine(8), 3))))
+    rows = [dict(c=8, **now, seed=seed, first_response=first) for seed in (3, 2)] + [dict(c=8, **now, seed=2)]
+    found = search.tried("mine", pd.DataFrame(rows))
+    assert found.network.tolist() == ["now", "earlier", "now"] and not {*search.COMPARED} & {*found}
+    monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: self.linear(self.layers(x).mean((2, 3))) + x.mean())
+    assert search.tried("mine", pd.DataFrame(rows[:1])).network.tolist() == ["earlier"], "a changed forward"
     monkeypatch.setattr(models, "mine", lambda c=4: models.conv(3, c).shape, raising=False)
     assert set(search.tried("mine", pd.DataFrame(rows)).network) == {"earlier"}, "a function that fails today"
     assert search.tried("fast").network.isin(["now", "earlier"]).all()

@@ -4,15 +4,15 @@ ROOMS is the house, and every room imports only from rooms before it. The hall, 
 networks are built of, and the networks), transforms (augmentation), architecture (what a network is made of,
 measured), data (images, split, loaders), training (the recipe and the loop), experiments (which network is trained
 with which recipe), runs (training any network, keeping, loading and comparing what came of it). The wings: engine
-(what makes a step fast, a run resumable, several processes one), cifar10 (where the images come from), plotting
-(every figure), study (finding out), report (results/ -> README and images/), serve (your own picture).
+(what makes a step fast, a run resumable, several processes one, a forward a graph), cifar10 (where the images come
+from), plotting (every figure), study (finding out), report (results/ -> README and images/), serve (your own picture).
 """
 
 import os
 import sys
 from pathlib import Path
 
-ROOMS = """errors models transforms architecture engine cifar10 plotting data training experiments runs
+ROOMS = """errors models transforms engine architecture cifar10 plotting data training experiments runs
     study report serve __main__""".split()
 
 if sys.version_info < (3, 10):  # noqa: UP036 (who starts with an older one is told)

@@ -119,7 +119,7 @@ def search(arguments: argparse.Namespace) -> None:
 
     search.parse(arguments.experiment, arguments.changes)  # before any image is loaded
     table = search.attempt(arguments.experiment, arguments.changes, load_cifar10(), arguments.seed)
-    table = search.tried(arguments.experiment, table).drop(columns="modules")
+    table = search.tried(arguments.experiment, table)
     always = ("epochs", "parameters", "validation_accuracy")
     shown = [column for column in table if column in always or table[column].nunique(dropna=False) > 1]
     print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[shown].to_string()}")

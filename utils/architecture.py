@@ -3,23 +3,18 @@
 import math
 import operator
 from collections.abc import Sequence
-from copy import deepcopy
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
-from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network
+from utils.engine.graphs import AVERAGES, called, poolings, separable_layers, shape_of, trace
 
 MAX_PARAMETERS = 200_000  # and strictly fewer
 MIN_RECEPTIVE_FIELD = 44  # and strictly more
-TARGET = 85.0  # test accuracy in percent, at least
 
-POOLS = ("amax", "max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 MIXING = "pool roll flip rot90 pad cum fft index sort softmax transpose gather topk".split()  # functions, field unknown
-AVERAGES = ("mean", "avg_pool", "AvgPool")  # what may be a global average
 WEIGHT = (0, 0)  # the field and jump of what does not come from the image
 MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum", "dot", "attention")  # multiply-adds are not known
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
@@ -40,28 +35,11 @@ def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd
     be traced, such as one with a Python `if` on a tensor, only the parameters are known, and a printed line says so.
     NetworkError if it does not take an image of `input_size`.
     """
-    traced = _trace(model, input_size)
+    traced = trace(model, input_size)
     if traced is None:
         return pd.DataFrame(_rows_of_modules(model)).astype(dict.fromkeys(OF_SOME + OF_ALL, "Int64"))
     rows = pd.DataFrame(_rows_of_graph(traced), columns=["layer", "kind", *OF_SOME, *OF_ALL])
     return rows.astype(dict.fromkeys([*OF_SOME, *OF_ALL[:2]], "Int64"))
-
-
-def _trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
-    """The network's graph with the shape of every tensor, from one real forward pass; None if it cannot be traced."""
-    image = torch.zeros(1, *input_size, device=next((p.device for p in model.parameters()), None))
-    with torch.no_grad(), of_a_network(f"answer an image of {'x'.join(map(str, input_size))}"):
-        model = deepcopy(model).eval()  # a forward may change it
-        model(image)
-        try:
-            traced = fx.symbolic_trace(model)
-        except Exception as error:  # tracing fails in many ways, of which one is the network's fault
-            if "not installed as a submodule" in (why := first_line(error)):
-                raise NetworkError(NOT_ITS_OWN) from None
-            print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
-            return None
-        ShapeProp(traced).propagate(image)
-        return traced
 
 
 def _rows_of_modules(model: nn.Module) -> list[dict]:
@@ -86,17 +64,17 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
             row["parameters"] = sum(p.numel() for p in module.parameters() if p not in counted)  # not used once more
             counted |= set(module.parameters())
             rows.append(row)
-        elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add) and _shape(node):
+        elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add) and shape_of(node):
             rows.append(_row(node.name, None, sources[0], node, rf, jump))
         elif node.op in ("call_function", "call_method"):
-            name = _function(node)
+            name = called(node)
             multiplies = any(part in name for part in ("conv", *MULTIPLYING))
-            maps = [n for n in sources if len(_shape(n)) == 4 and (field[n] != WEIGHT or _shape(n)[2:] != (1, 1))]
-            sizes = [_shape(n)[2:] for n in (*maps, node) if len(_shape(n)) == 4]  # without weights that scale maps
-            unseen = (not maps and len(_shape(node)) == 4 and (rf, jump) != WEIGHT) or (
+            maps = [n for n in sources if len(shape_of(n)) == 4 and (field[n] != WEIGHT or shape_of(n)[2:] != (1, 1))]
+            sizes = [shape_of(n)[2:] for n in (*maps, node) if len(shape_of(n)) == 4]  # without weights that scale maps
+            unseen = (not maps and len(shape_of(node)) == 4 and (rf, jump) != WEIGHT) or (
                 name == "getitem" and sources[1:]
             )
-            if maps and (len(_shape(node)) == 2 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
+            if maps and (len(shape_of(node)) == 2 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
                 rf += (sizes[0][-1] - 1) * jump  # a flattened map and a global average see all positions
             elif len(set(sizes)) > 1 or multiplies or unseen or any(part in name for part in MIXING):
                 rf = jump = math.nan  # its kernel and stride are not known here
@@ -106,22 +84,13 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
     return rows
 
 
-def _shape(node: fx.Node) -> Sequence[int]:
-    return getattr(node.meta.get("tensor_meta"), "shape", ())  # none of what is no tensor
-
-
-def _function(node: fx.Node) -> str:
-    """What a node that calls a function or a method calls."""
-    return node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-
-
 def _side(size: int | tuple[int, ...]) -> float:
     """The side of a square kernel, stride or padding; nan if it is none."""
     return size if isinstance(size, int) else size[0] if len(set(size)) == 1 else math.nan
 
 
 def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf: int, jump: int) -> dict:
-    before, after = _shape(source), _shape(node)
+    before, after = shape_of(source), shape_of(node)
     in_channels, out_channels = (s[1] if len(s) > 1 else None for s in (before, after))
     in_size, out_size = (s[-1] if len(s) == 4 else 1 for s in (before, after))
     kernel = stride = padding = dilation = groups = None
@@ -179,7 +148,7 @@ def short_names(paths: pd.Series) -> pd.Series:
 
 def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
     """The assignment's rules for the network: columns `rule`, `found`, `passed`."""
-    traced = _trace(model, input_size)
+    traced = trace(model, input_size)
     parameters = sum(p.numel() for p in model.parameters())
     few = (f"fewer than {MAX_PARAMETERS:,} parameters", f"{parameters:,}", parameters < MAX_PARAMETERS)
     if traced is None:
@@ -188,15 +157,11 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     table = layer_table(model, input_size)
     convs = table[table.kind.str.contains("conv", case=False)]
     hidden = convs[["kernel", "stride", "dilation"]].isna().any(axis=None)
-    averages, pools = _poolings(traced)
+    averages, pools = poolings(traced)
     strided = convs[convs.stride > 1]
-    depthwise = (convs.groups > 1) & (convs.groups == convs.in_channels) & (convs.kernel > 1)
-    pointwise = (convs.kernel == 1) & (convs.groups == 1)
-    after = pointwise.shift(-1, fill_value=False) & (convs.in_size.shift(-1) == convs.out_size)
-    before = pointwise.shift(1, fill_value=False) & (convs.out_size.shift(1) == convs.in_size)
-    separable = convs[depthwise & (after | before)]
+    separable = convs[convs.layer.isin(separable_layers(traced))]
     dilated = convs[(convs.dilation > 1) & (convs.kernel > 1)]
-    classes = (_shape(list(traced.graph.nodes)[-1]) or [0])[-1]
+    classes = (shape_of(list(traced.graph.nodes)[-1]) or [0])[-1]
     field = receptive_field(table)
 
     def names(rows: pd.DataFrame) -> str:
@@ -215,24 +180,6 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
         few,
     ]
     return pd.DataFrame(found, columns=["rule", "found", "passed"])
-
-
-def _poolings(traced: fx.GraphModule) -> tuple[list[str], list[str]]:
-    """The names of the global averages that the classifier reads, and of all poolings that leave a map."""
-    read, averages, pools = {list(traced.graph.nodes)[-1]}, [], []
-    for node in reversed(traced.graph.nodes):
-        kind, name, single = _function(node), node.name, math.prod(_shape(node)[2:]) == 1
-        if node.op == "call_module":
-            kind, name = type(traced.get_submodule(node.target)).__name__, node.target.removeprefix("layers.")
-        if single and node in read:
-            read |= set(node.all_input_nodes)
-        source = (*map(_shape, node.all_input_nodes), ())[0]
-        means = len(source) > 2 and source[:1] == _shape(node)[:1] and any(average in kind for average in AVERAGES)
-        if single and means:
-            averages += [name] if node in read else []  # a gate's is not: behind it is a map once more
-        elif any(pool in kind for pool in POOLS):
-            pools.append(name)
-    return averages[::-1], pools[::-1]
 
 
 def check_rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> bool:

@@ -6,7 +6,7 @@ To change how a network is trained, change its row. A network without a row is t
 from dataclasses import dataclass, replace
 
 from utils import models
-from utils.architecture import TARGET
+from utils.engine.steps import TARGET
 from utils.errors import RunError
 from utils.training import Recipe
 

@@ -64,9 +64,9 @@ def train(
     Raises:
         NetworkError, RunError: what is wrong with the network, the name, or what is kept under it.
     """
-    recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
     judged_on = "test" if test else "validation"
-    model = build(network, seed := records.whole(seed))
+    model = _built(network, recipe, data, seed := records.whole(seed))
+    recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
     totals = architecture.totals(model)
     records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
@@ -98,12 +98,22 @@ def train(
     return run
 
 
+def _built(network: Network, recipe: Recipe, data: ImageData, seed: int = 1) -> nn.Module:
+    """The network as built, once all three are what can be trained; RunError or NetworkError if they are not."""
+    if not hasattr(recipe, "epochs") or not hasattr(data, "digest"):
+        raise RunError("A training needs a Recipe, such as Recipe(5), and the images that load_cifar10() returns.")
+    model = build(network, seed)
+    if recipe.dropout and not any(isinstance(module, nn.Dropout) for module in model.modules()):
+        raise RunError(f"dropout is {recipe.dropout}, but the network has no nn.Dropout; add some, or leave it at 0.")
+    return model
+
+
 def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrain: bool = False) -> Run:
     """What a notebook shows: the published run of exactly this network and recipe on these images, with its log; else
     a run of its own on all training images, judged on the test images. With `retrain` it is trained here in any case.
     At the end its weights are evaluated here, on the training images without augmentation and on the test images.
     """
-    folder, model, run = path_of(name), build(network), None
+    folder, model, run = path_of(records.own_name(name)), _built(network, recipe, data), None
     records.check_outputs(model, len(data.classes))
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
@@ -126,7 +136,10 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
 
 def evaluate(run: Run, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Mean loss and accuracy in percent of the run's network on images, uint8 (N, 32, 32, 3), without augmentation."""
-    return training.evaluate(run.model, eval_loader(*checked(images, labels), run.metrics["mean"], run.metrics["std"]))
+    with torch.no_grad():
+        classes = run.model(torch.zeros(1, 3, 32, 32)).shape[1]
+    batches = eval_loader(*checked(images, labels, classes), run.metrics["mean"], run.metrics["std"])
+    return training.evaluate(run.model, batches)
 
 
 # ---------------------------------------------------------------- keeping and loading
@@ -168,7 +181,9 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
     """Any runs, a column each: as values, or by name, such as "experiment_5/seed_2" (published) or "runs/mine"."""
     columns = {}
     for run in filter(None, runs):
-        if not hasattr(run, "metrics") and not isinstance(run, str):
+        if not isinstance(run, str) and not hasattr(run, "metrics"):
+            if not hasattr(run, "accuracy"):
+                raise RunError("compare takes runs, or names of runs, one after the other: compare(one, another).")
             columns[f"{run.source} ({len(columns) + 1})" if run.source in columns else run.source] = {
                 "images": "original",
                 "judged on": "test",

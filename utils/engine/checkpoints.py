@@ -80,7 +80,10 @@ def alone_in(folder: Path | None) -> Iterator[None]:
     if folder is None or distributed.rank() > 0:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{folder} cannot be made, because a file is in its place; move that file.") from None
     try:
         with FileLock(folder / ".lock", timeout=PATIENCE):
             try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +174,7 @@ def response(model: nn.Module) -> list[float]:
         if loss.requires_grad:
             loss.backward()
     gradient = sum(p.grad.abs().square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
-    with of_a_network("be copied"):
-        deepcopy(copy)  # nor after a step, if it keeps what it computed
+    refuse_what_no_copy_keeps(copy)  # nor after a step, if it keeps what it computed
     logits = torch.cat([judged, trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, gradient]]
 
@@ -195,6 +194,9 @@ def behaviour(model: nn.Module) -> dict[str, list[float]]:
     images = torch.sin(torch.arange(40 * 3 * 32 * 32, dtype=torch.float64) * 0.7).float().reshape(40, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 40).reshape(40, 1, 1, 1)
     copy.zero_grad()
+    with torch.no_grad():
+        for p in filterfalse(torch.any, copy.parameters()):
+            p.fill_(0.5)  # a branch that starts at zero would not be seen
     drawn = []
     with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
         torch.default_generator.manual_seed(0)
@@ -287,11 +289,16 @@ def check_outputs(model: nn.Module, classes: int) -> None:
     copy, images = deepcopy(model).cpu().eval(), torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
-        first, second = copy(images), copy(images)
+        first, second, alone = copy(images), copy(images), copy(images[:1])
     if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
+    if not torch.allclose(first[:1], alone, 1e-3, 1e-3):
+        raise NetworkError(
+            "What the network says of an image depends on the other images of its batch, in eval mode, too; use a norm "
+            "that does not, such as BatchNorm2d with its running statistics."
+        )
 
     images = torch.linspace(-2, 2, 16 * 3 * 32 * 32).reshape(16, 3, 32, 32).to(memory_format=torch.channels_last)
 
@@ -372,9 +379,11 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
     if UNKNOWN in (found, recorded):
         return True
     found, recorded = np.array(found), np.array(recorded)
-    largest = np.abs(recorded[:-1]).max(initial=1e-6)
+    largest = np.abs(recorded[:-1]).max(initial=1e-6, where=~np.isnan(recorded[:-1]))
     allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), 0.001 * abs(recorded[-1]))
-    return found.shape == recorded.shape and bool((np.abs(found - recorded) <= allowed).all())
+    if found.shape != recorded.shape:
+        return False
+    return bool(((np.abs(found - recorded) <= allowed) | (np.isnan(found) & np.isnan(recorded))).all())
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
@@ -474,13 +483,19 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
         return difference(wanted, found) or (computes_otherwise(model, weights, recorded, last) if weights else None)
 
 
-def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
-    """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the one that holds it, else the first that
-    holds nothing."""
+def own_name(name: Any) -> str:
+    """The name as it is; RunError unless a run may be trained under it."""
     if not is_name(name):
         raise RunError(f"{name!r} is no name for a run; use at most 100 letters, digits, '_', '-' and '.'.")
     if name.startswith("runs/"):
         raise RunError(f"Leave runs/ out of {name!r}: every run that is trained here is kept there.")
+    return name
+
+
+def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
+    """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the one that holds it, else the first that
+    holds nothing."""
+    own_name(name)
     first, why = utils.ROOT / "runs" / name, None
     numbered = [path for path in first.parent.glob(f"{first.name}-*") if path.name[len(first.name) + 1 :].isdigit()]
     for there in filter(holds_a_run, [first, *sorted(numbered, key=lambda path: (len(path.name), path.name))]):

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from utils.architecture import TARGET
 from utils.engine import distributed
 from utils.engine.speed import autocast, memory_format
 from utils.errors import RunError, first_line, of_a_network
+
+TARGET = 85.0  # test accuracy in percent, which the assignment asks for
 
 
 def device_to_use(asked: str | torch.device | None = None) -> torch.device:

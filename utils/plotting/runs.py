@@ -8,8 +8,9 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils.architecture import MAX_PARAMETERS, TARGET
+from utils.architecture import MAX_PARAMETERS
 from utils.engine.records import title_of
+from utils.engine.steps import TARGET
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, name_points, subplots
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import utils
 from utils.cifar10.files import CLASSES
-from utils.errors import RunError
+from utils.errors import ProjectError, RunError
 from utils.experiments import EXPERIMENTS, FINAL
-from utils.serve.predict import PictureError, Predictor, open_picture
+from utils.serve.predict import Predictor, open_picture
 
 LARGEST_UPLOAD, LARGEST_PICTURE = 20 * 10**6, 40 * 10**6  # bytes, pixels
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
@@ -30,7 +30,7 @@ def answer(path: str | None, network: str):
     try:
         predictor = Predictor(network)
         prediction = predictor(open_picture(Path(path), LARGEST_PICTURE))
-    except PictureError as error:
+    except ProjectError as error:
         return None, None, None, str(error).replace(path, "This file")
     best, probability = next(iter(prediction.probabilities.items()))
     guess = f"Most likely: **{best}**" if prediction.convincing else f"None is convincing; the best guess is {best}"

@@ -95,7 +95,9 @@ class Predictor:
         self.model, self.mean, self.std = run.model, run.metrics["mean"], run.metrics["std"]
         calibration = run.folder / "calibration.json"
         if not calibration.exists():
-            raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
+            own = name.removeprefix("runs/")
+            first = f"publish it (python -m utils publish {own}), then " if own != name else ""
+            raise RunError(f"{name} is not calibrated yet; {first}call python -m utils calibrate {own}.")
         self.temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"]  # sealed with the run
 
     def __call__(self, image: Image.Image) -> Prediction:
@@ -109,7 +111,7 @@ class Predictor:
     def grad_cam(self, prediction: Prediction) -> np.ndarray:
         """Where the network found the best class: (32, 32), 0 to 1."""
         batch = normalise_batch(prediction.pixels[None], self.mean, self.std)
-        layer = getattr(self.model.layers, analysis.cam_layer(self.model))
+        layer = getattr(getattr(self.model, "layers", self.model), analysis.cam_layer(self.model))
         return analysis.grad_cam(self.model, batch, [CLASSES.index(next(iter(prediction.probabilities)))], layer)[0]
 
 

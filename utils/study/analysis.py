@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.architecture import layer_table
+from utils.errors import NetworkError
 from utils.transforms import augmentations, compose, normalise_batch
 
 
@@ -95,9 +96,13 @@ def grad_cam(model: nn.Module, batch: torch.Tensor, classes: Sequence[int], laye
 
 
 def cam_layer(model: nn.Module, size: int = 8) -> str:
-    """The name of the last layer of `model.layers` whose output still has `size` x `size` positions or more."""
+    """The name of the last layer, of `model.layers` or the network, with a convolution whose output still has `size` x
+    `size` positions or more; NetworkError if there is none."""
     table = layer_table(model)
-    return table[(table.kind == "Conv2d") & (table.out_size >= size)].layer.iloc[-1].split(".")[0]
+    names = table[(table.kind == "Conv2d") & (table.out_size >= size).fillna(False)].layer
+    if names.empty:
+        raise NetworkError(f"No convolution of the network is known to have {size}x{size} outputs to look at.")
+    return names.iloc[-1].split(".")[0]
 
 
 def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> np.ndarray:

@@ -16,11 +16,14 @@ from utils.cifar10.files import ImageData
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
 from utils.engine.records import (
     LATER,
+    alike,
+    build,
     digest_of,
     last_accuracy,
     modules,
     read_metrics,
     read_table,
+    response,
     row_of,
     title_of,
 )
@@ -29,8 +32,8 @@ from utils.experiments import experiment
 from utils.training import Recipe
 
 KEPT = """seed parameters macs receptive_field epochs_to_85 data_source train_accuracy validation_accuracy
-    seconds_per_epoch modules""".split()  # of the metrics of a try, beside its recipe and channels
-
+    seconds_per_epoch""".split()  # of the metrics of a try, beside its recipe and channels
+COMPARED = ["modules", "first_response"]  # to know whether the code still builds what was trained
 
 KINDS = {int: int, float: float, str: str, bool: lambda word: {"True": True, "False": False}[word]}
 
@@ -54,6 +57,8 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
         key, _, value = change.partition("=")
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
+        if key in channels and type(now[key]) not in KINDS:
+            raise RunError(f"{change!r}: {key} is {now[key]!r} in {name}; give it a number or a word as its default.")
         try:
             parsed[key] = value if key == "precision" else KINDS[type(now[key])](value)
         except (ValueError, KeyError):
@@ -70,14 +75,14 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     network = partial(models.networks()[name], **channels)
     found = row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
     row = {key: found[key] for key in asdict(recipe) if key != "precision"} | choices(name)[1] | channels
-    row |= {key: found[key] for key in KEPT}
+    row |= {key: found[key] for key in [*KEPT, *COMPARED]}
     path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])
     with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
         before = path if path.exists() else published  # nor does publishing
         if before.exists():
             both = pd.DataFrame([*read_table(before).to_dict("records"), row])
-            told = [column for column in both if column != "modules"]  # the first tries lack it
+            told = [column for column in both if column not in COMPARED]  # the first tries lack them
             table = both.round(9).drop_duplicates(told, ignore_index=True)  # reading may change a last digit
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
@@ -85,24 +90,29 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
 
 
 def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The published tries of `name`, or those of `table`, with a column `network`: "now" if the code builds what was
-    trained then, "earlier" if its function has other layers, or its layers other arguments, since."""
+    """The published tries of `name`, or those of `table`, with a column `network` in the place of what is compared for
+    it: "now" if the code builds what was trained then, as far as the row knows, "earlier" if its function has other
+    layers, or these compute something else, since."""
     table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
-    now: dict[str, dict] = {}
+    now: dict[str, tuple[dict, list[float]]] = {}
 
     def network(row: dict) -> str:
         given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
-        if str(given) not in now:
-            try:
-                model = models.networks()[name](**given)
-                now[str(given)] = architecture.totals(model) | dict(modules=digest_of(modules(model)))
-            except Exception:  # today's function may refuse what it took then
-                return "earlier"
-        same = all(row[key] == value for key, value in now[str(given)].items() if pd.notna(row.get(key)))
+        built = f"{given} {row.get('seed')}"
+        try:
+            if built not in now:
+                model = build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
+                now[built] = architecture.totals(model) | dict(modules=digest_of(modules(model))), response(model)
+        except Exception:  # today's function may refuse what it took then
+            return "earlier"
+        same = all(row[key] == value for key, value in now[built][0].items() if pd.notna(row.get(key)))
+        first = row.get("first_response")
+        same = same and (pd.isna(first) or alike(now[built][1], [float(number) for number in first.split()]))
         return "now" if same else "earlier"
 
-    return table.assign(network=[network(row) for row in table.to_dict("records")])
+    columns = [column for column in table if column not in COMPARED]
+    return table[columns].assign(network=[network(row) for row in table.to_dict("records")])
 
 
 SHOWN = {  # column of `tries` -> key in metrics.json
