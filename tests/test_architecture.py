@@ -619,13 +619,15 @@ def test_a_gate_beside_a_depthwise_convolution_does_not_make_it_separable():
         (lambda x, layers: layers["point"](layers["depthwise"](x) * layers["gate"](x)), "depthwise"),
         (lambda x, layers: layers["depthwise"](x * layers["gate"](x)), "none"),
         (lambda x, layers: layers["linear"](layers["depthwise"](x).movedim(1, 3)).movedim(3, 1), "depthwise"),
-        (lambda x, layers: layers["linear"](layers["depthwise"](x).mean((2, 3)))[:, :, None, None] + x, "none"),
+        (lambda x, layers: layers["flat"](layers["depthwise"](x).flatten(1))[:, :, None, None] + x, "none"),
+        (lambda x, layers: layers["point"](layers["grouped"](x)), "none"),
     ],
 )
 def test_separable_is_what_one_layer_hands_to_the_other(forward, found):
     gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid())
     layers = dict(depthwise=nn.Conv2d(4, 4, 3, padding=1, groups=4), point=nn.Conv2d(4, 4, 1), gate=gate)
-    name = verdict(Made(forward, **layers, linear=nn.Linear(4, 4)), "separable")[1]
+    layers |= dict(linear=nn.Linear(4, 4), flat=nn.Linear(256, 4), grouped=nn.Conv2d(4, 4, 3, padding=1, groups=2))
+    name = verdict(Made(forward, **layers), "separable")[1]
     assert name.removeprefix("parts ") == found
 
 

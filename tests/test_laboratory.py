@@ -853,7 +853,7 @@ def test_a_network_that_judges_an_image_by_its_neighbours_is_refused(root):
         train(Untracked)
 
 
-def test_what_is_no_recipe_no_images_and_no_run_is_a_sentence(root):
+def test_what_is_no_recipe_no_images_and_no_run_is_a_sentence(root, capsys):
     data = random_images()
     for recipe, images in ((dict(epochs=1), data), (None, data), (ONE, (data.train_images, data.train_labels))):
         for run in (partial(runs.train, name="mine"), partial(runs.show, name="mine")):
@@ -864,6 +864,7 @@ def test_what_is_no_recipe_no_images_and_no_run_is_a_sentence(root):
             runs.compare(EXPERIMENTS["experiment_1"].prior, wrong)
     with pytest.raises(RunError, match="Leave runs/ out of 'runs/mine'"):
         runs.show(tiny_network, ONE, data, name="runs/mine")
+    assert not capsys.readouterr().out, "nor is anything else said of it"
     (root / "runs").mkdir()
     (root / "runs" / "mine").write_bytes(b"a file")
     with pytest.raises(RunError, match=r"mine cannot be made, because a file is in its place"):
