@@ -32,6 +32,7 @@ from utils import data as data_module
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
 from utils.engine import records, speed
+from utils.engine.batches import loader
 from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
 from utils.engine.records import read_metrics
 from utils.errors import DataError, NetworkError, RunError
@@ -676,11 +677,12 @@ def test_changed_augmentations_are_another_run(root, capsys, monkeypatch, change
     recipe = replace(RECIPE, epochs=1, affine=0.05, hole=0.05)
     train(recipe=recipe)
     with monkeypatch.context() as code:
-        code.setattr("utils.transforms.augmentations", lambda *args, **kwargs: change(augmentations(*args, **kwargs)))
+        for module in ("transforms", "data"):
+            code.setattr(f"utils.{module}.augmentations", lambda *args, **given: change(augmentations(*args, **given)))
         assert train(recipe=recipe).folder.name == "mine-2"
     out = capsys.readouterr().out
-    sentences = ("its recipe is the same, but the augmentations make other", "its images were augmented or normalised")
-    assert any(f"another run: {sentence}" in out for sentence in sentences)
+    sentences = ("the augmentations make other images", "the loader makes other batches")
+    assert any(f"another run: its recipe is the same, but {sentence}" in out for sentence in sentences)
     assert train(recipe=recipe).folder.name == "mine"
 
 
@@ -691,9 +693,31 @@ def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys
         for module in ("utils.transforms", "utils.engine.batches"):
             code.setattr(f"{module}.normalise_batch", lambda images, mean, std: normal(images, mean, [0.5] * 3))
         assert train().folder.name == "mine-2"
-        with pytest.raises(RunError, match="its images were augmented or normalised otherwise"):
+        with pytest.raises(RunError, match="its images were normalised otherwise"):
             runs.load("runs/mine", tiny_network)
-    assert "another run: its images were augmented or normalised otherwise" in capsys.readouterr().out
+    assert "another run: its recipe is the same, but the augmentations make other" in capsys.readouterr().out
+
+
+LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is rare
+    "unaugmented": lambda _: dict(augmentations=lambda mean, **given: augmentations(mean, flip=0, affine=0, hole=0)),
+    "unshuffled": lambda _: dict(loader=lambda batches, size, _, *mean, **rest: loader(batches, size, None, *mean, **rest)),
+    "colours": lambda _: dict(channel_statistics=lambda images: ((0.5,) * 3, (0.5,) * 3)),
+    "doubled": lambda now: dict(augmentations=lambda mean, flip, **given: now(3, mean, flip=flip / 2, **given)),
+    "blur": lambda now: dict(augmentations=partial(now, 15)),
+}
+
+
+@pytest.mark.parametrize("change", LOADERS.values(), ids=LOADERS)
+def test_a_changed_loader_is_another_run(root, capsys, monkeypatch, change):
+    def blurred(side, *args, **given):
+        return augmentations(*args, **given) | {"blur": A.Blur((side, side), p=0.05)}
+
+    monkeypatch.setattr(data_module, "augmentations", partial(blurred, 3))
+    train()
+    for name, changed in change(blurred).items():
+        monkeypatch.setattr(data_module, name, changed)
+    assert train().folder.name == "mine-2"
+    assert "the loader makes other batches of the same images here" in capsys.readouterr().out
 
 
 def test_other_held_out_images_are_another_run(root, capsys, monkeypatch):
@@ -826,7 +850,7 @@ def test_a_branch_that_starts_at_zero_is_seen_in_its_first_weights(monkeypatch):
     """A published run of another seed has no weights that could tell."""
 
     def identity():
-        return records.identity(records.build(FromZero), asdict(ONE), {}, 1)
+        return runs.identity(records.build(FromZero), ONE, {}, 1)
 
     before = identity()
     assert records.difference(identity(), before) is None

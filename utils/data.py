@@ -11,6 +11,8 @@ import utils
 from utils.cifar10 import sources
 from utils.cifar10.files import ImageData, read_path
 from utils.engine.batches import Batches, loader
+from utils.engine.checkpoints import rng_from
+from utils.engine.records import waves
 from utils.errors import DataError, first_line
 from utils.transforms import augmentations, compose
 
@@ -96,6 +98,19 @@ def train_loader(
     """Shuffled, augmented batches; before each epoch call `loader.sampler.set_epoch(epoch)`."""
     augment = compose(list(augmentations(mean, **probabilities).values()))
     return loader(Batches(images, labels, augment, seed), batch_size, seed, mean, std, workers)
+
+
+def first_batch(seed: int, **probabilities: float) -> list[float]:
+    """What `train_loader` makes of 256 images that are a formula, in numbers: what was changed in it does not show in a
+    recipe."""
+    images, weights = waves(256)
+    batches = train_loader(images, np.arange(256), *channel_statistics(images), 256, seed, **probabilities)
+    batches.sampler.rank, batches.sampler.world = 0, 1  # the same for any number of processes
+    with rng_from(seed):
+        made, order = batches.collate_fn(batches.dataset[next(iter(batches.sampler))])
+    made = made.permute(0, 2, 3, 1).numpy()
+    each = (made * np.resize(weights, made.shape[1:])).mean((1, 2, 3)) + order.numpy() / 256
+    return (each.reshape(32, 8) @ np.arange(1, 9)).round(3).tolist()
 
 
 def eval_loader(images: np.ndarray, labels: np.ndarray, mean, std, batch_size: int = 500) -> DataLoader:

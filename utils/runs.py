@@ -17,7 +17,7 @@ from torch import nn
 import utils
 from utils import architecture, training
 from utils.cifar10.files import ImageData, checked
-from utils.data import channel_statistics, eval_loader, hold_out, train_loader
+from utils.data import channel_statistics, eval_loader, first_batch, hold_out, train_loader
 from utils.engine import checkpoints, distributed, records
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
@@ -71,8 +71,8 @@ def train(
     records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     part = data if test else hold_out(data)
-    identity = records.identity(model, asdict(recipe), images, seed) | dict(split=part.digest)
-    folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, identity, model))
+    what = identity(model, recipe, images, seed) | dict(split=part.digest)
+    folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, what, model))
     if folder and (folder / "metrics.json").exists():
         run = load(folder, network)
         if recipe.precision not in (None, made_in := run.metrics.get("precision")):
@@ -81,21 +81,27 @@ def train(
     x, (mean, std) = part.train_images, channel_statistics(part.train_images)
     batches = train_loader(x, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation)
     judged = eval_loader(part.test_images, part.test_labels, mean, std)
-    options = dict(judged_on=judged_on, folder=folder, identity=identity, progress=progress, device=device)
+    options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
     with alone_in(folder), rng_from(seed):
         begun = folder and records.holds_a_run(folder)
-        if why := distributed.from_first(lambda: begun and records.why_not(identity, model, folder)):
+        if why := distributed.from_first(lambda: begun and records.why_not(what, model, folder)):
             raise RunError(f"Another run was begun in {folder} just now: {why}. Start again.")
         for module in model.modules():
             if isinstance(module, nn.Dropout) and recipe.dropout:
                 module.p = recipe.dropout
         history, made_under = training.fit(model, recipe, batches, judged, **options)
-    metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, identity, made_under))
+    metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, what, made_under))
     metrics |= dict(mean=mean, std=std, built_by=records.built_by(network))
     run = Run(model.eval(), history, metrics, folder)
     if folder and distributed.rank() == 0:
         save(run, folder)
     return run
+
+
+def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int) -> dict:
+    """What makes a run itself; `model` is the network as built, `images` says which with which split."""
+    whole = records.identity(model, asdict(recipe), images, seed)
+    return whole | dict(batches=first_batch(seed, **recipe.augmentation))
 
 
 def _built(network: Network, recipe: Recipe, data: ImageData, seed: int = 1) -> nn.Module:
@@ -117,7 +123,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
     records.check_outputs(model, len(data.classes))
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
-        wanted = records.identity(model, asdict(recipe), images, seed=1)
+        wanted = identity(model, recipe, images, seed=1)
         why = records.why_not(wanted, model, folder) if records.holds_a_run(folder) else "there is none"
         if why is None:
             run = load(folder, network)
@@ -163,7 +169,7 @@ def load(run: str | Path, network: Network | None = None) -> Run:
     if not (folder / "weights.pt").exists():
         raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")
     model = build(network or records.builder(metrics, title), metrics["seed"])
-    wanted = dict(network=records.modules(model), pipeline=records.pipeline())
+    wanted = dict(network=records.modules(model), normalised=records.normalised())
     if title in EXPERIMENTS and not network:
         wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
     if why := records.why_not(wanted, model, folder):

@@ -34,7 +34,8 @@ from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_n
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
-SEEN = "network data split first_response first_values behaviour augmented pipeline".split()  # beside recipe and seed
+SEEN = """network data split first_response first_values behaviour augmented normalised
+    batches""".split()  # beside recipe and seed
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -179,10 +180,11 @@ def response(model: nn.Module) -> list[float]:
     return [round(value, 6) for value in [*logits, gradient]]
 
 
-def behaviour(model: nn.Module) -> dict[str, list[float]]:
+def behaviour(model: nn.Module, halved: bool = False) -> dict[str, list[float]]:
     """What `response` does not show, in numbers: the logits of 40 images in training, of two of them in eval mode
-    afterwards; a part of the gradient, and its length; and, if random numbers are drawn in training, how far the mean
-    logit of each of 32 draws is from the first's. In the place of each nn.Dropout a pattern tells where it is called.
+    afterwards, also with thirty times their strength and, if it is trained with such, half their side; a part of the
+    gradient, and its length; and, if random numbers are drawn in training, how far the mean logit of each of 32 draws
+    is from the first's. In the place of each nn.Dropout a pattern tells where it is called.
     """
     with of_a_network("be copied"):
         copy = deepcopy(model).cpu()
@@ -206,7 +208,9 @@ def behaviour(model: nn.Module) -> dict[str, list[float]]:
         loss = F.cross_entropy(trained, torch.arange(40) % trained.shape[1])
         if loss.requires_grad:
             (1000 * loss).backward()  # large enough for what is clipped
-        judged = copy.eval()(images[[0, -1]])
+        two = images[[0, -1]]
+        judged, strong = copy.eval()(two), copy(30 * two)
+        small = copy(F.avg_pool2d(two, 2)) if halved else None
         for seed in range(32 if draws else 0):
             torch.default_generator.manual_seed(seed)
             with rng_from(seed):
@@ -214,7 +218,8 @@ def behaviour(model: nn.Module) -> dict[str, list[float]]:
     reached = [p.grad for p in copy.parameters() if p.grad is not None] or [torch.zeros(1)]
     gradient = torch.cat([(torch.view_as_real(g) if g.is_complex() else g).flatten() for g in reached])
     part = torch.stack([(gradient * torch.arange(len(gradient)).cos()).sum(), gradient.norm()])
-    found = dict(trained=trained[[0, -1]], judged=judged, gradient=part, drawn=torch.tensor(drawn) - sum(drawn[:1]))
+    found = dict(trained=trained[[0, -1]], judged=judged, strong=strong, gradient=part)
+    found |= dict(drawn=torch.tensor(drawn) - sum(drawn[:1])) | (dict(halved=small) if halved else {})
     return {key: [float(f"{v:.6g}") for v in values.detach().flatten().tolist()] for key, values in found.items()}
 
 
@@ -259,27 +264,31 @@ def first_values(model: nn.Module) -> dict[str, list[float]]:
 def augmented() -> list[float]:
     """What the augmentations, each at probability 1, make of 32 images that are a formula, a number an image: a changed
     transforms.py does not show in the recipe."""
-    y, x, number = np.mgrid[:32, :32, :32]
-    waves = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number) / 32) for channel in range(3)], axis=-1)
-    pattern = waves + 0.5 * (-1.0) ** (x + y)[..., None]  # coarse and fine
-    images = (127 + 80 * pattern).astype(np.uint8).transpose(2, 0, 1, 3)
+    images, weights = waves(32)
     augment = transforms.compose(
         list(transforms.augmentations((0.3, 0.5, 0.7), flip=1.0, affine=1.0, hole=1.0).values())
     )
     with rng_from(0):
         made, _ = Batches(images, np.arange(32), augment)[0, 0, np.arange(32)]
-    weights = np.resize(pattern[:, :, 0], made.shape[1:])
-    return (made * weights / 64).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
+    made = transforms.normalise_batch(made, (0, 0, 0), (1 / 255,) * 3).permute(0, 2, 3, 1).numpy()  # as they are
+    weights = np.resize(weights, made.shape[1:]) / 64  # an image may have been cropped
+    return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
-def pipeline() -> dict[str, list]:
-    """What is done to an image: the augmentations by name with the probability of those that no recipe decides on, and
-    what normalising makes of a few pixels."""
-    steps = transforms.compose(list(transforms.augmentations((0.3, 0.5, 0.7), flip=1.0, affine=1.0, hole=1.0).values()))
+def waves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many images that are a formula, uint8 (count, 32, 32, 3), and what to weigh their pixels with, so that the
+    mean tells what was done to an image."""
+    y, x, number = np.mgrid[:32, :32, :count]
+    coarse = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number) / 32) for channel in range(3)], axis=-1)
+    pattern = coarse + 0.5 * (-1.0) ** (x + y)[..., None]  # and fine
+    return (127 + 80 * pattern).astype(np.uint8).transpose(2, 0, 1, 3), pattern[:, :, 0]
+
+
+def normalised() -> list[float]:
+    """What normalising makes of a few pixels."""
     image = np.arange(3072, dtype=np.uint8).reshape(1, 32, 32, 3)
     pixels = transforms.normalise_batch(image, (0.3, 0.5, 0.7), (0.2, 0.3, 0.4))[0, :, ::16, ::16]
-    names = [f"{type(step).__name__} {step.p:g}" for step in steps.transforms]
-    return dict(steps=names, normalised=[round(value, 4) for value in pixels.flatten().tolist()])
+    return [round(value, 4) for value in pixels.flatten().tolist()]
 
 
 @torch.no_grad()
@@ -326,9 +335,11 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
-    """What makes a run itself; `model` is the network as built, `data` says which images with which split."""
-    computed = dict(first_response=response(model), first_values=first_values(model), behaviour=behaviour(model))
-    computed |= dict(augmented=augmented(), pipeline=pipeline())
+    """What makes a run itself, but for its batches; `model` is the network as built, `data` says which images with
+    which split."""
+    computed = dict(first_response=response(model), first_values=first_values(model))
+    computed["behaviour"] = behaviour(model, recipe.get("halved", 0) > 0)
+    computed |= dict(augmented=augmented(), normalised=normalised())
     return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 
@@ -365,7 +376,7 @@ def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: d
         seconds_per_epoch=round(float(history.seconds.median()), 1),
         **{key: last[key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
         run={key: identity[key] for key in SEEN if key in identity}
-        | dict(response=response(model), behaviour_last=behaviour(model)),
+        | dict(response=response(model), behaviour_last=behaviour(model, recipe.halved > 0)),
         made_under=made_under,
     )
 
@@ -396,8 +407,8 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
 
 def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
     """Whether all numbers agree but for five thousandths of the largest of their kind."""
-    return found.keys() == recorded.keys() and all(
-        len(found[key]) == len(values)
+    return all(
+        len(found.get(key, ())) == len(values)
         and np.allclose(found[key], values, rtol=0, atol=0.005 * np.abs(values).max(initial=1e-4), equal_nan=True)
         for key, values in recorded.items()
     )
@@ -414,11 +425,13 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "its recipe is the same, but the augmentations make other images of the same ones here",
     ),
     "behaviour": (behave_alike, "its modules are the same, but in training they compute something else here"),
-    "pipeline": (
-        lambda found, recorded: (
-            found["steps"] == recorded["steps"] and np.allclose(found["normalised"], recorded["normalised"], atol=0.001)
-        ),
-        "its images were augmented or normalised otherwise",
+    "normalised": (
+        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.001),
+        "its images were normalised otherwise",
+    ),
+    "batches": (
+        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.01),
+        "its recipe is the same, but the loader makes other batches of the same images here",
     ),
     "split": (lambda found, recorded: found == recorded, "other images were held out of the same ones there"),
 }
@@ -457,7 +470,7 @@ def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float]
         copy.load_state_dict(weights)
     except RuntimeError:
         return "its modules are the same, but other weights are in them there"
-    if alike(response(copy), recorded) and (last == UNKNOWN or behave_alike(behaviour(copy), last)):
+    if alike(response(copy), recorded) and (last == UNKNOWN or behave_alike(behaviour(copy, "halved" in last), last)):
         return None
     return "its modules are the same, but with the weights of there its forward computes something else here"
 

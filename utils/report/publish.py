@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     target = records.place(name, seed, judged_on, epochs)
     model = records.build(network, seed)
     images = records.OFFICIAL | dict(judged_on=judged_on)
-    wanted = records.identity(model, asdict(recipe), images, seed)
+    wanted = runs.identity(model, recipe, images, seed)
     if validation:
         wanted["split"] = hold_out(official_images()).digest
     source = records.find(name, wanted, model)
