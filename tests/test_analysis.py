@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -161,6 +163,12 @@ def test_robustness_shows_each_model_the_changed_images():
     assert (table.accuracy[table.model == "always"] == 100).all()
     seen = table[table.model == "unchanged"]
     assert (seen.accuracy == 100 * (seen.strength == 0)).all()
+
+
+def test_every_block_has_its_share():
+    model = nn.Sequential(OrderedDict(Stem=nn.Conv2d(3, 4, 3), c1_1=nn.Conv2d(4, 4, 3), c1_2=nn.Conv2d(4, 4, 3)))
+    table = analysis.shares(model)
+    assert table.index.tolist() == ["Stem", "c1"] and table.parameters.sum() == pytest.approx(100)
 
 
 def test_shares_add_up():

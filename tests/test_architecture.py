@@ -639,6 +639,90 @@ def test_scaling_a_map_down_is_a_pooling():
     assert verdict(Made(lambda x, _: F.interpolate(x, scale_factor=2.0), conv=conv(4, 4)), "no pooling")[0]
 
 
+class Named(nn.Conv2d):
+    """Of a class of its own, which computes what PyTorch's does."""
+
+
+class NamedNorm(nn.BatchNorm2d):
+    pass
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+def field_of(forward, **layers):
+    """In pixels of the map before `forward`; then comes a 3x3 convolution."""
+    found = totals(Made(lambda x, parts: parts["after"](forward(x, parts)), **layers, after=nn.Conv2d(4, 4, 3)))
+    return found["receptive_field"] and found["receptive_field"] // 4
+
+
+def gate(x, parts):
+    """Squeeze and excitation as it is usually written (Hu et al., 2018)."""
+    n, c, _, _ = x.size()
+    return x * parts["linear"](parts["pool"](x).view(n, c)).view(n, c, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("forward", "pixels"),
+    [
+        (lambda x, _: x, 3),
+        (lambda x, _: F.pad(x, (1, 1, 1, 1)), 3),
+        (lambda x, _: F.pad(x, (1, 1, 1, 1), mode="replicate"), 3),
+        (lambda x, _: F.pad(x, (1, 1, 1, 1), mode="circular"), None),
+        (gate, 10),  # the gate sees all 8, so what follows does, too
+        (lambda x, _: nn.ReLU()(x), 3),
+        (lambda x, parts: parts["named"](parts["norm"](x)), 5),
+        (lambda x, parts: parts["standardised"](x), None),
+        (lambda x, _: x.repeat(1, 2, 1, 1).permute(0, 2, 1, 3).permute(0, 2, 1, 3)[:, :4], None),
+        (lambda x, _: x.repeat(1, 2, 1, 1).swapaxes(1, 3).swapaxes(1, 3)[:, :4], None),
+        (lambda x, _: x[:, :, :, [7, 6, 5, 4, 3, 2, 1, 0]], None),
+    ],
+)
+def test_the_field_behind_functions_and_layers_of_ones_own(forward, pixels):
+    layers = dict(named=Named(4, 4, 3), norm=NamedNorm(4), standardised=Standardised(4, 4, 3))
+    assert field_of(forward, **layers, linear=nn.Linear(4, 4), pool=nn.AdaptiveAvgPool2d(1)) == pixels
+
+
+def test_a_layer_of_a_class_of_ones_own_counts_as_what_it_is():
+    model = nn.Sequential(Named(3, 4, 3, dilation=2), NamedNorm(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    table = layer_table(model)
+    assert table.kind.tolist()[:2] == ["Conv2d", "BatchNorm2d"] and totals(model)["macs"] == 108 * 28**2
+    assert verdict(model, "dilated") == (True, "0")
+
+
+def test_what_mixes_after_the_last_convolution_makes_the_field_unknown():
+    mixing = Made(lambda x, parts: parts["attention"](*[x.flatten(2)] * 3)[0], attention=nn.MultiheadAttention(64, 4))
+    assert totals(mixing)["receptive_field"] is None
+
+
+@pytest.mark.parametrize(
+    ("forward", "name"),
+    [
+        (lambda x, _: x.reshape(-1, 4, 4, 2, 4, 2).mean((3, 5)), "mean"),
+        (lambda x, _: x.reshape(-1, 4, 4, 2, 4, 2).max(5).values.max(3).values, "max_1, max_2"),
+        (lambda x, _: x.reshape(-1, 2, 2, 8, 8).transpose(1, 2).reshape(-1, 4, 8, 8), ""),  # shuffled channels
+    ],
+)
+def test_a_map_cut_into_windows_is_pooled(forward, name):
+    passed, found = verdict(Made(forward, conv=conv(4, 4)), "no pooling")
+    assert (passed, found.removeprefix("none; stride 4 at conv")) == (not name, name)
+
+
+def test_multiply_adds_of_a_linear_layer_on_a_map():
+    model = Made(lambda x, parts: parts["linear"](x.permute(0, 2, 3, 1)), linear=nn.Linear(4, 8))
+    assert totals(model)["macs"] == 48 * 4 * 64 + 32 * 64 and totals(model)["receptive_field"] is None
+    assert totals(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 30, 30])))["macs"] == 108 * 900
+
+
+@pytest.mark.parametrize("ask", [check_rules, layer_table, totals, rules])
+def test_what_is_no_network_is_a_sentence(ask):
+    for wrong in (build_model, "experiment_5", None):
+        with pytest.raises(NetworkError, match="This is asked of a network, and .* is none; if it builds one, call it"):
+            ask(wrong)
+
+
 def test_tied_weights_are_counted_once():
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
     model[1].weight = model[0].weight

@@ -594,6 +594,24 @@ def test_a_network_that_torchsummary_cannot_read_is_trained(root, monkeypatch, c
     assert "torchsummary cannot read this network" in out and "Epoch   1" in out
 
 
+def test_a_network_that_torchsummary_miscounts_is_told(root, monkeypatch, cache, capsys):
+    class Scaled(ConvNet):
+        def __init__(self):
+            super().__init__(8, c1=conv(3, 8, stride=4))
+            self.scale = nn.Parameter(torch.ones(8, 8, 8))
+
+        def forward(self, images):
+            return self.linear((self.layers(images) * self.scale).mean((2, 3)))
+
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    for network, said in ((lambda: Scaled(), True), (tiny_network, False)):
+        monkeypatch.setattr(models, "mine", network, raising=False)
+        assert main(["train", "mine"]) == 0
+        out = capsys.readouterr().out
+        assert "Total params" in out
+        assert ("torchsummary miscounts this network, which has 834 parameters" in out) is said
+
+
 def test_what_cannot_be_copied_after_a_step_is_said_before_one(root, capsys):
     class Keeping(nn.Module):
         def __init__(self):
@@ -700,7 +718,7 @@ def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys
 
 LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is rare
     "unaugmented": lambda _: dict(augmentations=lambda mean, **given: augmentations(mean, flip=0, affine=0, hole=0)),
-    "unshuffled": lambda _: dict(loader=lambda batches, size, _, *mean, **rest: loader(batches, size, None, *mean, **rest)),
+    "unshuffled": lambda _: dict(loader=lambda b, n, _, *m, **rest: loader(b, n, None, *m, **rest)),
     "colours": lambda _: dict(channel_statistics=lambda images: ((0.5,) * 3, (0.5,) * 3)),
     "doubled": lambda now: dict(augmentations=lambda mean, flip, **given: now(3, mean, flip=flip / 2, **given)),
     "blur": lambda now: dict(augmentations=partial(now, 15)),
@@ -894,6 +912,60 @@ def test_what_is_no_recipe_no_images_and_no_run_is_a_sentence(root, capsys):
     with pytest.raises(RunError, match=r"mine cannot be made, because a file is in its place"):
         train()
     assert (root / "runs" / "mine").read_bytes() == b"a file"
+
+
+def test_a_name_that_a_file_of_a_run_has_is_refused(root):
+    for name in ("mine/weights.pt", "mine/metrics.json", "𝒜" * 100, "a.csv/b"):
+        with pytest.raises(RunError, match="is no name for a run"):
+            train(name=name)
+    assert train(name="v1.2/a-b").folder == root / "runs" / "v1.2" / "a-b"
+
+
+class WithHeads(Felt):
+    """Two answers in training, as GoogLeNet has."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return (logits, logits) if self.training else logits
+
+
+def test_a_network_with_other_outputs_in_training_is_a_sentence(root):
+    with pytest.raises(NetworkError, match="must return the logits alone in training, too"):
+        train(WithHeads)
+
+
+@pytest.mark.parametrize("file", [*KEPT, "checkpoint.pt", SUMS])
+def test_a_link_in_the_folder_of_a_run_leads_nowhere(root, tmp_path, file):
+    victim, folder = tmp_path / "victim", root / "runs" / "mine"
+    victim.write_bytes(b"precious")
+    folder.mkdir(parents=True)
+    (folder / f".{file}.tmp").symlink_to(victim)
+    (folder / "curves.png").symlink_to(victim)
+    plotting.save(plotting.curves(train()), folder / "curves.png")
+    assert victim.read_bytes() == b"precious" and (folder / "curves.png").stat().st_size > 1000
+
+
+def test_runs_that_were_not_kept_stand_beside_each_other_and_a_part_of_cifar10_says_so(root, monkeypatch):
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    different = [train(recipe=replace(ONE, lr=lr), data=random_images(source="original")) for lr in (0.1, 0.2, 0.3)]
+    table = runs.compare(*different)
+    assert list(table) == ["this run", "this run, mine", "this run, mine (3)"]
+    assert set(table.loc["images"]) == {"original, not all"}
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    train(data=random_images(source="original"))
+    assert search.tries().images.tolist() == ["original, not all"]
+
+
+def test_no_table_in_the_terminal_obeys_a_name(root, capsys):
+    train()
+    path = root / "runs" / "mine"
+    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    metrics["built_by"]["function"] = metrics["recipe"]["optimizer"] = metrics["data_source"] = "\x1b]0;owned\x07"
+    (path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    (path / SUMS).unlink()
+    shutil.move(path, root / "runs" / "\x1b[2J")
+    assert main(["runs"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_a_run_that_has_diverged_is_found_again():
@@ -1765,7 +1837,7 @@ def test_a_damaged_checkpoint_is_a_sentence_and_nothing_is_lost(root, damage):
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "{}", '{"name": "mine"}', "half", "a list of recipes", "no accuracy"]
+    "damage", ["", "{", "[]", "[" * 10**5, "{}", '{"name": "mine"}', "half", "a list of recipes", "no accuracy"]
 )
 def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage):
     train()

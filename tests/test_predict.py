@@ -199,6 +199,11 @@ def test_a_network_without_calibration_says_what_to_call(calibration):
         Predictor("runs/own")
 
 
+def test_a_picture_is_opened_by_its_name_too(tmp_path):
+    photo().save(tmp_path / "a.png")
+    assert open_picture(str(tmp_path / "a.png")).size == (64, 48)
+
+
 def test_the_figure_is_drawn_of_a_network_of_any_form():
     predictor = Predictor("experiment_5")
     predictor.model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(3600, 10))

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import utils
@@ -18,7 +19,7 @@ from utils import architecture, models, plotting, runs
 from utils.__main__ import main
 from utils.engine import records
 from utils.engine.checkpoints import seal
-from utils.errors import RunError
+from utils.errors import NetworkError, RunError
 from utils.experiments import EXPERIMENTS, MAIN, RECORDS
 from utils.report import readme, tables
 from utils.study import statistics
@@ -231,6 +232,11 @@ def test_each_network_is_drawn_once_before_all_others():
 
 def test_the_drawn_network_names_every_layer_and_its_receptive_field():
     (axis,) = plotting.architecture(architecture.layer_table(models.build_model("experiment_5"))).axes
+    five = models.ConvNet(8, c1=models.conv(3, 8, kernel=5), c2=torch.nn.Conv2d(8, 8, 7, groups=8))
+    (legend,) = plotting.architecture(architecture.layer_table(five)).legends
+    assert [text.get_text() for text in legend.get_texts()][-2:] == ["5x5", "depthwise 7x7"]
+    with pytest.raises(NetworkError, match="cannot be traced"):
+        plotting.architecture(architecture.layer_table(five).assign(out_size=pd.NA))
     said = [text.get_text() for text in axis.texts]
     assert {"input", "c1_1", "c5", "linear", "32x32", "6x6", "61"} < set(said) and said.count("c2_2") == 2
     arrows = [text for text in axis.texts if getattr(text, "arrow_patch", None)]

@@ -493,6 +493,15 @@ def test_a_huge_picture_in_a_class_folder_is_not_decoded(class_folders, cache, m
         files.decode(class_folders / "train" / "cat" / "a.png")
 
 
+def test_a_picture_of_a_class_folder_is_read_as_predict_reads_it(tmp_path):
+    ramp = np.linspace(0, 65535, 1024).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    pixels = files.decode(tmp_path / "ramp.png")
+    assert np.abs(pixels[..., 0].astype(int) - (ramp // 257).astype(int)).max() <= 1
+    Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (files.decode(tmp_path / "clear.png") == 255).all()
+
+
 def test_the_page_has_limits(tmp_path, monkeypatch):
     from utils.serve import app
 

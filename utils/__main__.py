@@ -1,13 +1,16 @@
 """The one door from the command line: `python -m utils train experiment_5`, `search`, `publish`, `report`, ..."""
 
 import argparse
+import io
 import math
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from utils.errors import ProjectError, printable
 
@@ -75,6 +78,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 # ---------------------------------------------------------------- the commands; each imports what it needs, for speed
 
 
+def lines(table: Any) -> str:
+    """A table for the terminal, whatever somebody else's run is called."""
+    return "\n".join(printable(line, 10_000) for line in table.to_string().splitlines())
+
+
 def train(arguments: argparse.Namespace) -> None:
     from copy import deepcopy
     from dataclasses import replace
@@ -98,16 +106,21 @@ def train(arguments: argparse.Namespace) -> None:
         data = load_cifar10()
         model = runs.build(network)
         try:
-            summary(deepcopy(model), (3, 32, 32), device="cpu")  # where it fails, it leaves its hooks
+            with redirect_stdout(io.StringIO()) as said:
+                summary(deepcopy(model), (3, 32, 32), device="cpu")  # where it fails, it leaves its hooks
+            print(said.getvalue())
         except Exception:  # of networks it was not made for, such as an LSTM
             print("torchsummary cannot read this network; here are its layers.")
-        print(layers.table(model).to_string(), "\n")
+        else:
+            if f"Total params: {(count := sum(p.numel() for p in model.parameters())):,}\n" not in said.getvalue():
+                print(f"torchsummary miscounts this network, which has {count:,} parameters.\n")
+        print(lines(layers.table(model)), "\n")
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")
         run = runs.train(
             network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation, device=device
         )
-        print(f"\n{runs.compare(run, *published, row.prior).to_string()}")
+        print(f"\n{lines(runs.compare(run, *published, row.prior))}")
         if run.folder and distributed.rank() == 0:
             plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")
             print(f"\nThe run and its graphs are in {runs.title_of(run.folder)}.")
@@ -122,7 +135,7 @@ def search(arguments: argparse.Namespace) -> None:
     table = search.tried(arguments.experiment, table)
     always = ("epochs", "parameters", "validation_accuracy")
     shown = [column for column in table if column in always or table[column].nunique(dropna=False) > 1]
-    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[shown].to_string()}")
+    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{lines(table[shown])}")
 
 
 def ablate(_: argparse.Namespace) -> None:
@@ -176,7 +189,7 @@ def runs(_: argparse.Namespace) -> None:
     from utils.study import search
 
     table = search.tries()
-    print(table.to_string() if len(table) else "runs/ holds no finished run yet.")
+    print(lines(table) if len(table) else "runs/ holds no finished run yet.")
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -221,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk among them
-        name = printable(str(error.filename or "A file"))
+        name = printable(str(error.filename2 or error.filename or "A file"))
         print(f"Error: {name} cannot be written or read: {error.strerror or error}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

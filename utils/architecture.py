@@ -9,14 +9,12 @@ import pandas as pd
 import torch
 from torch import fx, nn
 
-from utils.engine.graphs import AVERAGES, called, poolings, separable_layers, shape_of, trace
+from utils.engine import graphs
+from utils.engine.graphs import called, kind_of, shape_of, trace
 
 MAX_PARAMETERS = 200_000  # and strictly fewer
 MIN_RECEPTIVE_FIELD = 44  # and strictly more
 
-MIXING = "pool roll flip rot90 pad cum fft index sort softmax transpose gather topk".split()  # functions, field unknown
-WEIGHT = (0, 0)  # the field and jump of what does not come from the image
-MULTIPLYING = ("linear", "matmul", "mm", "bmm", "addmm", "einsum", "dot", "attention")  # multiply-adds are not known
 OF_SOME = ["kernel", "stride", "padding", "dilation", "groups"]  # columns of the layer table that not every layer has
 OF_ALL = ["in_channels", "out_channels", "in_size", "out_size", "receptive_field", "jump", "parameters", "macs"]
 
@@ -55,7 +53,7 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
     rows = []
     for node in traced.graph.nodes:
         sources = node.all_input_nodes
-        rf, jump = np.max([field[source] for source in sources] or [WEIGHT], axis=0)  # nan, if one is nan
+        rf, jump = np.max([field[source] for source in sources] or [graphs.WEIGHT], axis=0)  # nan, if one is nan
         rf, jump = (1, 1) if node.op == "placeholder" else (rf, jump)
         if node.op == "call_module":
             module = modules[node.target]
@@ -67,19 +65,9 @@ def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
         elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add) and shape_of(node):
             rows.append(_row(node.name, None, sources[0], node, rf, jump))
         elif node.op in ("call_function", "call_method"):
-            name = called(node)
-            multiplies = any(part in name for part in ("conv", *MULTIPLYING))
-            maps = [n for n in sources if len(shape_of(n)) == 4 and (field[n] != WEIGHT or shape_of(n)[2:] != (1, 1))]
-            sizes = [shape_of(n)[2:] for n in (*maps, node) if len(shape_of(n)) == 4]  # without weights that scale maps
-            unseen = (not maps and len(shape_of(node)) == 4 and (rf, jump) != WEIGHT) or (
-                name == "getitem" and sources[1:]
-            )
-            if maps and (len(shape_of(node)) == 2 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
-                rf += (sizes[0][-1] - 1) * jump  # a flattened map and a global average see all positions
-            elif len(set(sizes)) > 1 or multiplies or unseen or any(part in name for part in MIXING):
-                rf = jump = math.nan  # its kernel and stride are not known here
-            if multiplies:
-                rows.append(_row(node.name, None, sources[0], node, rf, jump) | dict(kind=name, macs=None))
+            rf, jump = graphs.seen_by(node, field, rf, jump)
+            if any(part in called(node) for part in graphs.MULTIPLYING):
+                rows.append(_row(node.name, None, sources[0], node, rf, jump) | dict(kind=called(node), macs=None))
         field[node] = rf, jump
     return rows
 
@@ -102,16 +90,16 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
         padding = in_words[module.padding] if isinstance(module.padding, str) else _side(module.padding)
         if isinstance(module, nn.Conv2d):
             dilation, groups, macs = of_kernel, module.groups, module.weight.numel() * math.prod(after) // after[1]
-    elif isinstance(module, nn.Linear) and len(before) != 4:
+    elif isinstance(module, nn.Linear):
         in_channels, out_channels, macs = *module.weight.shape[::-1], module.weight.numel() * math.prod(after[:-1])
         rf, jump = (rf, jump) if len(before) == 2 else (math.nan, math.nan)  # it may mix positions
     elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd | nn.modules.pooling._AdaptiveMaxPoolNd):
         rf += (in_size - 1) * jump if out_size == 1 else math.nan  # one over the whole map sees all positions
     elif module is not None and "Pad" not in type(module).__name__:
-        macs = None if any(p.ndim > 1 for p in module.parameters()) else 0
+        macs = None if any(p.ndim > 1 for p in module.parameters()) and "Norm" not in kind_of(module) else 0
         if macs is None or (len(after) == 4 and before[2:] != after[2:]):
             rf = jump = math.nan  # it is not known what it sees
-    known = dict(layer=name.removeprefix("layers."), kind="add" if module is None else type(module).__name__)
+    known = dict(layer=name.removeprefix("layers."), kind="add" if module is None else kind_of(module))
     known |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
     known |= dict(in_channels=in_channels, out_channels=out_channels, in_size=in_size, out_size=out_size)
     known |= dict(receptive_field=rf, jump=jump)
@@ -121,7 +109,7 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
 def receptive_field(table: pd.DataFrame) -> int | None:
     """In pixels, the largest of a convolution on a map, before the average sees everything; None if not known."""
     fields = table[table.kind.str.contains("conv", case=False) & (table.in_size > 1)].receptive_field  # no gate's
-    return None if fields.empty or fields.isna().any() else int(fields.max())
+    return None if fields.empty or table.receptive_field.isna().any() else int(fields.max())
 
 
 def totals(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> dict[str, int | None]:
@@ -157,9 +145,9 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     table = layer_table(model, input_size)
     convs = table[table.kind.str.contains("conv", case=False)]
     hidden = convs[["kernel", "stride", "dilation"]].isna().any(axis=None)
-    averages, pools = poolings(traced)
+    averages, pools = graphs.poolings(traced)
     strided = convs[convs.stride > 1]
-    separable = convs[convs.layer.isin(separable_layers(traced))]
+    separable = convs[convs.layer.isin(graphs.separable_layers(traced))]
     dilated = convs[(convs.dilation > 1) & (convs.kernel > 1)]
     classes = (shape_of(list(traced.graph.nodes)[-1]) or [0])[-1]
     field = receptive_field(table)
@@ -169,7 +157,8 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
         shown = short_names(convs.layer)[rows.index] if few else rows.layer.str.split(".").str[0].unique()
         return ", ".join(shown) or ("not known" if hidden else "none")
 
-    downsampling = f"stride 2 at {names(strided)}" if len(strided) else "strides not known" if hidden else "no strides"
+    strides = " and ".join(f"stride {stride} at {names(rows)}" for stride, rows in strided.groupby("stride"))
+    downsampling = strides or ("strides not known" if hidden else "no strides")
     found = [
         ("ten classes", f"{classes} outputs", classes == 10),
         ("no pooling between the blocks", ", ".join(pools) or f"none; {downsampling}", not pools),

@@ -10,9 +10,8 @@ from torch.utils.data import DataLoader
 import utils
 from utils.cifar10 import sources
 from utils.cifar10.files import ImageData, read_path
-from utils.engine.batches import Batches, loader
+from utils.engine.batches import Batches, loader, waves
 from utils.engine.checkpoints import rng_from
-from utils.engine.records import waves
 from utils.errors import DataError, first_line
 from utils.transforms import augmentations, compose
 

@@ -186,11 +186,15 @@ def load(run: str | Path, network: Network | None = None) -> Run:
 def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
     """Any runs, a column each: as values, or by name, such as "experiment_5/seed_2" (published) or "runs/mine"."""
     columns = {}
+
+    def free(title: str) -> str:
+        return f"{title} ({len(columns) + 1})" if title in columns else title
+
     for run in filter(None, runs):
         if not isinstance(run, str) and not hasattr(run, "metrics"):
             if not hasattr(run, "accuracy"):
                 raise RunError("compare takes runs, or names of runs, one after the other: compare(one, another).")
-            columns[f"{run.source} ({len(columns) + 1})" if run.source in columns else run.source] = {
+            columns[free(run.source)] = {
                 "images": "original",
                 "judged on": "test",
                 "parameters": f"{run.parameters:,}",
@@ -200,8 +204,10 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
             }
             continue
         m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
-        columns[f"{title}, {m['name']}" if title in columns and title == title_of(None) else title] = {
-            "images": m["data_source"],
+        if title == title_of(None) and title in columns:
+            title = free(f"{title}, {m['name']}")
+        columns[title] = {
+            "images": records.images_of(m),
             "judged on": m["evaluated_on"],
             "parameters": f"{m['parameters']:,}",
             "multiply-adds": UNKNOWN if m["macs"] is None else f"{m['macs']:,}",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from PIL import Image
 
 from utils.errors import DataError, first_line, printable
 
@@ -241,16 +242,27 @@ def class_files(folder: Path) -> list[list[Path]]:
 
 def decode(path: Path) -> np.ndarray:
     """One image file as uint8 (32, 32, 3)."""
-    from PIL import Image
-
     try:
         if not path.is_file():
             raise OSError  # from a pipe it would read for ever
         with Image.open(path, formats=FORMATS) as image:
             size = image.size
-            pixels = np.asarray(image.convert("RGB")) if size == (32, 32) else None
+            pixels = np.asarray(to_rgb(image)) if size == (32, 32) else None
     except Exception as error:  # Pillow raises a dozen kinds, all meaning the same here
         raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from None
     if pixels is None:
         raise DataError(f"{path} is {size[0]}x{size[1]} pixels, not 32x32; scale the images first.")
     return pixels
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Grey, palette, CMYK, 16-bit and transparent images as RGB; transparent parts become white."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("not every pixel has a value")
+        top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
+        image = Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")

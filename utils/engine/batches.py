@@ -91,3 +91,12 @@ def loader(batches: Batches, batch_size: int, shuffle_seed: int | None, mean, st
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own: whether the workers were just started must not move the dropout
     )
+
+
+def waves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many images that are a formula, uint8 (count, 32, 32, 3), and what to weigh their pixels with, so that the
+    mean tells what was done to an image."""
+    y, x, number = np.mgrid[:32, :32, :count]
+    coarse = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number) / 32) for channel in range(3)], axis=-1)
+    pattern = coarse + 0.5 * (-1.0) ** (x + y)[..., None]  # and fine
+    return (127 + 80 * pattern).astype(np.uint8).transpose(2, 0, 1, 3), pattern[:, :, 0]

@@ -33,8 +33,9 @@ def write_atomically(content: bytes, path: Path) -> None:
     """Write a file so that either the old one or the new one is there, whole, whenever the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.unlink(missing_ok=True)  # what was left there, or a link to another file
     try:
-        with open(unfinished, "wb") as file:
+        with open(unfinished, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -120,7 +121,7 @@ def verify(folder: Path) -> None:
         return
     try:
         sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         sealed = {}
     place, found = sealed.pop(PLACE, None), checksums(folder)
     sealed = sealed or {SUMS: "readable"}

@@ -1,31 +1,60 @@
 """A network's forward as a graph: what calls what, with which shapes, and what that says beyond a table of layers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network
+from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network, printable
 
+REDUCTIONS = ("mean", "max", "min", "sum", "median")  # of a map cut into windows
 POOLS = ("amax", "max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 SCALING = ("interpolate", "Upsample")  # which pools where it makes a map smaller
+MIXING = "pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather topk".split()  # positions
+WEIGHT = (0, 0)  # the field and jump of what does not come from the image
+MULTIPLYING = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "einsum", "dot", "attention")  # nobody knows how often
 AVERAGES = ("mean", "avg_pool", "AvgPool")  # what may be a global average
 
 
+class _Tracer(fx.Tracer):
+    """Takes a layer that forward makes anew, such as nn.ReLU()(x), for a function, and one of a class of one's own that
+    computes what PyTorch's does for PyTorch's."""
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if any(m is module for module in self.root.modules()):
+            return super().call_module(m, forward, args, kwargs)
+        if next(m.parameters(), None) is not None:
+            raise NetworkError(NOT_ITS_OWN)
+        return forward(*args, **kwargs)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        methods = [getattr(type(m), name, nn.Module.forward) for name in ("forward", "_conv_forward")]
+        alike = all(method.__module__.startswith("torch.nn") for method in methods) and not any(m.children())
+        return alike or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
-    """The network's graph with the shape of every tensor, from one real forward pass; None if it cannot be traced."""
+    """The network's graph with the shape of every tensor, from one real forward pass; None if it cannot be traced.
+
+    NetworkError if it does not take such an image, or is none.
+    """
+    if not isinstance(model, nn.Module):
+        what = printable(repr(model), 100)
+        raise NetworkError(f"This is asked of a network, and {what} is none; if it builds one, call it.")
     image = torch.zeros(1, *input_size, device=next((p.device for p in model.parameters()), None))
     with torch.no_grad(), of_a_network(f"answer an image of {'x'.join(map(str, input_size))}"):
         model = deepcopy(model).eval()  # a forward may change it
         model(image)
         try:
-            traced = fx.symbolic_trace(model)
-        except Exception as error:  # tracing fails in many ways, of which one is the network's fault
-            if "not installed as a submodule" in (why := first_line(error)):
-                raise NetworkError(NOT_ITS_OWN) from None
+            traced = fx.GraphModule(model, _Tracer().trace(model))
+        except NetworkError:
+            raise
+        except Exception as error:  # tracing fails in many ways
+            why = first_line(error)
             print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
             return None
         ShapeProp(traced).propagate(image)
@@ -39,6 +68,29 @@ def shape_of(node: fx.Node) -> Sequence[int]:
 def called(node: fx.Node) -> str:
     """What a node that calls a function or a method calls."""
     return node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+
+
+def kind_of(module: nn.Module) -> str:
+    """The name of its class, or of PyTorch's that it is of."""
+    return next(c.__name__ for c in type(module).__mro__ if c is nn.Module or c.__module__.startswith("torch"))
+
+
+def seen_by(node: fx.Node, field: dict, rf: float, jump: float) -> tuple[float, float]:
+    """Receptive field and jump behind a function whose sources have this `field`, at most `rf` and `jump`; nan if its
+    kernel and stride are not known."""
+    name, shape, sources = called(node), shape_of(node), node.all_input_nodes
+    maps = [n for n in sources if len(shape_of(n)) == 4 and (field[n] != WEIGHT or shape_of(n)[2:] != (1, 1))]
+    sizes = [shape_of(n)[2:] for n in (*maps, node) if len(shape_of(n)) == 4]  # without weights that scale maps
+    if maps and (len(shape) == 2 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
+        return rf + (sizes[0][-1] - 1) * jump, jump  # a flattened map and a global average see all positions
+    chosen = name == "getitem" and (sources[1:] or "[" in str(node.args[1]))
+    if name == "pad":
+        sizes, chosen = [], "circular" in (*node.args, *node.kwargs.values())
+    elif "mul" in name:
+        sizes = [size for size in sizes if size != (1, 1)]  # a gate's, which has seen the whole map
+    unseen = not maps and len(shape) == 4 and shape[2:] != (1, 1) and (rf, jump) != WEIGHT
+    mixed = chosen or len(set(sizes)) > 1 or any(part in name for part in (*MIXING, *MULTIPLYING))
+    return (math.nan, math.nan) if mixed or unseen else (rf, jump)
 
 
 def separable_layers(traced: fx.GraphModule) -> set[str]:
@@ -69,13 +121,15 @@ def poolings(traced: fx.GraphModule) -> tuple[list[str], list[str]]:
     for node in reversed(traced.graph.nodes):
         kind, name, single = called(node), node.name, math.prod(shape_of(node)[2:]) == 1
         if node.op == "call_module":
-            kind, name = type(traced.get_submodule(node.target)).__name__, node.target.removeprefix("layers.")
+            kind, name = kind_of(traced.get_submodule(node.target)), node.target.removeprefix("layers.")
         if single and node in read:
             read |= set(node.all_input_nodes)
         source = (*map(shape_of, node.all_input_nodes), ())[0]
         means = len(source) > 2 and source[:1] == shape_of(node)[:1] and any(average in kind for average in AVERAGES)
         if single and means:
             averages += [name] if node in read else []  # a gate's is not: behind it is a map once more
+        elif len(source) > 4 and any(r in kind for r in REDUCTIONS) and math.prod(shape_of(node)) < math.prod(source):
+            pools.append(name)
         elif any(pool in kind for pool in POOLS) or (kind in SCALING and math.prod(shape_of(node)) < math.prod(source)):
             pools.append(name)
     return averages[::-1], pools[::-1]

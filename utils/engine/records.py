@@ -26,7 +26,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 import utils
 from utils import models, transforms
-from utils.engine.batches import Batches
+from utils.engine.batches import Batches, waves
 from utils.engine.checkpoints import UNKNOWN, of_a_run, read_checkpoint, rng_from, rng_state, verify
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
@@ -275,15 +275,6 @@ def augmented() -> list[float]:
     return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
-def waves(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many images that are a formula, uint8 (count, 32, 32, 3), and what to weigh their pixels with, so that the
-    mean tells what was done to an image."""
-    y, x, number = np.mgrid[:32, :32, :count]
-    coarse = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number) / 32) for channel in range(3)], axis=-1)
-    pattern = coarse + 0.5 * (-1.0) ** (x + y)[..., None]  # and fine
-    return (127 + 80 * pattern).astype(np.uint8).transpose(2, 0, 1, 3), pattern[:, :, 0]
-
-
 def normalised() -> list[float]:
     """What normalising makes of a few pixels."""
     image = np.arange(3072, dtype=np.uint8).reshape(1, 32, 32, 3)
@@ -317,6 +308,8 @@ def check_outputs(model: nn.Module, classes: int) -> None:
             with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
                 torch.default_generator.manual_seed(0)
                 answered.append(network.train(training)(images))
+        if not isinstance(answered[1], torch.Tensor) or answered[1].shape != answered[0].shape:
+            raise NetworkError("The network must return the logits alone in training, too; mend its forward.")
         return torch.cat(answered)
 
     loaded = deepcopy(model).cpu()
@@ -544,7 +537,9 @@ def find(name: str, wanted: dict, model: nn.Module) -> Path:
 
 def is_name(name: Any) -> bool:
     """Whether it may be the name of a run."""
-    return isinstance(name, str) and len(name) <= 200 and bool(NAME.fullmatch(name))
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name.encode()) > 200:
+        return False
+    return not any(part.endswith((".csv", ".json", ".png", ".pt")) for part in name.split("/"))  # files of a run
 
 
 def path_of(run: str | Path) -> Path:
@@ -578,6 +573,13 @@ def last_accuracy(metrics: Mapping) -> float:
     return metrics[f"{metrics['evaluated_on']}_accuracy_last"]
 
 
+def images_of(metrics: Mapping) -> str:
+    """What tables call the images of a run."""
+    data, source = metrics["run"].get("data"), printable(metrics["data_source"], 100)
+    others = isinstance(data, dict) and data.get("digest", OFFICIAL["digest"]) != OFFICIAL["digest"]
+    return f"{source}, not all" if others and source == OFFICIAL["source"] else source
+
+
 def row_of(metrics: Mapping) -> dict:
     """All that a table may say of a finished run, a value each: its recipe, its metrics, what it was made under."""
     judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
@@ -609,7 +611,7 @@ def read_metrics(run: str | Path) -> dict:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
         hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
         raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({first_line(error)}); fetch the file or make the run again.") from None
     verify(path.parent)
     if utils.ROOT / "results" in path.parents:

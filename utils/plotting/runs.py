@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from utils.architecture import MAX_PARAMETERS
 from utils.engine.records import title_of
 from utils.engine.steps import TARGET
+from utils.errors import NetworkError
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, name_points, subplots
 
 
@@ -49,7 +50,8 @@ def curves(run: Any, prior: Any = None) -> Figure:
     for axis in (loss, accuracy, rate):
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    images = "handwritten digits, NOT CIFAR-10" if metrics["data_source"] == "stand-in" else "CIFAR-10"
+    names = {"stand-in": "handwritten digits, NOT CIFAR-10", "original": "CIFAR-10", "folder": "own class folders"}
+    images = names.get(metrics["data_source"], metrics["data_source"])
     title = title_of(run.folder) if run.folder else metrics["name"]
     figure.suptitle(f"{title}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
     return figure
@@ -195,16 +197,21 @@ KINDS |= {"global average, linear": "#CC79A7"}
 def architecture(table: pd.DataFrame) -> Figure:
     """The network as boxes: height is the side of the layer's output, width its channels, colour its kind."""
     layers = table[table.kind.isin(["Conv2d", "Linear"])]
+    if layers.empty or layers.out_size.isna().any():
+        raise NetworkError("Only a network with a layer table of convolutions can be drawn; this one cannot be traced.")
     image = layers[:1].assign(layer="input", kind="input", stride=layers.stride[:1].shift(), receptive_field=1)
     layers = pd.concat([image.assign(out_channels=image.in_channels, out_size=image.in_size), layers])
     titles = "layer", "stride", "channels", "size", "receptive field"
     figure, ((axis,),) = subplots(size=(9, 4.4))
+    kinds = dict(KINDS)  # and those of other networks
     for place, row in enumerate(layers.itertuples()):
         x, width = 11 * place, max(row.out_channels / 8, 1)  # 11: the widest box and an arrow
         kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, f"{row.kernel}x{row.kernel}")
         if row.kind == "Conv2d":
-            kind = "depthwise 3x3" if row.groups > 1 else "3x3, dilated" if row.dilation > 1 else kind
-        axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=KINDS[kind]))
+            kind = f"depthwise {kind}" if row.groups == row.in_channels > 1 else kind
+            kind = f"{kind}, dilated" if row.dilation > 1 and row.groups == 1 else kind
+        kinds.setdefault(kind, "black")
+        axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=kinds[kind]))
         if place:  # an arrow, from behind the box before
             axis.annotate("", (x - width / 2, 0), (x - 11, 0), arrowprops=dict(arrowstyle="->", color=GREY), zorder=0)
         name, stride = row.layer.split(".")[0], "" if pd.isna(row.stride) else row.stride
@@ -215,6 +222,6 @@ def architecture(table: pd.DataFrame) -> Figure:
                 axis.text(-6, y, title, ha="right", va="center", fontsize=9, color=GREY)
     axis.set(xlim=(-30, x + 6), ylim=(-38, 17))
     axis.axis("off")
-    handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in KINDS.values()]
-    figure.legend(handles, KINDS, loc="outside lower center", ncols=len(KINDS), fontsize=9, frameon=False)
+    handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in kinds.values()]
+    figure.legend(handles, kinds, loc="outside lower center", ncols=len(KINDS), fontsize=9, frameon=False)
     return figure

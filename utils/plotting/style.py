@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from utils.engine.checkpoints import write_atomically
 from utils.errors import ProjectError
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -125,5 +126,4 @@ def save(figure: Figure, path: Path) -> None:
     """Write a PNG, small enough for a web page."""
     if path.suffix.lower() != ".png":
         raise ProjectError(f"{path} does not end in .png; name the picture so.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(as_png(figure))
+    write_atomically(as_png(figure), path)

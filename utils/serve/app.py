@@ -72,4 +72,7 @@ def page():
 
 def serve(port: int) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C."""
-    page().launch(server_name="127.0.0.1", server_port=port, share=False, max_file_size=LARGEST_UPLOAD)
+    try:
+        page().launch(server_name="127.0.0.1", server_port=port, share=False, max_file_size=LARGEST_UPLOAD)
+    except OSError:
+        raise RunError(f"Port {port} is taken; close what uses it, or choose another with --port.") from None

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from scipy.special import softmax
 
 from utils import runs
-from utils.cifar10.files import CLASSES, FORMATS
+from utils.cifar10.files import CLASSES, FORMATS, to_rgb
 from utils.errors import ProjectError, RunError, printable
 from utils.study import analysis
 from utils.transforms import normalise_batch
@@ -41,6 +41,7 @@ class Prediction:
 def open_picture(path: Path, largest: int = LARGEST) -> Image.Image:
     """Any still image of one of FORMATS with at most `largest` pixels, as RGB, upright; PictureError in one sentence
     for anything else."""
+    path = Path(path)
     try:
         return _opened(path, largest)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -67,19 +68,6 @@ def _opened(path: Path, largest: int) -> Image.Image:
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a second view or a thumbnail
                 raise PictureError(f"{path} has {image.n_frames} frames or pages; save one as a picture of its own.")
             return to_rgb(ImageOps.exif_transpose(image))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Grey, palette, CMYK, 16-bit and transparent images as RGB; transparent parts become white."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("not every pixel has a value")
-        top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
-        image = Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
 
 
 def to_cifar(image: Image.Image) -> np.ndarray:

@@ -196,7 +196,7 @@ def robustness(models: Mapping[str, nn.Module], images: np.ndarray, labels: np.n
 def shares(model: nn.Module) -> pd.DataFrame:
     """Percent of the parameters and of the multiply-adds in each block (c1, c2, ..., linear)."""
     table = layer_table(model)
-    block = table.layer.str.extract(r"^([a-z]+\d*)")[0]
+    block = table.layer.str.split(r"[._]", regex=True).str[0]
     sums = table.groupby(block, sort=False)[["parameters", "macs"]].sum()
     sums = sums[sums.parameters > 0].rename(columns={"macs": "multiply-adds"}).rename_axis("block")
     return 100 * sums / sums.sum()

@@ -19,6 +19,7 @@ from utils.engine.records import (
     alike,
     build,
     digest_of,
+    images_of,
     last_accuracy,
     modules,
     read_metrics,
@@ -120,14 +121,14 @@ SHOWN = {  # column of `tries` -> key in metrics.json
     "multiply-adds": "macs",
     "receptive field": "receptive_field",
     "seed": "seed",
-    "images": "data_source",
     "judged on": "evaluated_on",
 }
 
 
 def tries() -> pd.DataFrame:
     """Every finished run in runs/, a row each, oldest first; of the recipes only what differs between them."""
-    paths = sorted((utils.ROOT / "runs").glob("**/metrics.json"), key=lambda path: path.stat().st_mtime)
+    paths = (path for path in (utils.ROOT / "runs").glob("**/metrics.json") if path.is_file())
+    paths = sorted(paths, key=lambda path: path.stat().st_mtime)
     rows = {}
     for path in paths:
         try:
@@ -136,7 +137,7 @@ def tries() -> pd.DataFrame:
             print(error)
             continue
         row = {title: m[key] for title, key in SHOWN.items()}
-        row |= dict(accuracy=round(last_accuracy(m), 2), **{**LATER, **m["recipe"]})
+        row |= dict(images=images_of(m)) | LATER | m["recipe"] | dict(accuracy=round(last_accuracy(m), 2))
         rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]

@@ -100,8 +100,8 @@ def seeds(name: str) -> pd.DataFrame:
     """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
     folder = path_of(name)
     found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
-    recipes = [records.recipe_of(recipe) for recipe in found.recipe]
-    if any(recipe != recipes[0] for recipe in recipes) or found.parameters.nunique() > 1:
+    same = [[m.parameters, records.recipe_of(m.recipe), m.run.get("network")] for m in found.itertuples()]
+    if any(records.difference(dict(network=m[2]), dict(network=same[0][2])) or m[:2] != same[0][:2] for m in same):
         raise RunError(f"{folder} holds seeds of different runs; fetch that folder again, or publish all seeds anew.")
     return found.set_index("seed")
 
