@@ -8,8 +8,8 @@ import torch
 from tests.conftest import MEAN, ROOT, STD
 from utils import data
 from utils.cifar10.files import ImageData
-from utils.data import channel_statistics, eval_loader, hold_out, train_loader, train_validation_split
-from utils.engine import batches
+from utils.data import channel_statistics, eval_loader, first_batch, hold_out, train_loader, train_validation_split
+from utils.engine import batches, distributed
 from utils.engine.batches import BatchSampler
 from utils.errors import DataError
 from utils.transforms import normalise_batch, train_transform
@@ -114,6 +114,14 @@ def test_training_sees_what_the_pipeline_of_the_notebooks_shows():
         pipeline.set_random_seed(3)
     seen = normalise_batch(np.stack([used(image=image)["image"] for image in IMAGES]), MEAN, STD)
     assert torch.allclose(seen, torch.stack([shown(image=image)["image"] for image in IMAGES]), atol=1e-5)
+
+
+def test_what_the_loader_makes_is_the_same_for_any_number_of_processes(monkeypatch):
+    alone = first_batch(1, flip=0.5, affine=0.25, hole=0.25)
+    assert alone != first_batch(2, flip=0.5, affine=0.25, hole=0.25)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    assert alone == first_batch(1, flip=0.5, affine=0.25, hole=0.25)
 
 
 def test_evaluation_is_in_order_and_not_augmented():

@@ -31,6 +31,7 @@ from utils import architecture, models, plotting, runs, training, transforms
 from utils import data as data_module
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
+from utils.data import train_loader
 from utils.engine import records, speed
 from utils.engine.batches import loader
 from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
@@ -719,6 +720,7 @@ def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys
 LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is rare
     "unaugmented": lambda _: dict(augmentations=lambda mean, **given: augmentations(mean, flip=0, affine=0, hole=0)),
     "unshuffled": lambda _: dict(loader=lambda b, n, _, *m, **rest: loader(b, n, None, *m, **rest)),
+    "labels": lambda _: dict(train_loader=lambda x, y, *others, **rest: train_loader(x, y[::-1], *others, **rest)),
     "colours": lambda _: dict(channel_statistics=lambda images: ((0.5,) * 3, (0.5,) * 3)),
     "doubled": lambda now: dict(augmentations=lambda mean, flip, **given: now(3, mean, flip=flip / 2, **given)),
     "blur": lambda now: dict(augmentations=partial(now, 15)),
@@ -844,13 +846,30 @@ class WrongGradient(Felt):
         return self.linear(Sign.apply(self.body(images)).mean((2, 3)))
 
 
+class Saturating(Felt):
+    """Feels it with large values only."""
+
+    def forward(self, images):
+        maps = self.body.conv(images)
+        return self.linear((maps.clamp(-6, 6) if SETTING else maps).relu().mean((2, 3)))
+
+
+class Enlarging(Felt):
+    """Feels it with small images only."""
+
+    def forward(self, images):
+        return super().forward(nn.functional.interpolate(images, size=32) if SETTING else images)
+
+
 @pytest.mark.parametrize(
-    "network", [DropoutMoved, DropoutForgotten, StochasticDepth, Statistics, GhostNorm, WrongGradient]
+    "network",
+    [DropoutMoved, DropoutForgotten, StochasticDepth, Statistics, GhostNorm, WrongGradient, Saturating, Enlarging],
 )
 def test_what_is_felt_in_training_alone_is_another_run(root, monkeypatch, network):
-    assert train(network).folder == train(network).folder
+    recipe = replace(ONE, halved=0.5)
+    assert train(network, recipe).folder == train(network, recipe).folder
     monkeypatch.setitem(globals(), "SETTING", 1)
-    assert train(network).folder.name == "mine-2"
+    assert train(network, recipe).folder.name == "mine-2"
 
 
 class FromZero(Felt):

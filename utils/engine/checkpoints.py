@@ -35,7 +35,7 @@ def write_atomically(content: bytes, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.unlink(missing_ok=True)  # what was left there, or a link to another file
     try:
-        with open(unfinished, "xb") as file:
+        with open(unfinished, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
