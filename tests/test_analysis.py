@@ -165,6 +165,32 @@ def test_robustness_shows_each_model_the_changed_images():
     assert (seen.accuracy == 100 * (seen.strength == 0)).all()
 
 
+class Shortcut(nn.Module):
+    """Its 1x1 shortcut is called last."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2))
+        self.block = nn.ModuleDict(dict(long=nn.Conv2d(4, 4, 3, padding=1), short=nn.Conv2d(4, 4, 1)))
+
+    def forward(self, images):
+        maps = self.first(images)
+        return self.block["long"](maps) + self.block["short"](maps)
+
+
+def test_the_theoretical_field_of_a_shortcut_and_of_a_pooling():
+    model = Shortcut()
+    centre, side = analysis.theoretical_field(model, "block")
+    field = analysis.effective_field(model, torch.randn(32, 3, 32, 32), model.block["long"])
+    seen = np.flatnonzero(field.sum(0) > 0)
+    assert (centre, side) == (seen.mean(), len(seen)) == (16.5, 8)
+
+
+def test_the_share_of_what_is_not_known_is_not_known():
+    model = nn.Sequential(OrderedDict(c1=nn.Conv2d(3, 4, 3), up=nn.ConvTranspose2d(4, 4, 3)))
+    assert analysis.shares(model)["multiply-adds"].isna().all()
+
+
 def test_every_block_has_its_share():
     model = nn.Sequential(OrderedDict(Stem=nn.Conv2d(3, 4, 3), c1_1=nn.Conv2d(4, 4, 3), c1_2=nn.Conv2d(4, 4, 3)))
     table = analysis.shares(model)

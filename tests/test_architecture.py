@@ -710,6 +710,60 @@ def test_a_map_cut_into_windows_is_pooled(forward, name):
     assert (passed, found.removeprefix("none; stride 4 at conv")) == (not name, name)
 
 
+def test_an_average_that_sees_a_part_is_no_global_one():
+    model = nn.Sequential(nn.Conv2d(3, 10, 3, stride=5), nn.AvgPool2d(4), nn.Flatten())  # of 6x6 positions
+    assert verdict(model, "average") == (False, "none") and verdict(model, "no pooling") == (False, "1")
+    as_function = Made(lambda x, _: F.avg_pool2d(x, 6).flatten(1), conv=conv(4, 4))  # of 8x8
+    assert verdict(as_function, "average") == (False, "none")
+    whole = Made(lambda x, _: F.avg_pool2d(x, 8).flatten(1), conv=conv(4, 4))
+    assert verdict(whole, "average") == (True, "avg_pool2d")
+
+
+def test_the_mean_of_several_heads_is_no_global_average():
+    heads = dict(one=nn.Linear(256, 10), two=nn.Linear(256, 10))
+
+    def forward(x, layers):
+        return torch.stack([layers[name](x.flatten(1)) for name in heads], 1).mean(1)
+
+    assert verdict(Made(forward, **heads), "average") == (False, "none")
+
+
+@pytest.mark.parametrize(
+    "average",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.mean(3).mean(2),
+        lambda x: x.flatten(2).mean(-1),
+        lambda x: x.view(x.shape[0], 4, -1).mean(2),
+    ],
+)
+def test_a_gate_and_a_global_average_may_be_written_in_any_way(average):
+    def gated(x, parts):
+        return x * parts["linear"](average(x))[:, :, None, None]
+
+    assert field_of(gated, linear=nn.Linear(4, 4)) == 10
+    assert verdict(Made(lambda x, _: average(x), conv=conv(4, 4)), "average")[0]
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [lambda x: F.adaptive_max_pool2d(x, 1), lambda x: x.amax((2, 3), keepdim=True), lambda x: x.amax(1, keepdim=True)],
+)
+def test_the_maximum_of_a_gate_is_no_pooling_between_the_blocks(gate):
+    assert verdict(Made(lambda x, layers: layers["conv"](x * gate(x)), conv=conv(4, 4)), "no pooling")[0]
+
+
+def test_depthwise_layers_side_by_side_may_share_a_pointwise_one():
+    def forward(x, layers):
+        return layers["point"](torch.cat([layers["three"](x), layers["five"](x)], 1))
+
+    depthwise = dict(three=nn.Conv2d(4, 4, 3, padding=1, groups=4), five=nn.Conv2d(4, 4, 5, padding=2, groups=4))
+    assert verdict(Made(forward, **depthwise, point=nn.Conv2d(8, 4, 1)), "separable") == (
+        True,
+        "parts three, parts five",
+    )
+
+
 def test_multiply_adds_of_a_linear_layer_on_a_map():
     model = Made(lambda x, parts: parts["linear"](x.permute(0, 2, 3, 1)), linear=nn.Linear(4, 8))
     assert totals(model)["macs"] == 48 * 4 * 64 + 32 * 64 and totals(model)["receptive_field"] is None

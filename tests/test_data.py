@@ -8,7 +8,14 @@ import torch
 from tests.conftest import MEAN, ROOT, STD
 from utils import data
 from utils.cifar10.files import ImageData
-from utils.data import channel_statistics, eval_loader, first_batch, hold_out, train_loader, train_validation_split
+from utils.data import (
+    channel_statistics,
+    eval_loader,
+    hold_out,
+    train_loader,
+    train_validation_split,
+    what_loaders_make,
+)
 from utils.engine import batches, distributed
 from utils.engine.batches import BatchSampler
 from utils.errors import DataError
@@ -116,12 +123,13 @@ def test_training_sees_what_the_pipeline_of_the_notebooks_shows():
     assert torch.allclose(seen, torch.stack([shown(image=image)["image"] for image in IMAGES]), atol=1e-5)
 
 
-def test_what_the_loader_makes_is_the_same_for_any_number_of_processes(monkeypatch):
-    alone = first_batch(1, flip=0.5, affine=0.25, hole=0.25)
-    assert alone != first_batch(2, flip=0.5, affine=0.25, hole=0.25)
+def test_what_the_loaders_make_is_the_same_for_any_number_of_processes(monkeypatch):
+    recipe = dict(epochs=3, batch_size=128, flip=0.5, affine=0.25, hole=0.25)
+    alone = what_loaders_make(1, **recipe)
+    assert alone != what_loaders_make(2, **recipe)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    assert alone == first_batch(1, flip=0.5, affine=0.25, hole=0.25)
+    assert alone == what_loaders_make(1, **recipe)
 
 
 def test_evaluation_is_in_order_and_not_augmented():

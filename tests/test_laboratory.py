@@ -3,6 +3,7 @@
 Whatever is tried, no run of something else may be shown, resumed, published or overwritten in its place.
 """
 
+import itertools
 import json
 import os
 import random
@@ -31,9 +32,9 @@ from utils import architecture, models, plotting, runs, training, transforms
 from utils import data as data_module
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
-from utils.data import train_loader
+from utils.data import eval_loader, train_loader, train_validation_split
 from utils.engine import records, speed
-from utils.engine.batches import loader
+from utils.engine.batches import Batches, loader
 from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
 from utils.engine.records import read_metrics
 from utils.errors import DataError, NetworkError, RunError
@@ -700,7 +701,11 @@ def test_changed_augmentations_are_another_run(root, capsys, monkeypatch, change
             code.setattr(f"utils.{module}.augmentations", lambda *args, **given: change(augmentations(*args, **given)))
         assert train(recipe=recipe).folder.name == "mine-2"
     out = capsys.readouterr().out
-    sentences = ("the augmentations make other images", "the loader makes other batches")
+    sentences = (
+        "the augmentations make other images",
+        "the augmentations have other arguments",
+        "the loaders make other batches",
+    )
     assert any(f"another run: its recipe is the same, but {sentence}" in out for sentence in sentences)
     assert train(recipe=recipe).folder.name == "mine"
 
@@ -717,10 +722,45 @@ def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys
     assert "another run: its recipe is the same, but the augmentations make other" in capsys.readouterr().out
 
 
+class Tiring(Batches):
+    """Augments in the first epoch only."""
+
+    def __getitem__(self, batch):
+        there = self if batch[0] < 2 else Batches(self.images, self.labels)
+        return Batches.__getitem__(there, batch)
+
+
+def shortened(*args, **named):
+    made = loader(*args, **named)
+    whole = type(made.sampler)
+
+    class Short(whole):
+        def __iter__(self):
+            return itertools.islice(super().__iter__(), 1)
+
+    made.sampler.__class__ = Short
+    return made
+
+
 LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is rare
     "unaugmented": lambda _: dict(augmentations=lambda mean, **given: augmentations(mean, flip=0, affine=0, hole=0)),
     "unshuffled": lambda _: dict(loader=lambda b, n, _, *m, **rest: loader(b, n, None, *m, **rest)),
     "labels": lambda _: dict(train_loader=lambda x, y, *others, **rest: train_loader(x, y[::-1], *others, **rest)),
+    "fewer": lambda _: dict(train_loader=lambda x, y, *others, **rest: train_loader(x[::2], y[::2], *others, **rest)),
+    "one-hot": lambda _: dict(
+        train_loader=lambda x, y, *others, **rest: train_loader(x, np.eye(10)[y % 10], *others, **rest)
+    ),
+    "batches": lambda _: dict(
+        train_loader=lambda x, y, m, s, size, *others, **rest: train_loader(x, y, m, s, 2 * size, *others, **rest)
+    ),
+    "mean": lambda _: dict(
+        train_loader=lambda x, y, mean, *others, **rest: train_loader(x, y, (0, 0, 0), *others, **rest)
+    ),
+    "judged": lambda _: dict(eval_loader=lambda x, y, *others: eval_loader(x[:, ::-1], y, *others)),
+    "judged half": lambda _: dict(eval_loader=lambda x, y, *others: eval_loader(x[::2], y[::2], *others)),
+    "split": lambda _: dict(train_validation_split=lambda y, validation: train_validation_split(y, 2 * validation)),
+    "late": lambda _: dict(Batches=Tiring),
+    "short": lambda _: dict(loader=shortened),
     "colours": lambda _: dict(channel_statistics=lambda images: ((0.5,) * 3, (0.5,) * 3)),
     "doubled": lambda now: dict(augmentations=lambda mean, flip, **given: now(3, mean, flip=flip / 2, **given)),
     "blur": lambda now: dict(augmentations=partial(now, 15)),
@@ -733,11 +773,12 @@ def test_a_changed_loader_is_another_run(root, capsys, monkeypatch, change):
         return augmentations(*args, **given) | {"blur": A.Blur((side, side), p=0.05)}
 
     monkeypatch.setattr(data_module, "augmentations", partial(blurred, 3))
-    train()
+    recipe = replace(ONE, epochs=2, batch_size=16)
+    train(recipe=recipe)
     for name, changed in change(blurred).items():
         monkeypatch.setattr(data_module, name, changed)
-    assert train().folder.name == "mine-2"
-    assert "the loader makes other batches of the same images here" in capsys.readouterr().out
+    assert train(recipe=recipe).folder.name == "mine-2"
+    assert "the loaders make other batches of the same images here" in capsys.readouterr().out
 
 
 def test_other_held_out_images_are_another_run(root, capsys, monkeypatch):
@@ -962,6 +1003,39 @@ def test_a_link_in_the_folder_of_a_run_leads_nowhere(root, tmp_path, file):
     (folder / "curves.png").symlink_to(victim)
     plotting.save(plotting.curves(train()), folder / "curves.png")
     assert victim.read_bytes() == b"precious" and (folder / "curves.png").stat().st_size > 1000
+
+
+def test_weights_alone_are_not_written_over(root):
+    folder = root / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "weights.pt").write_bytes(b"of somebody else")
+    assert train().folder.name == "mine-2" and (folder / "weights.pt").read_bytes() == b"of somebody else"
+
+
+def test_notes_beside_a_run_are_ones_own(root):
+    folder = root / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "notes.csv").write_text("a\n1\n", encoding="utf-8")
+    train()
+    (folder / "notes.csv").write_text("a\n1\n2\n", encoding="utf-8")
+    assert runs.load("runs/mine", tiny_network).folder == folder and search.tries().index.tolist() == ["runs/mine"]
+
+
+def test_a_folder_that_is_a_link_is_refused(root, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (root / "runs").mkdir()
+    (root / "runs" / "mine").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="is a link to somewhere else"):
+        train()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_relative_path_leads_to_the_same_run(root, monkeypatch):
+    shutil.copytree(ROOT / "results" / "tiny", root / "results" / "other")
+    monkeypatch.chdir(root)
+    for path in ("other", Path("results/other"), root / "results" / "other"):
+        with pytest.raises(RunError, match="holds something else than its name says"):
+            runs.load(path)
 
 
 def test_runs_that_were_not_kept_stand_beside_each_other_and_a_part_of_cifar10_says_so(root, monkeypatch):

@@ -139,12 +139,15 @@ def test_seeds_of_different_networks_have_no_mean(tmp_path, monkeypatch):
     assert len(statistics.seeds("experiment_5")) == 3
     path = tmp_path / "results" / "experiment_5" / "seed_2" / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    conv = metrics["run"]["network"]["layers.c5.conv"]
-    metrics["run"]["network"]["layers.c5.conv"] = conv.replace("dilation=(2, 2)", "dilation=(1, 1)")
-    path.write_text(json.dumps(metrics), encoding="utf-8")
-    seal(path.parent)
-    with pytest.raises(RunError, match="holds seeds of different runs"):
-        statistics.seeds("experiment_5")
+    conv = metrics["run"]["network"]["layers.c5.conv"].replace("dilation=(2, 2)", "dilation=(1, 1)")
+    others = dict(network=metrics["run"]["network"] | {"layers.c5.conv": conv}, normalised=[0.0] * 12)
+    others |= dict(data=metrics["run"]["data"] | dict(judged_on="validation"), augmented=[0.0] * 32)
+    for key, value in others.items():
+        changed = metrics | dict(run=metrics["run"] | {key: value})
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        seal(path.parent)
+        with pytest.raises(RunError, match="holds seeds of different runs"):
+            statistics.seeds("experiment_5")
 
 
 def test_the_published_seeds_are_read_one_by_one():

@@ -99,19 +99,33 @@ def train_loader(
     return loader(Batches(images, labels, augment, seed), batch_size, seed, mean, std, workers)
 
 
-def first_batch(seed: int, **probabilities: float) -> list[float]:
-    """What `train_loader` makes of 256 images that are a formula, in numbers: what was changed in it does not show in a
-    recipe."""
-    images, weights = waves(256)
-    batches = train_loader(images, np.arange(256), *channel_statistics(images), 256, seed, **probabilities)
-    batches.sampler.rank, batches.sampler.world = 0, 1  # the same for any number of processes
-    with rng_from(seed):
-        made, order = batches.collate_fn(batches.dataset[next(iter(batches.sampler))])
-    made = made.permute(0, 2, 3, 1).numpy()
-    each = (made * np.resize(weights, made.shape[1:])).mean((1, 2, 3)) + order.numpy() / 256
-    return (each.reshape(32, 8) @ np.arange(1, 9)).round(3).tolist()
-
-
 def eval_loader(images: np.ndarray, labels: np.ndarray, mean, std, batch_size: int = 500) -> DataLoader:
     """All images in order, normalised only."""
     return loader(Batches(images, labels), batch_size, None, mean, std, workers=0)
+
+
+def what_loaders_make(seed: int, epochs: int, batch_size: int, **probabilities: float) -> list[float]:
+    """What split and loaders make of images that are a formula, in numbers: what was changed in them does not show in a
+    recipe. Of the training batches the first and the last one, of the first and the last epoch."""
+    images, weights = waves(64)
+    mean, std = channel_statistics(images)
+    many = np.broadcast_to(images[0], (50_000, *images.shape[1:]))
+    batches = train_loader(many, np.arange(50_000), mean, std, batch_size, seed, **probabilities)
+    batches.sampler.rank, batches.sampler.world = 0, 1  # the same for any number of processes
+    made, found = [], [len(batches)]
+    with rng_from(seed):
+        for epoch in (1, epochs):
+            batches.sampler.set_epoch(epoch)
+            which = list(batches.sampler)
+            found.append(len(which))
+            made += [batches.collate_fn(batches.dataset[key]) for key in (which[0], which[-1])]
+        judged = eval_loader(images, np.arange(64), mean, std)
+        judged.sampler.rank, judged.sampler.world = 0, 1
+        made += list(judged)
+    made += [(images[:4], part) for part in train_validation_split(np.arange(500) % 10, validation=50)]
+    for x, y in made:
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        x = x.transpose(0, 2, 3, 1) if x.ndim == 4 and x.shape[-1] != 3 else x
+        sums = [part.sum() / 3072 for part in np.array_split((x * np.resize(weights, x.shape)).ravel(), 8)]
+        found += [len(x), x.mean(), *sums, (y.ravel() * np.cos(np.arange(y.size))).mean() / 100]
+    return [round(float(value), 3) for value in found]

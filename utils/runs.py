@@ -17,7 +17,7 @@ from torch import nn
 import utils
 from utils import architecture, training
 from utils.cifar10.files import ImageData, checked
-from utils.data import channel_statistics, eval_loader, first_batch, hold_out, train_loader
+from utils.data import channel_statistics, eval_loader, hold_out, train_loader, what_loaders_make
 from utils.engine import checkpoints, distributed, records
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
@@ -101,7 +101,7 @@ def train(
 def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int) -> dict:
     """What makes a run itself; `model` is the network as built, `images` says which with which split."""
     whole = records.identity(model, asdict(recipe), images, seed)
-    return whole | dict(batches=first_batch(seed, **recipe.augmentation))
+    return whole | dict(batches=what_loaders_make(seed, recipe.epochs, recipe.batch_size, **recipe.augmentation))
 
 
 def _built(network: Network, recipe: Recipe, data: ImageData, seed: int = 1) -> nn.Module:

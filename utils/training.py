@@ -42,7 +42,8 @@ class Recipe:
     exponential moving average of the weights with this decay (Polyak & Juditsky, 1992). During the share `halved` of
     all steps, the first ones, images have half their side, for speed (progressive resizing: Howard, fast.ai, 2018).
     `precision` is "float32", "bfloat16" or "float16"; None takes what suits the device. RunError names the first value
-    that makes no sense.
+    that makes no sense. A new field stands in `records.LATER`, too, with the value that changes nothing, which all runs
+    before had.
     """
 
     epochs: int

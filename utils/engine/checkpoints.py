@@ -81,6 +81,8 @@ def alone_in(folder: Path | None) -> Iterator[None]:
     if folder is None or distributed.rank() > 0:
         yield
         return
+    if folder.is_symlink():
+        raise RunError(f"{folder} is a link to somewhere else; take it away, or train under another name.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -111,6 +113,8 @@ def seal(folder: Path, published_as: Path | None = None) -> None:
     target, sums = published_as or folder, checksums(folder)
     if utils.ROOT / "results" in (target, *target.parents):
         sums[PLACE] = target.relative_to(utils.ROOT).as_posix()
+    else:
+        sums = {name: sums[name] for name in KEPT}  # what else is in a folder of one's own is one's own
     write_atomically(json.dumps(sums, indent=2).encode() + b"\n", folder / SUMS)
 
 

@@ -12,7 +12,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network, printable
 
 REDUCTIONS = ("mean", "max", "min", "sum", "median")  # of a map cut into windows
-POOLS = ("amax", "max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
+POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 SCALING = ("interpolate", "Upsample")  # which pools where it makes a map smaller
 MIXING = "pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather topk".split()  # positions
 WEIGHT = (0, 0)  # the field and jump of what does not come from the image
@@ -81,7 +81,7 @@ def seen_by(node: fx.Node, field: dict, rf: float, jump: float) -> tuple[float, 
     name, shape, sources = called(node), shape_of(node), node.all_input_nodes
     maps = [n for n in sources if len(shape_of(n)) == 4 and (field[n] != WEIGHT or shape_of(n)[2:] != (1, 1))]
     sizes = [shape_of(n)[2:] for n in (*maps, node) if len(shape_of(n)) == 4]  # without weights that scale maps
-    if maps and (len(shape) == 2 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
+    if maps and (0 < len(shape) < 4 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
         return rf + (sizes[0][-1] - 1) * jump, jump  # a flattened map and a global average see all positions
     chosen = name == "getitem" and (sources[1:] or "[" in str(node.args[1]))
     if name == "pad":
@@ -96,40 +96,58 @@ def seen_by(node: fx.Node, field: dict, rf: float, jump: float) -> tuple[float, 
 def separable_layers(traced: fx.GraphModule) -> set[str]:
     """The depthwise layers whose output a pointwise layer reads, or the other way round; norms, activations and gates
     may lie between, but no addition."""
-    came: dict[fx.Node, tuple[str, str]] = {}  # node -> kind and name of the layer whose values it carries on
-    found = set()
+    came: dict[fx.Node, tuple[str, frozenset]] = {}  # node -> kind and names of the layers whose values it carries on
+    found, nothing = set(), ("", frozenset())
     for node in traced.graph.nodes:
         count, module = math.prod(shape_of(node)), node.op == "call_module" and traced.get_submodule(node.target)
         layer = isinstance(module, nn.Conv2d | nn.Linear)
         sources = [n for n in node.all_input_nodes if layer or math.prod(shape_of(n)) == count]
-        before = came.get(sources[0], ("", "")) if sources else ("", "")
+        before = came.get(sources[0], nothing) if sources else nothing
         if layer:
             kernel, groups = max(getattr(module, "kernel_size", (1,))), getattr(module, "groups", 1)
             kind = "pointwise" if kernel == groups == 1 and len(shape_of(node)) == 4 else ""
             kind = "depthwise" if kernel > 1 and groups == module.in_channels > 1 else kind
-            came[node] = kind, node.target.removeprefix("layers.")
+            came[node] = kind, frozenset([node.target.removeprefix("layers.")])
             kinds = dict([before, came[node]])
-            found |= {kinds["depthwise"]} if {"depthwise", "pointwise"} == kinds.keys() else set()
+            found |= kinds["depthwise"] if {"depthwise", "pointwise"} == kinds.keys() else set()
         elif len(node.all_input_nodes) == 1 or "mul" in called(node):
             came[node] = before
+        elif "cat" in called(node) and len({came.get(n, nothing)[0] for n in node.all_input_nodes}) == 1:
+            kind = came.get(node.all_input_nodes[0], nothing)[0]
+            came[node] = kind, frozenset().union(*(came.get(n, nothing)[1] for n in node.all_input_nodes))
     return found
+
+
+def _kernel(node: fx.Node, traced: fx.GraphModule) -> int | None:
+    """The smaller side of the window of a pooling that has one."""
+    if node.op == "call_module":
+        size = getattr(traced.get_submodule(node.target), "kernel_size", None)
+    else:
+        windowed = "pool2d" in called(node) and "adaptive" not in called(node)
+        size = node.kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None) if windowed else None
+    return size if size is None or isinstance(size, int) else min(size)
 
 
 def poolings(traced: fx.GraphModule) -> tuple[list[str], list[str]]:
     """The names of the global averages that the classifier reads, and of all poolings that leave a map."""
     read, averages, pools = {list(traced.graph.nodes)[-1]}, [], []
     for node in reversed(traced.graph.nodes):
-        kind, name, single = called(node), node.name, math.prod(shape_of(node)[2:]) == 1
+        kind, name, single = called(node), node.name, shape_of(node) and math.prod(shape_of(node)[2:]) == 1
         if node.op == "call_module":
             kind, name = kind_of(traced.get_submodule(node.target)), node.target.removeprefix("layers.")
         if single and node in read:
             read |= set(node.all_input_nodes)
         source = (*map(shape_of, node.all_input_nodes), ())[0]
-        means = len(source) > 2 and source[:1] == shape_of(node)[:1] and any(average in kind for average in AVERAGES)
-        if single and means:
+        before = (*(n for n in node.all_input_nodes[:1] for n in n.all_input_nodes), node)[0]
+        of_a_map = len(source) == 4 or (len(source) == 3 and len(shape_of(before)) == 4)  # or of its positions in a row
+        means = of_a_map and source[:1] == shape_of(node)[:1] and any(average in kind for average in AVERAGES)
+        smaller, kernel = math.prod(shape_of(node)) < math.prod(source), _kernel(node, traced)
+        if single and means and (kernel is None or kernel >= max(source[2:])):
             averages += [name] if node in read else []  # a gate's is not: behind it is a map once more
-        elif len(source) > 4 and any(r in kind for r in REDUCTIONS) and math.prod(shape_of(node)) < math.prod(source):
+        elif single and kernel is None:
+            pass  # of a whole map, too
+        elif any(pool in kind for pool in POOLS):
             pools.append(name)
-        elif any(pool in kind for pool in POOLS) or (kind in SCALING and math.prod(shape_of(node)) < math.prod(source)):
+        elif smaller and (kind in SCALING or (len(source) > 4 and any(word in kind for word in REDUCTIONS))):
             pools.append(name)
     return averages[::-1], pools[::-1]

@@ -8,6 +8,7 @@ weights, first and last, because a changed `forward` or initialisation does not 
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -27,15 +28,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 import utils
 from utils import models, transforms
 from utils.engine.batches import Batches, waves
-from utils.engine.checkpoints import UNKNOWN, of_a_run, read_checkpoint, rng_from, rng_state, verify
+from utils.engine.checkpoints import KEPT, UNKNOWN, of_a_run, read_checkpoint, rng_from, rng_state, verify
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
-SEEN = """network data split first_response first_values behaviour augmented normalised
-    batches""".split()  # beside recipe and seed
+SEEN = """network data split first_response first_values behaviour augmented steps
+    normalised batches""".split()  # beside recipe and seed
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -275,6 +276,13 @@ def augmented() -> list[float]:
     return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
+def steps(recipe: Mapping) -> list[str]:
+    """The augmentations with all their arguments."""
+    probabilities = {key: recipe[key] for key in ("flip", "affine", "hole")}
+    there = transforms.compose(list(transforms.augmentations((0.3, 0.5, 0.7), **probabilities).values()))
+    return [re.sub(r" at 0x[0-9a-f]+", "", repr(step)) for step in there.transforms]
+
+
 def normalised() -> list[float]:
     """What normalising makes of a few pixels."""
     image = np.arange(3072, dtype=np.uint8).reshape(1, 32, 32, 3)
@@ -332,7 +340,7 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     which split."""
     computed = dict(first_response=response(model), first_values=first_values(model))
     computed["behaviour"] = behaviour(model, recipe.get("halved", 0) > 0)
-    computed |= dict(augmented=augmented(), normalised=normalised())
+    computed |= dict(augmented=augmented(), steps=steps(recipe), normalised=normalised())
     return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 
@@ -418,13 +426,17 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "its recipe is the same, but the augmentations make other images of the same ones here",
     ),
     "behaviour": (behave_alike, "its modules are the same, but in training they compute something else here"),
+    "steps": (
+        lambda found, recorded: found == recorded,
+        "its recipe is the same, but the augmentations have other arguments here",
+    ),
     "normalised": (
         lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.001),
         "its images were normalised otherwise",
     ),
     "batches": (
-        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.01),
-        "its recipe is the same, but the loader makes other batches of the same images here",
+        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, rtol=1e-4, atol=0.02),
+        "its recipe is the same, but the loaders make other batches of the same images here",
     ),
     "split": (lambda found, recorded: found == recorded, "other images were held out of the same ones there"),
 }
@@ -510,7 +522,7 @@ def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
             return there
         before = there.name
     places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
-    folder = next(place for place in places if not holds_a_run(place))
+    folder = next(place for place in places if not any((place / file).exists() for file in ("checkpoint.pt", *KEPT)))
     if why:
         print(
             f"{before} in runs/ is another run: {printable(why, 300)}. This one is kept in {folder.name}.", flush=True
@@ -545,7 +557,7 @@ def is_name(name: Any) -> bool:
 def path_of(run: str | Path) -> Path:
     """A name in results/, such as experiment_5/seed_2, or a path below the project, such as runs/mine."""
     if isinstance(run, Path):
-        return run
+        return Path(os.path.abspath(run))
     if not is_name(run):
         raise RunError(f"{run!r} is no name of a run; results/ and runs/ show which there are.")
     return utils.ROOT / run if run.startswith("runs/") else utils.ROOT / "results" / run

@@ -9,10 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils.architecture import MAX_PARAMETERS
-from utils.engine.records import title_of
+from utils.engine.records import images_of, title_of
 from utils.engine.steps import TARGET
 from utils.errors import NetworkError
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, name_points, subplots
+
+IMAGES = {  # what tables call them -> what a title does
+    "original": "CIFAR-10",
+    "original, not all": "a part of CIFAR-10",
+    "stand-in": "handwritten digits, NOT CIFAR-10",
+    "folder": "own class folders",
+}
 
 
 def curves(run: Any, prior: Any = None) -> Figure:
@@ -50,8 +57,7 @@ def curves(run: Any, prior: Any = None) -> Figure:
     for axis in (loss, accuracy, rate):
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    names = {"stand-in": "handwritten digits, NOT CIFAR-10", "original": "CIFAR-10", "folder": "own class folders"}
-    images = names.get(metrics["data_source"], metrics["data_source"])
+    images = IMAGES.get(images_of(metrics), images_of(metrics))
     title = title_of(run.folder) if run.folder else metrics["name"]
     figure.suptitle(f"{title}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
     return figure
@@ -150,8 +156,10 @@ def landscape(
         for name, metrics in (own or {}).items():
             if metrics[cost] is not None:
                 value = metrics[f"{metrics['evaluated_on']}_accuracy_last"]
-                images = "" if metrics["data_source"] == "original" else f" on the {metrics['data_source']}"
+                images = "" if images_of(metrics) == "original" else f" on {IMAGES.get(images_of(metrics), 'others')}"
+                others = metrics["evaluated_on"] != "test" and metrics["epochs"] != runs.epochs.iloc[0]
                 label = f"{name}: {value:.2f} %, {metrics['evaluated_on']}{images}"
+                label += f", {metrics['epochs']} epochs" if others else ""
                 axis.plot(metrics[cost], value, "*", color=RED, ms=15, label=label, zorder=3)
         if split == "test":
             axis.axhline(TARGET, color=GREY, ls="--", lw=1)
@@ -209,7 +217,7 @@ def architecture(table: pd.DataFrame) -> Figure:
         kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, f"{row.kernel}x{row.kernel}")
         if row.kind == "Conv2d":
             kind = f"depthwise {kind}" if row.groups == row.in_channels > 1 else kind
-            kind = f"{kind}, dilated" if row.dilation > 1 and row.groups == 1 else kind
+            kind = f"{kind}, dilated" if row.dilation > 1 else kind
         kinds.setdefault(kind, "black")
         axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=kinds[kind]))
         if place:  # an arrow, from behind the box before

@@ -82,10 +82,11 @@ class Predictor:
         run = runs.load(name)
         self.model, self.mean, self.std = run.model, run.metrics["mean"], run.metrics["std"]
         calibration = run.folder / "calibration.json"
+        own = name.removeprefix("runs/")
+        if own != name:  # a calibration that lies there would be of other weights
+            raise RunError(f"{name} is not published; call python -m utils publish {own}, then calibrate {own}.")
         if not calibration.exists():
-            own = name.removeprefix("runs/")
-            first = f"publish it (python -m utils publish {own}), then " if own != name else ""
-            raise RunError(f"{name} is not calibrated yet; {first}call python -m utils calibrate {own}.")
+            raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
         self.temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"]  # sealed with the run
 
     def __call__(self, image: Image.Image) -> Prediction:

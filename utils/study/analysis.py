@@ -124,10 +124,10 @@ def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
     """Centre and side, in pixels of the input, of what the central output of `layer` can see; the same in x and y."""
     table = layer_table(model)
     rows = table[: table.index[table.layer.str.split(".").str[0] == layer][-1] + 1]
-    convs = rows[rows.kind == "Conv2d"]
-    jump = convs.jump // convs.stride.astype(int)  # before the layer
-    shift = (((convs.kernel - 1) / 2 * convs.dilation - convs.padding) * jump).sum()
-    last = convs.iloc[-1]
+    seeing = rows[rows.kernel.notna()].fillna({"dilation": 1})  # poolings, too
+    jump = seeing.jump // seeing.stride.astype(int)  # before the layer
+    shift = (((seeing.kernel - 1) / 2 * seeing.dilation - seeing.padding) * jump).sum()
+    last = seeing.loc[seeing.receptive_field.astype(float).idxmax()]  # not a shortcut that is called later
     return float(shift + last.out_size // 2 * last.jump), int(last.receptive_field)
 
 
@@ -198,5 +198,6 @@ def shares(model: nn.Module) -> pd.DataFrame:
     table = layer_table(model)
     block = table.layer.str.split(r"[._]", regex=True).str[0]
     sums = table.groupby(block, sort=False)[["parameters", "macs"]].sum()
+    sums["macs"] = sums.macs if table.macs.notna().all() else float("nan")  # not known of all
     sums = sums[sums.parameters > 0].rename(columns={"macs": "multiply-adds"}).rename_axis("block")
     return 100 * sums / sums.sum()

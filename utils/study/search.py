@@ -16,7 +16,8 @@ from utils.cifar10.files import ImageData
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
 from utils.engine.records import (
     LATER,
-    alike,
+    MEASURED,
+    augmented,
     build,
     digest_of,
     images_of,
@@ -34,7 +35,7 @@ from utils.training import Recipe
 
 KEPT = """seed parameters macs receptive_field epochs_to_85 data_source train_accuracy validation_accuracy
     seconds_per_epoch""".split()  # of the metrics of a try, beside its recipe and channels
-COMPARED = ["modules", "first_response"]  # to know whether the code still builds what was trained
+COMPARED = ["modules", "first_response", "augmented"]  # to know whether the code still builds what was trained
 
 KINDS = {int: int, float: float, str: str, bool: lambda word: {"True": True, "False": False}[word]}
 
@@ -97,6 +98,7 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
     now: dict[str, tuple[dict, list[float]]] = {}
+    augments = augmented()
 
     def network(row: dict) -> str:
         given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
@@ -108,8 +110,9 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
         except Exception:  # today's function may refuse what it took then
             return "earlier"
         same = all(row[key] == value for key, value in now[built][0].items() if pd.notna(row.get(key)))
-        first = row.get("first_response")
-        same = same and (pd.isna(first) or alike(now[built][1], [float(number) for number in first.split()]))
+        for key, value in dict(first_response=now[built][1], augmented=augments).items():
+            text = row.get(key)
+            same = same and (pd.isna(text) or MEASURED[key][0](value, [float(number) for number in text.split()]))
         return "now" if same else "earlier"
 
     columns = [column for column in table if column not in COMPARED]

@@ -13,7 +13,7 @@ from scipy import stats
 
 import utils
 from utils.engine import records
-from utils.engine.checkpoints import KEPT
+from utils.engine.checkpoints import KEPT, UNKNOWN
 from utils.engine.records import last_accuracy, path_of, read_metrics, title_of
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS
@@ -100,8 +100,10 @@ def seeds(name: str) -> pd.DataFrame:
     """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
     folder = path_of(name)
     found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
-    same = [[m.parameters, records.recipe_of(m.recipe), m.run.get("network")] for m in found.itertuples()]
-    if any(records.difference(dict(network=m[2]), dict(network=same[0][2])) or m[:2] != same[0][:2] for m in same):
+    keys = ("network", "data", "augmented", "normalised")
+    told = [{key: run.get(key, UNKNOWN) for key in keys} for run in found.run]
+    told = [dict(recipe=records.recipe_of(recipe)) | run for recipe, run in zip(found.recipe, told, strict=True)]
+    if found.parameters.nunique() > 1 or any(records.difference(run, told[0]) for run in told):
         raise RunError(f"{folder} holds seeds of different runs; fetch that folder again, or publish all seeds anew.")
     return found.set_index("seed")
 
