@@ -730,6 +730,12 @@ class Tiring(Batches):
         return Batches.__getitem__(there, batch)
 
 
+class Brighter(Batches):
+    def __getitem__(self, batch):
+        images, labels = super().__getitem__(batch)
+        return images + np.uint8(6), labels
+
+
 def shortened(*args, **named):
     made = loader(*args, **named)
     whole = type(made.sampler)
@@ -760,6 +766,7 @@ LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is r
     "judged half": lambda _: dict(eval_loader=lambda x, y, *others: eval_loader(x[::2], y[::2], *others)),
     "split": lambda _: dict(train_validation_split=lambda y, validation: train_validation_split(y, 2 * validation)),
     "late": lambda _: dict(Batches=Tiring),
+    "brighter": lambda _: dict(Batches=Brighter),
     "short": lambda _: dict(loader=shortened),
     "colours": lambda _: dict(channel_statistics=lambda images: ((0.5,) * 3, (0.5,) * 3)),
     "doubled": lambda now: dict(augmentations=lambda mean, flip, **given: now(3, mean, flip=flip / 2, **given)),
@@ -1043,6 +1050,8 @@ def test_runs_that_were_not_kept_stand_beside_each_other_and_a_part_of_cifar10_s
     different = [train(recipe=replace(ONE, lr=lr), data=random_images(source="original")) for lr in (0.1, 0.2, 0.3)]
     table = runs.compare(*different)
     assert list(table) == ["this run", "this run, mine", "this run, mine (3)"]
+    assert plotting.curves(different[0]).get_suptitle().endswith("parameters, a part of CIFAR-10")
+    assert plotting.curves(train()).get_suptitle().endswith("parameters, handwritten digits, NOT CIFAR-10")
     assert set(table.loc["images"]) == {"original, not all"}
     monkeypatch.setattr(utils, "FAST_RUN", False)
     train(data=random_images(source="original"))

@@ -54,6 +54,7 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     small = ["c1=4", "c2=8", "c3=8", "epochs=1"]
     search.attempt("small", small, few)
     table = search.attempt("small", [*small, "lr=0.05"], few)
+    assert {"modules", "first_response", "augmented"} < {*table}
     assert table.lr.tolist() == [0.1, 0.05] and set(table.c3) == {8} and table.parameters.nunique() == 1
     assert table.parameters[0] < 4_000 and set(table.data_source) == {"stand-in"}
     again = search.attempt("small", small, few)

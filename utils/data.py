@@ -112,12 +112,11 @@ def what_loaders_make(seed: int, epochs: int, batch_size: int, **probabilities: 
     many = np.broadcast_to(images[0], (50_000, *images.shape[1:]))
     batches = train_loader(many, np.arange(50_000), mean, std, batch_size, seed, **probabilities)
     batches.sampler.rank, batches.sampler.world = 0, 1  # the same for any number of processes
-    made, found = [], [len(batches)]
+    made, found = [], []
     with rng_from(seed):
         for epoch in (1, epochs):
             batches.sampler.set_epoch(epoch)
             which = list(batches.sampler)
-            found.append(len(which))
             made += [batches.collate_fn(batches.dataset[key]) for key in (which[0], which[-1])]
         judged = eval_loader(images, np.arange(64), mean, std)
         judged.sampler.rank, judged.sampler.world = 0, 1

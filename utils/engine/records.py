@@ -587,7 +587,7 @@ def last_accuracy(metrics: Mapping) -> float:
 
 def images_of(metrics: Mapping) -> str:
     """What tables call the images of a run."""
-    data, source = metrics["run"].get("data"), printable(metrics["data_source"], 100)
+    data, source = metrics.get("run", {}).get("data"), printable(metrics["data_source"], 100)
     others = isinstance(data, dict) and data.get("digest", OFFICIAL["digest"]) != OFFICIAL["digest"]
     return f"{source}, not all" if others and source == OFFICIAL["source"] else source
 
