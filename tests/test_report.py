@@ -151,8 +151,8 @@ def test_a_run_of_ones_own_is_a_star_among_the_others():
     )
     figure = plotting.landscape(statistics.published(), own={"mine": own}, costs=("parameters", "macs"))
     parameters, macs = map(points, figure.axes)
-    assert parameters["mine: 70.00 %, test on the folder"] == [(5_000, 70.0)]
-    assert "mine: 70.00 %, test on the folder" not in macs, "where its cost is not known it is not drawn"
+    assert parameters["mine: 70.00 %, test on own class folders"] == [(5_000, 70.0)]
+    assert "mine: 70.00 %, test on own class folders" not in macs, "where its cost is not known it is not drawn"
 
 
 @pytest.mark.parametrize("name", ["experiment_5", "experiment_5/validation"])
