@@ -522,7 +522,9 @@ def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
             return there
         before = there.name
     places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
-    folder = next(place for place in places if not any((place / file).exists() for file in ("checkpoint.pt", *KEPT)))
+    folder = next(
+        place for place in places if not holds_a_run(place) and not any((place / file).is_file() for file in KEPT)
+    )
     if why:
         print(
             f"{before} in runs/ is another run: {printable(why, 300)}. This one is kept in {folder.name}.", flush=True
