@@ -228,7 +228,9 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
         same = dict.fromkeys(ablation.KEPT, 1) | dict(change=change, run=ablation.fingerprint(*how, digest))
         for seed in ablation.SEEDS:
             response, made = ablation.first_response(how[0], seed), records.augmented()
-            measured = dict(first_response=" ".join(map(str, response)), augmented=" ".join(map(str, made)))
+            batches = ablation.batches(seed, how[1].epochs, how[1].batch_size, **how[1].augmentation)
+            measured = dict(first_response=response, augmented=made, batches=batches)
+            measured = {key: " ".join(map(str, value)) for key, value in measured.items()}
             rows.append(same | measured | dict(seed=seed, validation_accuracy=80 + seed))
     pd.DataFrame(rows[3:5] + rows[6:] + rows[:3]).to_csv(folder / "recipe.csv", index=False)
     assert (
@@ -238,6 +240,9 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
         monkeypatch.setattr(ablation, "augmented", lambda: [0.1] * len(made))
         ablation.judged("recipe")
     monkeypatch.setattr(ablation, "augmented", lambda: made)
+    with monkeypatch.context() as code, pytest.raises(RunError, match="is of another network, recipe or augmentation"):
+        code.setattr(ablation, "batches", lambda *args, **named: [0.1] * len(batches))
+        ablation.judged("recipe")
     with pytest.raises(RunError, match="'no affine' in ablation/recipe.csv is of another network"):
         monkeypatch.setitem(ablation.RECIPES, "no affine", dict(affine=0.1))
         ablation.judged("recipe")

@@ -794,9 +794,12 @@ def test_other_held_out_images_are_another_run(root, capsys, monkeypatch):
 
     split = data_module.train_validation_split
     assert train().folder.name == "mine"
+    before = runs.load("runs/mine", tiny_network)
     monkeypatch.setattr("utils.data.train_validation_split", later)
     assert train().folder.name == "mine-2"
     assert "another run: other images were held out of the same ones there" in capsys.readouterr().out
+    judged = runs.compare(before, train(), before).loc["judged on"]
+    assert judged.tolist() == ["validation", "validation, other images"]
 
 
 def test_a_run_behind_a_gap_is_found_again(root):

@@ -190,6 +190,7 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
     def free(title: str) -> str:
         return f"{title} ({len(columns) + 1})" if title in columns else title
 
+    judged = {}  # on which images first: validation may be of another split
     for run in filter(None, runs):
         if not isinstance(run, str) and not hasattr(run, "metrics"):
             if not hasattr(run, "accuracy"):
@@ -206,9 +207,11 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
         m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
         if title == title_of(None) and title in columns:
             title = free(f"{title}, {m['name']}")
+        which = {key: m.get("run", {}).get(key, UNKNOWN) for key in ("data", "split")}
+        other = records.difference(which, judged.setdefault(m["evaluated_on"], which))
         columns[title] = {
             "images": records.images_of(m),
-            "judged on": m["evaluated_on"],
+            "judged on": m["evaluated_on"] + (", other images" if other else ""),
             "parameters": f"{m['parameters']:,}",
             "multiply-adds": UNKNOWN if m["macs"] is None else f"{m['macs']:,}",
             "receptive field": m["receptive_field"] or UNKNOWN,

@@ -599,7 +599,7 @@ def row_of(metrics: Mapping) -> dict:
     judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
     over |= dict(modules=digest_of(run["network"]))
-    measured = {key: run.get(key, UNKNOWN) for key in ("first_response", "augmented")}
+    measured = {key: run.get(key, UNKNOWN) for key in ("first_response", "augmented", "batches")}
     over |= {key: value if value == UNKNOWN else " ".join(map(str, value)) for key, value in measured.items()}
     arguments = metrics.get("built_by", {}).get("arguments", {})
     arguments = {} if arguments == UNKNOWN else arguments

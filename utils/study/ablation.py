@@ -17,6 +17,7 @@ from torch import nn
 import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
+from utils.data import what_loaders_make
 from utils.engine import records
 from utils.engine.checkpoints import write_atomically
 from utils.engine.records import read_table
@@ -27,7 +28,8 @@ from utils.training import Recipe
 
 SEEDS = (1, 2, 3)
 KEPT = """seed validation_accuracy epochs parameters macs receptive_field seconds_per_epoch data_source precision
-    cpu_threads commit tree_clean train_accuracy first_response augmented""".split()  # of each run, beside its change
+    cpu_threads commit tree_clean train_accuracy first_response augmented
+    batches""".split()  # of each run, beside its change
 BASE = "as it is"
 RECIPE = replace(experiment(FINAL).recipe, epochs=12)
 
@@ -120,13 +122,14 @@ def first_response(network: records.Network, seed: int) -> list[float]:
     return records.response(records.build(network, seed))
 
 
-augmented = cache(records.augmented)
+augmented, batches = cache(records.augmented), cache(what_loaders_make)
 
 
 def of_today(row: tuple, network: records.Network, recipe: Recipe, digest: str) -> bool:
     """Whether a row was made with this network and recipe, on the images with this digest."""
     same = row.run == fingerprint(network, recipe, digest)
     computed = dict(first_response=first_response(network, row.seed), augmented=augmented())
+    computed["batches"] = batches(row.seed, recipe.epochs, recipe.batch_size, **recipe.augmentation)
     recorded = {key: numbers(getattr(row, key)) for key in computed}
     return same and records.difference(computed, recorded) is None
 
@@ -142,7 +145,7 @@ def kept(name: str) -> pd.DataFrame:
     table = read_table(file) if file else pd.DataFrame(columns=["change", "run", *KEPT])
     may_lack = ["macs", "receptive_field"]  # of a network that cannot be traced
     try:
-        for column in ("first_response", "augmented"):
+        for column in ("first_response", "augmented", "batches"):
             table[column].map(numbers)
         sound = (table.seed % 1 == 0).all() and np.isfinite(table.validation_accuracy.astype(float)).all()
         sound &= not table[["change", "run", *KEPT]].drop(columns=may_lack).isna().any(axis=None)
