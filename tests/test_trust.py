@@ -663,7 +663,7 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "file",
     [f"{FINAL}/{file}" for file in (*checkpoints.KEPT, "calibration.json", SUMS)]
-    + [f"{FINAL}/seed_2/metrics.json", "benchmark/growth.csv", "benchmark/speed.csv", "faults.csv", SUMS],
+    + [f"{FINAL}/seed_2/metrics.json", "benchmark/speed.csv", "faults.csv", SUMS],
 )
 def test_a_damaged_file_in_results_is_a_sentence_in_every_command(results, monkeypatch, capsys, file, damage):
     monkeypatch.setattr(utils, "ROOT", results)
