@@ -91,7 +91,7 @@ def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
     found = search.tried("mine", pd.DataFrame(rows))
     assert found.network.tolist() == ["now", "earlier", "now"] and not {*search.COMPARED} & {*found}
     made = " ".join(map(str, records.augmented()))
-    for numbers, said in ((made, "now"), ("0.5 " + made.split(" ", 1)[1], "earlier")):
+    for numbers, said in ((made, "now"), ("not known", "now"), ("0.5 " + made.split(" ", 1)[1], "earlier")):
         assert search.tried("mine", pd.DataFrame([rows[0] | dict(augmented=numbers)])).network.tolist() == [said]
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: self.linear(self.layers(x).mean((2, 3))) + x.mean())
     assert search.tried("mine", pd.DataFrame(rows[:1])).network.tolist() == ["earlier"], "a changed forward"

@@ -507,6 +507,7 @@ def test_the_page_has_limits(tmp_path, monkeypatch):
 
     Image.new("1", (7000, 6000)).save(tmp_path / "large.png")
     assert "below 40,000,000 pixels" in app.answer(str(tmp_path / "large.png"), FINAL)[3]
+    assert "runs/own holds no finished run" in app.answer(str(tmp_path / "large.png"), "runs/own")[3]
     launched = {}
 
     class Page:
@@ -516,6 +517,16 @@ def test_the_page_has_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(app, "page", Page)
     app.serve(7860)
     assert launched["max_file_size"] == 20_000_000 and launched["server_name"] == "127.0.0.1"
+
+
+def test_a_port_that_is_taken_is_a_sentence(monkeypatch, capsys):
+    from utils.serve import app
+
+    def taken(**_):
+        raise OSError("Cannot find empty port in range: 7860-7860.")
+
+    monkeypatch.setattr(app, "page", lambda: type("Page", (), dict(launch=staticmethod(taken))))
+    assert "Port 7860 is taken" in refused(capsys, "app")
 
 
 # ---------------------------------------------------------------- 8: mirrors

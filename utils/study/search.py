@@ -112,7 +112,9 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
         same = all(row[key] == value for key, value in now[built][0].items() if pd.notna(row.get(key)))
         for key, value in dict(first_response=now[built][1], augmented=augments).items():
             text = row.get(key)
-            same = same and (pd.isna(text) or MEASURED[key][0](value, [float(number) for number in text.split()]))
+            same = same and (
+                pd.isna(text) or text == UNKNOWN or MEASURED[key][0](value, [float(number) for number in text.split()])
+            )
         return "now" if same else "earlier"
 
     columns = [column for column in table if column not in COMPARED]
