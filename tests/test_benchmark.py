@@ -1,3 +1,4 @@
+import itertools
 import sys
 
 import numpy as np
@@ -9,17 +10,26 @@ from utils.experiments import experiment
 from utils.study import benchmark
 
 
-def test_both_loops_run_and_are_compared(cache, monkeypatch, capsys):
+def test_the_loops_run_and_are_compared(cache, monkeypatch, capsys):
     """In processes of their own, as `make bench` runs them, on a few images of the stand-in."""
     monkeypatch.setenv("FAST_RUN", "1")
     monkeypatch.setattr(utils, "FAST_RUN", True)
     table = benchmark.compare(rounds=1, count=256)
-    assert table.loop.tolist() == ["plain", "our"] and (table.images_per_second > 0).all()
+    assert table.loop.tolist() == ["plain", "no dropout", "our"] and (table.images_per_second > 0).all()
     parts = table[["data", "forward", "random_numbers", "backward", "optimiser"]]
     assert np.allclose(parts.sum(axis=1), 100, atol=1)
-    assert table.random_numbers[0] > 0 and table.random_numbers[1] == 0, "only the plain loop draws dropout"
+    assert (table.random_numbers > 0).tolist() == [True, False, False], "only the plain loop draws dropout"
+    assert table.product_share.between(0, 100, inclusive="neither").all()
     out = capsys.readouterr().out
-    assert "ratio: median" in out and "peak memory" in out and "Kept" not in out
+    assert "our / plain: median" in out and "our / no dropout: median" in out and "peak memory" in out
+    assert "Kept" not in out
+
+
+def test_the_rate_of_a_matrix_product_counts_its_multiply_adds(monkeypatch):
+    """Of 4 x 4 matrices 64, in the shortest time, half a second."""
+    seconds = itertools.chain.from_iterable((start, start + (2 if start else 0.5)) for start in range(0, 100, 10))
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(seconds))
+    assert benchmark.product_rate("float32", side=4) == 128
 
 
 def test_whole_trainings_are_timed_in_turn(cache, monkeypatch, capsys):

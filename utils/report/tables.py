@@ -211,27 +211,29 @@ def normalisation_table() -> dict:
 
 
 def speed_table() -> pd.DataFrame:
-    """The plain loop and ours: what was measured in results/benchmark."""
+    """The plain loop, with and without dropout, and ours: what was measured in results/benchmark."""
     folder = utils.ROOT / "results" / "benchmark"
     speed, accuracy = (read_table(folder / f"{name}.csv") for name in ("speed", "accuracy"))
     by_round = speed.pivot(index="round", columns="loop", values="images_per_second")
-    ratio = by_round.our / by_round.plain
-    medians = speed.groupby("loop")[["images_per_second", "data", "random_numbers"]].median()
-    spread = f"{ratio.median():.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
+    ratios = by_round.div(by_round.plain, axis=0).agg(["median", "min", "max"]).T
+    spread = {loop: f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})" for loop, r in ratios.iterrows()}
+    medians = speed.groupby("loop")[["images_per_second", "data", "random_numbers", "product_share"]].median()
     table = pd.DataFrame(
         {
             "images/s (median)": medians.images_per_second.map("{:,.0f}".format),
-            "ratio: median (minimum to maximum)": pd.Series({"plain": "1", "our": spread}),
+            "ratio: median (minimum to maximum)": pd.Series(spread | {"plain": "1"}),
             "time in data": medians.data.map("{:.1f} %".format),
             "time in random numbers": medians.random_numbers.map("{:.0f} %".format),
+            "of a matrix product's rate": medians.product_share.map("{:.0f} %".format),
         }
     )
     table = table.rename(index={"our": speed[speed.loop == "our"].precision.iloc[0]})  # the only one that was timed
-    table = table.reindex(["plain", "float32", "bfloat16"], fill_value="-")
-    table.insert(0, "loop", ["plain", "ours, float32", "ours, bfloat16"])
-    reached = accuracy.groupby("variant").validation_accuracy.agg(["mean", "std"]).loc[table.index]
+    table = table.reindex(["plain", "no dropout", "float32", "bfloat16"], fill_value="-")
+    table.insert(0, "loop", ["plain", "plain, no dropout", "ours, float32", "ours, bfloat16"])
+    reached = accuracy.groupby("variant").validation_accuracy.agg(["mean", "std"])
     after = f"validation accuracy after {accuracy.epochs[0]} epochs, {accuracy.seed.nunique()} seeds"
-    table[after] = [f"{row.mean:.2f} ± {row.std:.2f} %" for row in reached.itertuples()]
+    table[after] = pd.Series({row.Index: f"{row.mean:.2f} ± {row.std:.2f} %" for row in reached.itertuples()})
+    table[after] = table[after].fillna("-")
     return table
 
 

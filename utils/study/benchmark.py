@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -34,6 +35,7 @@ from utils.transforms import train_transform
 CPU = torch.device("cpu")  # both loops, also where there is something faster
 QUICK = "quick"  # the network that is trained in the fewest minutes
 DROPOUT = 0.05  # of the plain loop, as in the reference
+LOOPS = ("plain", "no dropout", "our")  # the second is the plain one without its dropout
 
 
 class PlainDataset(Dataset):
@@ -52,7 +54,8 @@ class PlainDataset(Dataset):
 def train(loop: str, network: str, recipe: Recipe, data: ImageData, seed: int = 1) -> tuple[nn.Module, list[float]]:
     """Train `network` on data's training images; returns it and the seconds of each epoch.
 
-    The "plain" loop has float32, NCHW, dropout and augmentation in the training process; the other one is "our".
+    The "plain" loop has float32, NCHW, dropout and augmentation in the training process, the one with "no dropout" the
+    same but that; the third is "our".
     """
     torch.manual_seed(seed)
     model, images, labels = chosen(network)[0](), data.train_images, data.train_labels
@@ -64,7 +67,7 @@ def train(loop: str, network: str, recipe: Recipe, data: ImageData, seed: int = 
         return model, history.seconds.tolist()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = DROPOUT
+            module.p = DROPOUT if loop == "plain" else 0.0
     transform = train_transform(mean, std, **recipe.augmentation)
     transform.set_random_seed(seed)
     dataset = PlainDataset(images, labels, transform)
@@ -82,6 +85,10 @@ def in_own_process(function: Callable[..., dict], *arguments) -> dict:
             return executor.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise RunError("A measuring process was killed, perhaps for want of memory; measure again.") from None
+        except KeyboardInterrupt:  # or SIGTERM, which the measuring process does not hear of
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
 
 
 def _quiet() -> None:
@@ -91,11 +98,12 @@ def _quiet() -> None:
 
 
 def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool = True) -> dict:
-    """Train with the "plain" or "our" loop on the first `count` images; timed is the last epoch, when all is warm.
+    """Train with one of the LOOPS on the first `count` images; timed is the last epoch, when all is warm.
 
     Returns:
         seconds (of the last epoch), images, precision, peak_mib (of the training process, without its
-        workers), data_source and, with `profile`, the percentages of `shares` from one more epoch.
+        workers), data_source and, with `profile`, the percentages of `shares` from one more epoch, and
+        product_share: the multiply-adds of its steps, as a percentage of what matrix products would do in that time.
     """
     data = load_cifar10()
     data = replace(data, train_images=data.train_images[:count].copy(), train_labels=data.train_labels[:count].copy())
@@ -103,13 +111,26 @@ def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool =
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # see proc(5)
     _, seconds = train(loop, network, recipe, data)
     found = dict(seconds=round(seconds[-1], 3), images=len(data.train_images), peak_mib=_peak_memory())
-    found["precision"] = "float32" if loop == "plain" else recipe.precision or suitable_precision(CPU)
+    found["precision"] = recipe.precision or suitable_precision(CPU) if loop == "our" else "float32"
     found["data_source"] = data.source
     if profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
             train(loop, network, replace(recipe, epochs=1), data)
         found |= shares(profiler)
+        steps = 3 * architecture.totals(chosen(network)[0]())["macs"] * found["images"]  # forward, backward twice that
+        found["product_share"] = round(100 * steps / found["seconds"] / product_rate(found["precision"]), 1)
     return found
+
+
+def product_rate(precision: str, side: int = 2048) -> float:
+    """Multiply-adds a second in the product of two large square matrices: about the best that this machine can do."""
+    matrix = torch.randn(side, side).to(getattr(torch, precision))
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - start)
+    return side**3 / min(seconds)
 
 
 def _peak_memory() -> float:
@@ -166,22 +187,24 @@ def to_its_end(network: str, count: int) -> dict:
 
 
 def compare(rounds: int = 5, count: int = 12_800) -> pd.DataFrame:
-    """Both loops in turn, `rounds` times; prints images/s, their ratio, where the time goes and peak memory."""
+    """The LOOPS in turn, `rounds` times; prints images/s, the ratios, where the time goes and peak memory."""
     recipe = replace(experiment(FINAL).recipe, epochs=2)
 
     def measured(number: int, loop: str) -> dict:
         found = in_own_process(measure, loop, FINAL, recipe, count)
         return dict(round=number, loop=loop, images_per_second=round(found["images"] / found["seconds"])) | found
 
-    table = kept("speed", (measured(number, loop) for number in range(1, rounds + 1) for loop in ("plain", "our")))
+    table = kept("speed", (measured(number, loop) for number in range(1, rounds + 1) for loop in LOOPS))
     speed = table.pivot(index="round", columns="loop", values="images_per_second")
-    ratio = speed.our / speed.plain
     print(f"\n{FINAL}, {table.images[0]:,} images ({table.data_source[0]}), {table.cpu_threads[0]} CPU threads")
-    print(f"ratio: median {ratio.median():.2f}, minimum {ratio.min():.2f}, maximum {ratio.max():.2f}\n")
+    for loop in LOOPS[:-1]:
+        ratio = speed.our / speed[loop]
+        print(f"our / {loop}: median {ratio.median():.2f}, minimum {ratio.min():.2f}, maximum {ratio.max():.2f}")
     parts = ["data", "forward", "random_numbers", "backward", "optimiser"]
-    medians = table.groupby("loop", sort=False)[[*parts, "peak_mib"]].median().T
-    medians.index = [*(f"{part.replace('_', ' ')} (% of the time)" for part in parts), "peak memory (MiB)"]
-    print(medians.rename_axis(columns=None).round(1).to_string())
+    medians = table.groupby("loop", sort=False)[[*parts, "product_share", "peak_mib"]].median().T
+    parts = [f"{part.replace('_', ' ')} (% of the time)" for part in parts]
+    medians.index = [*parts, "multiply-adds a second (% of a matrix product's)", "peak memory (MiB)"]
+    print("\n" + medians.rename_axis(columns=None).round(1).to_string())
     return table
 
 
