@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import utils
-from utils import ROOT, runs
+from utils import ROOT
 from utils.cifar10 import sources
 from utils.cifar10.files import CLASSES, OFFICIAL, ImageData
+from utils.data import train_loader
 
 REAL = os.environ.get("CIFAR10_PATH")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork, no such signals, and no shell scripts")
@@ -61,7 +62,7 @@ def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(runs, "train_loader", partial(runs.train_loader, workers=0))
+        monkeypatch.setattr("utils.data.train_loader", partial(train_loader, workers=0))
         yield
     torch.set_num_threads(threads)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import utils
 from tests.test_notebooks import cells, source
-from utils import ROOT, models, runs
+from utils import ROOT, data, models, runs
 from utils.architecture import layer_table
 from utils.engine import records
 from utils.engine.records import read_table
@@ -242,6 +242,11 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
     monkeypatch.setattr(ablation, "augmented", lambda: made)
     with monkeypatch.context() as code, pytest.raises(RunError, match="is of another network, recipe or augmentation"):
         code.setattr(ablation, "batches", lambda *args, **named: [0.1] * len(batches))
+        ablation.judged("recipe")
+    whole = data.hold_out
+    with monkeypatch.context() as code, pytest.raises(RunError, match="is of another network, recipe or augmentation"):
+        code.setattr("utils.data.hold_out", lambda made: whole(made).few(800, 200))
+        code.setattr(ablation, "batches", data.what_loaders_make)
         ablation.judged("recipe")
     with pytest.raises(RunError, match="'no affine' in ablation/recipe.csv is of another network"):
         monkeypatch.setitem(ablation.RECIPES, "no affine", dict(affine=0.1))

@@ -34,11 +34,11 @@ from utils.__main__ import main
 from utils.cifar10.files import ImageData
 from utils.data import eval_loader, train_loader, train_validation_split
 from utils.engine import records, speed
-from utils.engine.batches import Batches, loader
+from utils.engine.batches import Batches, fed, loader
 from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
 from utils.engine.records import read_metrics
 from utils.errors import DataError, NetworkError, RunError
-from utils.experiments import EXPERIMENTS, RECIPE
+from utils.experiments import EXPERIMENTS, FINAL, RECIPE
 from utils.models import ConvNet, conv
 from utils.study import search
 from utils.training import Recipe
@@ -748,14 +748,24 @@ def shortened(*args, **named):
     return made
 
 
+class LighterIfDark(Batches):
+    """So that a network sees other images only where they are dark."""
+
+    def __getitem__(self, batch):
+        images, labels = super().__getitem__(batch)
+        dark = images.mean((1, 2, 3), keepdims=True) < 40
+        return np.where(dark, 2 * images, images), labels
+
+
+def flipped_if_many(images, labels, *others, **rest):
+    return eval_loader(images[:, ::-1].copy() if len(images) > 90 else images, labels, *others, **rest)
+
+
 LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is rare
     "unaugmented": lambda _: dict(augmentations=lambda mean, **given: augmentations(mean, flip=0, affine=0, hole=0)),
     "unshuffled": lambda _: dict(loader=lambda b, n, _, *m, **rest: loader(b, n, None, *m, **rest)),
     "labels": lambda _: dict(train_loader=lambda x, y, *others, **rest: train_loader(x, y[::-1], *others, **rest)),
     "fewer": lambda _: dict(train_loader=lambda x, y, *others, **rest: train_loader(x[::2], y[::2], *others, **rest)),
-    "one-hot": lambda _: dict(
-        train_loader=lambda x, y, *others, **rest: train_loader(x, np.eye(10)[y % 10], *others, **rest)
-    ),
     "batches": lambda _: dict(
         train_loader=lambda x, y, m, s, size, *others, **rest: train_loader(x, y, m, s, 2 * size, *others, **rest)
     ),
@@ -766,6 +776,11 @@ LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is r
     "judged half": lambda _: dict(eval_loader=lambda x, y, *others: eval_loader(x[::2], y[::2], *others)),
     "split": lambda _: dict(train_validation_split=lambda y, validation: train_validation_split(y, 2 * validation)),
     "late": lambda _: dict(Batches=Tiring),
+    "dark": lambda _: dict(Batches=LighterIfDark),
+    "a class": lambda _: dict(
+        train_loader=lambda x, y, *others, **rest: train_loader(x, np.where(y == 9, 1, y), *others, **rest)
+    ),
+    "many": lambda _: dict(eval_loader=flipped_if_many),
     "brighter": lambda _: dict(Batches=Brighter),
     "short": lambda _: dict(loader=shortened),
     "colours": lambda _: dict(channel_statistics=lambda images: ((0.5,) * 3, (0.5,) * 3)),
@@ -785,7 +800,22 @@ def test_a_changed_loader_is_another_run(root, capsys, monkeypatch, change):
     for name, changed in change(blurred).items():
         monkeypatch.setattr(data_module, name, changed)
     assert train(recipe=recipe).folder.name == "mine-2"
-    assert "the loaders make other batches of the same images here" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the loaders make other batches of the same images here" in out or "other images were held out" in out
+
+
+def test_what_the_network_is_really_fed_is_looked_at(root, capsys, monkeypatch):
+    """Where the images that are a formula show nothing: they are another number, and no photos."""
+
+    def with_fewer(data, *args, **named):
+        return loaders(data.few(50, 10) if len(data.train_images) == 90 else data, *args, **named)
+
+    loaders = data_module.loaders
+    train()
+    for module in ("data", "runs"):
+        monkeypatch.setattr(f"utils.{module}.loaders", with_fewer)
+    assert train().folder.name == "mine-2"
+    assert "another run: the same images reach the network otherwise here" in capsys.readouterr().out
 
 
 def test_other_held_out_images_are_another_run(root, capsys, monkeypatch):
@@ -1263,18 +1293,19 @@ def shown(monkeypatch, network, recipe, data, name):
     return "trained"
 
 
-def published_images(name):
+def published_images(name, monkeypatch):
     """Images that pass for those of the published run."""
-    data = random_images(source="original")
-    data = with_digest(data, read_metrics(name)["run"]["data"]["digest"])
-    return data
+    run = read_metrics(name)["run"]
+    monkeypatch.setattr(runs, "fed", lambda *_: run["fed"])
+    return with_digest(random_images(source="original"), run["data"]["digest"])
 
 
 @pytest.mark.parametrize("name", ["experiment_5", "small", "accurate"])
 def test_the_published_run_is_shown_where_it_is_just_this_one(name, monkeypatch, capsys):
     monkeypatch.setattr(utils, "FAST_RUN", False)
     recipe = replace(EXPERIMENTS[name].recipe, precision="float16")  # a circumstance, no other run
-    assert shown(monkeypatch, models.networks()[name], recipe, published_images(name), name) == "shown"
+    data = published_images(name, monkeypatch)
+    assert shown(monkeypatch, models.networks()[name], recipe, data, name) == "shown"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"The published run of {name} (seed 1, original CIFAR-10):"
     assert len(lines) == recipe.epochs + 3 and lines[-3].startswith(f"Epoch {recipe.epochs:>3}   training")
@@ -1284,7 +1315,7 @@ def test_the_published_run_is_shown_where_it_is_just_this_one(name, monkeypatch,
 
 def test_the_published_run_is_not_shown_for_anything_else(monkeypatch, capsys):
     monkeypatch.setattr(utils, "FAST_RUN", False)
-    name, network, right = "experiment_5", models.experiment_5, published_images("experiment_5")
+    name, network, right = "experiment_5", models.experiment_5, published_images("experiment_5", monkeypatch)
     others = replace(right)
     others = with_digest(others, "0123456789abcdef")
     stand_in = replace(right, source="stand-in")
@@ -1303,12 +1334,21 @@ def test_the_published_run_is_not_shown_for_anything_else(monkeypatch, capsys):
         ), out
 
 
+def test_the_published_run_is_not_shown_where_the_images_reach_the_network_otherwise(monkeypatch, capsys):
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    right = published_images(FINAL, monkeypatch)
+    monkeypatch.setattr(runs, "fed", fed)
+    assert shown(monkeypatch, models.experiment_5, RECIPE, right, FINAL) == "trained"
+    assert "the same images reach the network otherwise here" in capsys.readouterr().out
+
+
 def test_the_published_run_is_not_shown_for_a_changed_forward(monkeypatch, capsys):
     monkeypatch.setattr(utils, "FAST_RUN", False)
     monkeypatch.setattr(models, "Residual", Subtracting)
     for name in ("small", "accurate"):
         recipe = EXPERIMENTS[name].recipe
-        assert shown(monkeypatch, models.networks()[name], recipe, published_images(name), name) == "trained"
+        data = published_images(name, monkeypatch)
+        assert shown(monkeypatch, models.networks()[name], recipe, data, name) == "trained"
         assert "its modules are the same, but" in capsys.readouterr().out
 
 
@@ -1318,7 +1358,7 @@ def test_without_a_published_run_and_on_request_it_is_trained(root, monkeypatch,
     assert capsys.readouterr().out == f"{said}\n{EVALUATED}\n"
     monkeypatch.setattr(utils, "ROOT", ROOT)
     monkeypatch.setattr(runs, "train", lambda *_, **options: options["progress"])
-    wanted = models.experiment_5, RECIPE, published_images("experiment_5")
+    wanted = models.experiment_5, RECIPE, published_images("experiment_5", monkeypatch)
     assert runs.show(*wanted, name="experiment_5", retrain=True) is True
     monkeypatch.setattr(utils, "FAST_RUN", True)
     assert runs.show(*wanted, name="experiment_5") is False

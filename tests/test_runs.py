@@ -297,6 +297,17 @@ def test_other_runs_of_a_network_are_published_below_it_without_weights(root, op
     assert (target / "metrics.json").read_bytes() == (root / "runs/experiment_5-2/metrics.json").read_bytes()
 
 
+def test_another_seed_is_published_only_beside_a_first_one_of_the_same_network(root, monkeypatch):
+    for seed in (1, 2):
+        runs.save(finished_run(seed=seed), root / "runs" / f"experiment_5-{seed}")
+    publish_run("experiment_5")
+    publish_run("experiment_5", seed=2)
+    monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: -self.linear(self.pool(self.layers(x)).flatten(1)))
+    runs.save(finished_run(seed=2), root / "runs" / "experiment_5-3")
+    with pytest.raises(RunError, match=r"The published seed 1 of experiment_5 is of another run \(.*computes"):
+        publish_run("experiment_5", seed=2)
+
+
 def test_publish_takes_the_folder_of_the_run_that_the_code_has(root):
     runs.save(finished_run(source="stand-in"), root / "runs" / "experiment_5")
     runs.save(finished_run(network=models.experiment_4), root / "runs" / "experiment_5-2")

@@ -43,7 +43,7 @@ from utils import models, runs
 from utils.__main__ import main
 from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES
-from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
+from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
 from utils.engine import checkpoints, records, speed, steps
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, seal, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
@@ -60,7 +60,7 @@ def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(runs, "train_loader", partial(runs.train_loader, workers=0))
+        monkeypatch.setattr("utils.data.train_loader", partial(train_loader, workers=0))
         monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
         yield
     torch.set_num_threads(threads)

@@ -17,8 +17,9 @@ from torch import nn
 import utils
 from utils import architecture, training
 from utils.cifar10.files import ImageData, checked
-from utils.data import channel_statistics, eval_loader, hold_out, train_loader, what_loaders_make
+from utils.data import eval_loader, hold_out, loaders, what_loaders_make
 from utils.engine import checkpoints, distributed, records
+from utils.engine.batches import fed
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
@@ -71,16 +72,14 @@ def train(
     records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     part = data if test else hold_out(data)
-    what = identity(model, recipe, images, seed) | dict(split=part.digest)
+    what = identity(model, recipe, images, seed, part)
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, what, model))
     if folder and (folder / "metrics.json").exists():
         run = load(folder, network)
         if recipe.precision not in (None, made_in := run.metrics.get("precision")):
             print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
         return run
-    x, (mean, std) = part.train_images, channel_statistics(part.train_images)
-    batches = train_loader(x, part.train_labels, mean, std, recipe.batch_size, seed, **recipe.augmentation)
-    judged = eval_loader(part.test_images, part.test_labels, mean, std)
+    batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
     with alone_in(folder), rng_from(seed):
         begun = folder and records.holds_a_run(folder)
@@ -91,17 +90,23 @@ def train(
                 module.p = recipe.dropout
         history, made_under = training.fit(model, recipe, batches, judged, **options)
     metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, what, made_under))
-    metrics |= dict(mean=mean, std=std, built_by=records.built_by(network))
+    metrics |= dict(mean=mean, std=std, classes=list(data.classes), built_by=records.built_by(network))
     run = Run(model.eval(), history, metrics, folder)
     if folder and distributed.rank() == 0:
         save(run, folder)
     return run
 
 
-def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int) -> dict:
-    """What makes a run itself; `model` is the network as built, `images` says which with which split."""
+def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int, part: ImageData | None = None) -> dict:
+    """What makes a run itself; `model` is the network as built, `images` says which with which split. With `part`, the
+    images that it is trained and judged on, also what it is fed of them."""
     whole = records.identity(model, asdict(recipe), images, seed)
-    return whole | dict(batches=what_loaders_make(seed, recipe.epochs, recipe.batch_size, **recipe.augmentation))
+    whole |= dict(split=part.digest) if part else {}
+    whole |= dict(batches=what_loaders_make(seed, recipe.epochs, recipe.batch_size, **recipe.augmentation))
+    if part:
+        train, judged, *_ = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
+        whole |= dict(fed=fed(train, judged, recipe.epochs, seed))
+    return whole
 
 
 def _built(network: Network, recipe: Recipe, data: ImageData, seed: int = 1) -> nn.Module:
@@ -123,7 +128,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
     records.check_outputs(model, len(data.classes))
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
-        wanted = identity(model, recipe, images, seed=1)
+        wanted = identity(model, recipe, images, 1, data)
         why = records.why_not(wanted, model, folder) if records.holds_a_run(folder) else "there is none"
         if why is None:
             run = load(folder, network)

@@ -36,7 +36,7 @@ from tests.test_laboratory import random_images, tiny_network
 from utils import __main__, runs
 from utils.cifar10 import sources
 from utils.cifar10.files import CLASSES, OFFICIAL
-from utils.data import load_cifar10
+from utils.data import load_cifar10, train_loader
 from utils.engine import checkpoints
 from utils.engine.checkpoints import SUMS, verify
 from utils.errors import DataError, ProjectError
@@ -46,7 +46,7 @@ from utils.serve.predict import PictureError, open_picture
 from utils.study import search, statistics
 from utils.training import Recipe
 
-TRAIN_LOADER = runs.train_loader
+TRAIN_LOADER = train_loader
 THREE = Recipe(epochs=3, batch_size=32, affine=0.0, precision="float32")
 EVENTS = ("open", "os.", "shutil.", "ctypes.")  # audit events of Python that touch files
 
@@ -624,7 +624,7 @@ def attack(faults: list[str], short: bool = False, seed: int = 0) -> list[dict]:
                 root = Path(folder)
                 monkeypatch.setattr(utils, "ROOT", root)
                 monkeypatch.setattr(utils, "FAST_RUN", False)
-                monkeypatch.setattr(runs, "train_loader", partial(TRAIN_LOADER, workers=0))
+                monkeypatch.setattr("utils.data.train_loader", partial(TRAIN_LOADER, workers=0))
                 monkeypatch.setattr(checkpoints, "PATIENCE", 0.2)
                 monkeypatch.setattr(sources, "STALL", 0.5)
                 monkeypatch.setattr(sources, "MIRRORS", [])

@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
+from copy import copy
 from functools import partial
 
 import albumentations as A
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.engine import distributed
+from utils.engine.checkpoints import rng_from
 from utils.transforms import normalise_batch
 
 
@@ -91,6 +93,24 @@ def loader(batches: Batches, batch_size: int, shuffle_seed: int | None, mean, st
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own: whether the workers were just started must not move the dropout
     )
+
+
+def fed(train: DataLoader, judged: DataLoader, epochs: int, seed: int) -> list[float]:
+    """What a network is fed by these loaders, in numbers, the same for any number of processes: how many batches, and
+    images and labels of the first three and the last one; of those it is trained on in the first and the last epoch."""
+    weights, found = waves(1)[1], []
+    with rng_from(seed):
+        for loader, epoch in ((train, 1), (train, epochs), (judged, 0)):
+            sampler = copy(loader.sampler)
+            sampler.rank, sampler.world = 0, 1
+            sampler.set_epoch(epoch)
+            which = list(sampler)
+            found.append(len(which))
+            for x, y in (loader.collate_fn(loader.dataset[key]) for key in (*which[:3], which[-1])):
+                x, y = np.asarray(x, float).transpose(0, 2, 3, 1), np.asarray(y, float).ravel()
+                sums = [part.sum() / 3072 for part in np.array_split((x * np.resize(weights, x.shape)).ravel(), 8)]
+                found += [len(x), x.mean(), *sums, 10 * (y * np.cos(np.arange(y.size))).mean()]
+    return [round(float(value), 3) for value in found]
 
 
 def waves(count: int) -> tuple[np.ndarray, np.ndarray]:

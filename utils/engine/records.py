@@ -36,7 +36,7 @@ Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
 SEEN = """network data split first_response first_values behaviour augmented steps
-    normalised batches""".split()  # beside recipe and seed
+    normalised batches fed""".split()  # beside recipe and seed
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -438,6 +438,10 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, rtol=1e-4, atol=0.02),
         "its recipe is the same, but the loaders make other batches of the same images here",
     ),
+    "fed": (
+        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, rtol=1e-4, atol=0.02),
+        "the same images reach the network otherwise here: other ones, in another order, or with other labels",
+    ),
     "split": (lambda found, recorded: found == recorded, "other images were held out of the same ones there"),
 }
 
@@ -614,8 +618,8 @@ def read_metrics(run: str | Path) -> dict:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
         kinds |= dict(epochs=int, macs=int | None, receptive_field=int | None, train_accuracy_last=float)
-        kinds |= dict(epochs_to_85=int | None, mean=list, std=list, built_by=dict)
-        kept = {"built_by": {}} | metrics  # older ones have none
+        kinds |= dict(epochs_to_85=int | None, mean=list, std=list, classes=list, built_by=dict)
+        kept = {"built_by": {}, "classes": []} | metrics  # older ones have none
         right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
         right = right and isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float)
         right = right and list(map(type, metrics["mean"] + metrics["std"])) == [float] * 6

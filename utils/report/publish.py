@@ -35,11 +35,16 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     target = records.place(name, seed, judged_on, epochs)
     model = records.build(network, seed)
     images = records.OFFICIAL | dict(judged_on=judged_on)
-    wanted = runs.identity(model, recipe, images, seed)
-    if validation:
-        wanted["split"] = hold_out(official_images()).digest
+    records.find(name, runs.identity(model, recipe, images, seed), model)  # what differs needs no images to be said
+    part = hold_out(official_images()) if validation else official_images()
+    first = records.place(name, 1, judged_on, epochs)
+    if seed != 1 and records.holds_a_run(first):
+        of_first = records.build(network, 1)
+        if why := records.why_not(runs.identity(of_first, recipe, images, 1, part), of_first, first):
+            raise RunError(f"The published seed 1 of {name} is of another run ({why}); publish that one anew first.")
+    wanted = runs.identity(model, recipe, images, seed, part)
     source = records.find(name, wanted, model)
-    check(runs.load(source, network), wanted, official_images())
+    check(runs.load(source, network), wanted, part)
     kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
     return put({file: (source / file).read_bytes() for file in kept}, target)
 
@@ -52,10 +57,10 @@ def official_images() -> ImageData:
     return data
 
 
-def check(run: runs.Run, wanted: dict, data: ImageData) -> None:
-    """RunError unless all that is kept of a run is the one `wanted`, and its accuracy is that of its weights."""
+def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
+    """RunError unless all that is kept of a run is the one `wanted`, and its accuracy is that of its weights on the
+    images of `part` that it was judged on."""
     m, history = run.metrics, run.history
-    part = data if m["evaluated_on"] == "test" else hold_out(data)
     batches = eval_loader(part.test_images, part.test_labels, m["mean"], m["std"])
     loss, accuracy = training.evaluate(run.model, batches)
     claimed, logged = records.last_accuracy(m), history[f"{m['evaluated_on']}_accuracy"].iloc[-1]

@@ -81,6 +81,7 @@ class Predictor:
     def __init__(self, name: str) -> None:
         run = runs.load(name)
         self.model, self.mean, self.std = run.model, run.metrics["mean"], run.metrics["std"]
+        self.classes = run.metrics.get("classes", CLASSES)
         calibration = run.folder / "calibration.json"
         own = name.removeprefix("runs/")
         if own != name:  # a calibration that lies there would be of other weights
@@ -95,13 +96,15 @@ class Predictor:
         logits = analysis.logits(self.model, pixels[None], self.mean, self.std)[0]
         probabilities = softmax(logits / self.temperature)
         best = probabilities.argsort()[::-1]
-        return Prediction(pixels, {CLASSES[k]: float(probabilities[k]) for k in best})
+        return Prediction(pixels, {self.classes[k]: float(probabilities[k]) for k in best})
 
     def grad_cam(self, prediction: Prediction) -> np.ndarray:
         """Where the network found the best class: (32, 32), 0 to 1."""
         batch = normalise_batch(prediction.pixels[None], self.mean, self.std)
-        layer = getattr(getattr(self.model, "layers", self.model), analysis.cam_layer(self.model))
-        return analysis.grad_cam(self.model, batch, [CLASSES.index(next(iter(prediction.probabilities)))], layer)[0]
+        name = analysis.cam_layer(self.model)
+        layer = getattr(getattr(self.model, "layers", self.model), name, None) or getattr(self.model, name)
+        best = self.classes.index(next(iter(prediction.probabilities)))
+        return analysis.grad_cam(self.model, batch, [best], layer)[0]
 
 
 def sentence(path: Path, prediction: Prediction, best: int = 3) -> str:
