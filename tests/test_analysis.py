@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.conftest import MEAN, STD
-from utils.errors import NetworkError
+from utils.errors import NetworkError, RunError
 from utils.experiments import EXPERIMENTS
 from utils.models import build_model
 from utils.study import analysis
@@ -184,6 +184,61 @@ def test_the_theoretical_field_of_a_shortcut_and_of_a_pooling():
     field = analysis.effective_field(model, torch.randn(32, 3, 32, 32), model.block["long"])
     seen = np.flatnonzero(field.sum(0) > 0)
     assert (centre, side) == (seen.mean(), len(seen)) == (16.5, 8)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [nn.ZeroPad2d(2), nn.CircularPad2d(1), nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), nn.Softmax(-1)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_where_a_layer_looks_is_told_only_where_it_is_known(before):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), before, nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LazyLinear(10))
+    model(torch.zeros(1, 3, 32, 32))
+    assert analysis.theoretical_field(model, "0") == (16, 3)
+    with pytest.raises(NetworkError, match="It is not known where in the image 2 looks"):
+        analysis.theoretical_field(model, "2")
+    with pytest.raises(NetworkError, match="no layer 'c9'; layers.table"):
+        analysis.theoretical_field(model, "c9")
+
+
+def test_where_a_layer_looks_is_not_told_behind_a_function():
+    class Usual(nn.Module):
+        def __init__(self, between):
+            super().__init__()
+            self.c1, self.c2, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.LazyLinear(10)
+            self.between = between
+
+        def forward(self, x):
+            return self.fc(self.c2(self.between(F.relu(self.c1(x)))).flatten(1))
+
+    for between in (lambda x: F.max_pool2d(x, 2), lambda x: F.pad(x, (2, 2, 2, 2))):
+        model = Usual(between)
+        model(torch.zeros(1, 3, 32, 32))
+        assert analysis.theoretical_field(model, "c1") == (16, 3)
+        with pytest.raises(NetworkError, match="It is not known where in the image c2 looks"):
+            analysis.theoretical_field(model, "c2")
+
+
+def test_a_change_that_is_none_and_labels_that_are_too_few_get_a_sentence():
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    for kind in ("rotate", "holes"):
+        with pytest.raises(RunError, match=f"There is no change '{kind}'; there are flip, shift"):
+            analysis.changed(images, kind, 3, MEAN)
+    with pytest.raises(RunError, match="There are 5 rows of logits and 3 labels"):
+        analysis.temperature(np.zeros((5, 10)), np.zeros(3, int))
+
+
+def test_parameters_that_are_no_layers_have_their_share():
+    class Direct(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.linear = nn.Parameter(torch.zeros(8, 3, 3, 3)), nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.linear(F.conv2d(x, self.w).mean((2, 3)))
+
+    found = analysis.shares(Direct()).parameters
+    assert found["other"] == pytest.approx(100 * 216 / 306) and found["linear"] == pytest.approx(100 * 90 / 306)
 
 
 def test_the_share_of_what_is_not_known_is_not_known():

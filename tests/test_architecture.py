@@ -783,6 +783,36 @@ def test_tied_weights_are_counted_once():
     assert layer_table(model).parameters.tolist() == [84, 3]
 
 
+@pytest.mark.parametrize(
+    "mixing",
+    [nn.CircularPad2d(1), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), nn.Softmax(-1), nn.Softmax(2)],
+    ids=lambda layer: repr(layer)[:20],
+)
+def test_a_layer_that_mixes_positions_leaves_the_field_unknown(mixing):
+    assert field_of(lambda x, parts: parts["mixing"](x), mixing=mixing) is None
+
+
+def test_a_layer_may_normalise_over_the_channels():
+    assert field_of(lambda x, parts: parts["soft"](x), soft=nn.Softmax(1)) == 3
+    assert field_of(lambda x, _: torch.take_along_dim(x, torch.arange(8).flip(0).view(1, 1, 1, 8), 3)) is None
+
+
+def test_multiply_adds_of_an_inner_product_are_not_known():
+    assert totals(Made(lambda x, _: torch.inner(x.mean((2, 3)), torch.ones(10, 4))))["macs"] is None
+
+
+def test_a_layer_whose_output_nobody_reads_does_not_count():
+    def forward(x, layers):
+        layers["point"](layers["depth"](x))
+        layers["relu"](x)  # in place
+        return x.mean((2, 3))
+
+    unread = dict(depth=nn.Conv2d(4, 4, 3, dilation=2, groups=4), point=nn.Conv2d(4, 4, 1))
+    model = Made(forward, **unread, relu=nn.ReLU(inplace=True))
+    assert not verdict(model, "separable")[0] and not verdict(model, "dilated")[0]
+    assert totals(model)["macs"] == 48 * 4 * 64 and "relu" in layer_table(model).layer.tolist()
+
+
 def test_a_flattened_map_is_seen_whole():
     for flatten in (lambda x, layers: layers["fc"](x.flatten(1)), lambda x, layers: layers["all"](x)):
         model = Made(flatten, fc=nn.Linear(256, 10), all=nn.Sequential(nn.Flatten(), nn.Linear(256, 10)))

@@ -8,6 +8,19 @@ from utils.__main__ import main
 onnxruntime = pytest.importorskip("onnxruntime", reason="requirements-tools.txt is not installed")
 
 
+def test_a_network_that_decides_by_its_values_gets_a_sentence(tmp_path, monkeypatch, capsys):
+    class Deciding(torch.nn.Linear):
+        def forward(self, images):
+            return super().forward(images.flatten(1)) if self.bias[0] > 0 else images.flatten(1)[:, :10]
+
+    run = runs.load("experiment_5")
+    monkeypatch.setattr(runs, "load", lambda name: runs.Run(Deciding(3072, 10), run.history, run.metrics, run.folder))
+    assert main(["export", "experiment_5", "--output", str(tmp_path / "a.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "experiment_5 cannot be exported (" in error and error.count("Error:") == 1 and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):
     path = tmp_path / "network.onnx"
     assert main(["export", "experiment_5", "--output", str(path)]) == 0

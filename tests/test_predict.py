@@ -16,7 +16,8 @@ from utils import runs
 from utils.__main__ import main
 from utils.cifar10.files import CLASSES
 from utils.engine.checkpoints import seal
-from utils.errors import RunError
+from utils.errors import NetworkError, RunError
+from utils.serve import app
 from utils.serve.predict import Prediction, Predictor, open_picture, sentence, to_cifar
 from utils.study import analysis
 
@@ -208,6 +209,37 @@ def test_the_figure_is_drawn_of_a_network_of_any_form():
     predictor = Predictor("experiment_5")
     predictor.model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(3600, 10))
     assert predictor.grad_cam(predictor(photo())).shape == (32, 32)
+
+
+def test_the_figure_is_drawn_where_the_last_convolution_stands_beside_the_layers():
+    class Headed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.head = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), torch.nn.Conv2d(4, 10, 3)
+
+        def forward(self, x):
+            return self.head(self.layers(x)).mean((2, 3))
+
+    predictor = Predictor("experiment_5")
+    predictor.model = Headed()
+    assert predictor.grad_cam(predictor(photo())).shape == (32, 32)
+
+
+def test_the_classes_are_those_that_the_network_was_trained_with(calibration, monkeypatch):
+    monkeypatch.setattr("utils.serve.predict.CLASSES", [f"flower {k}" for k in range(10)])
+    assert set(Predictor("experiment_5")(photo()).probabilities) == set(CLASSES)
+
+
+def test_the_page_answers_also_where_it_cannot_be_shown_where_the_network_looked(tmp_path, monkeypatch):
+    photo().save(tmp_path / "a.png")
+    monkeypatch.setattr(analysis, "cam_layer", stopped)
+    probabilities, pixels, where, said = app.answer(str(tmp_path / "a.png"), "experiment_5")
+    assert len(probabilities) == 10 and pixels.size == where.size == (256, 256)
+    assert said.endswith("Where it looked cannot be shown: it cannot be traced")
+
+
+def stopped(*_):
+    raise NetworkError("it cannot be traced")
 
 
 def test_an_answer_that_is_not_convincing_says_so():

@@ -91,7 +91,10 @@ def test_a_pickle_with_a_wrong_md5_is_never_opened(official, cache, tmp_path):
 def test_a_damaged_unpacked_copy_is_unpacked_again(official, cache, tmp_path):
     path = archive(official, tmp_path / "archive")
     load_cifar10(path)
-    next(cache.glob("unpacked-*/*/data_batch_1")).write_bytes(b"damaged")
+    file = next(cache.glob("unpacked-*/*/data_batch_1"))
+    file.write_bytes(b"damaged")
+    check_official(load_cifar10(path), official)  # its size tells
+    file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(DataError, match="archive is not the official CIFAR-10"):
         load_cifar10(path)
     check_official(load_cifar10(path), official)
@@ -179,6 +182,35 @@ def test_class_folders(class_folders, cache):
 
 def test_class_folders_in_an_archive(class_folders, cache, tmp_path):
     assert load_cifar10(archive(class_folders, tmp_path / "mirror.tar.gz")).source == "folder"
+
+
+def test_an_unpacked_archive_that_lost_a_picture_is_unpacked_again(class_folders, cache, tmp_path):
+    path = archive(class_folders, tmp_path / "mirror.tar.gz")
+    before = load_cifar10(path)
+    next(cache.glob("unpacked-*/*/train/cat/a.png")).unlink()
+    assert load_cifar10(path).digest == before.digest
+
+
+def test_every_format_counts_and_what_is_left_out_is_said(class_folders, cache, capsys):
+    before = load_cifar10(class_folders)
+    assert "Left out" not in capsys.readouterr().out
+    cat = class_folders / "train" / "cat"
+    for suffix in ("webp", "bmp", "gif", "tif"):
+        Image.new("RGB", (32, 32), "red").save(cat / f"c.{suffix}")
+    (cat / "more").mkdir()
+    (cat / "notes.txt").write_text("cats", encoding="utf-8")
+    (cat / ".DS_Store").write_text("", encoding="utf-8")
+    assert len(load_cifar10(class_folders).train_images) == len(before.train_images) + 4
+    assert "Left out in train/: 2 files or folders that are no images." in capsys.readouterr().out
+
+
+def test_what_other_code_decoded_is_not_used(class_folders, cache, monkeypatch, tmp_path):
+    before = load_cifar10(class_folders)
+    changed = tmp_path / "files.py"
+    changed.write_text("# changed", encoding="utf-8")
+    monkeypatch.setattr(files, "__file__", str(changed))
+    monkeypatch.setattr(files, "decode", lambda path: np.zeros((32, 32, 3), np.uint8))
+    assert before.train_images.any() and not load_cifar10(class_folders).train_images.any()
 
 
 def test_class_folders_are_decoded_once_and_again_when_they_change(class_folders, cache, monkeypatch):

@@ -36,6 +36,27 @@ def test_the_two_by_two_count_is_that_of_the_images():
     )
 
 
+def test_the_paired_test_takes_what_each_got_right_and_nothing_else():
+    for wrong in ((FIRST.astype(int), SECOND.astype(int)), (FIRST, SECOND[:1]), (FIRST, SECOND.astype(int))):
+        with pytest.raises(RunError, match="compared by what each got right of the same images: predicted == labels"):
+            statistics.paired(*wrong)
+
+
+def test_an_accuracy_is_counted_in_images():
+    for share in (0.86, 85.96):
+        with pytest.raises(RunError, match="is no number of images; give how many the network got right"):
+            statistics.accuracy_interval(share, 10_000)
+    assert statistics.accuracy_interval(8.0, 10) == statistics.accuracy_interval(np.int64(8), 10)
+
+
+def test_a_base_that_is_not_there_is_named():
+    table = pd.DataFrame(dict(change=["a", "b"], seed=[1, 1], accuracy=[80.0, 81.0]))
+    with pytest.raises(RunError, match="There is no change 'c', or no seed that all changes have"):
+        statistics.against_base(table, "c", "accuracy")
+    with pytest.raises(RunError, match="or no seed that all changes have"):
+        statistics.against_base(table.assign(seed=[1, 2]), "a", "accuracy")
+
+
 def test_swapping_two_predictions_changes_the_paired_test():
     found = statistics.paired(FIRST, SECOND)
     swapped = FIRST.copy()

@@ -26,11 +26,12 @@ def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd
     """One row a layer in forward order, additions of residual branches included.
 
     Sizes are pixels of one side (a vector has size 1); receptive field and jump (the distance of two neighbouring
-    outputs) are pixels of the input, computed as in Araujo et al., "Computing Receptive Fields of Convolutional
-    Neural Networks", Distill 2019: r += (kernel - 1) * dilation * jump, then jump *= stride; where branches meet, the
-    larger field counts, and padding is not seen image. macs are multiply-adds of convolutions and linear layers for
-    one image. What is not known of a layer is empty, as the field of all behind it. Of a network whose forward cannot
-    be traced, such as one with a Python `if` on a tensor, only the parameters are known, and a printed line says so.
+    outputs) are pixels of the input, computed as in Araujo et al., "Computing Receptive Fields of Convolutional Neural
+    Networks", Distill 2019: r += (kernel - 1) * dilation * jump, then jump *= stride; where branches meet, the larger
+    field counts, and neither padding nor what a norm averages is counted as seen. macs are multiply-adds of
+    convolutions and linear layers for one image. What is not known of a layer is empty, as the field of all behind it.
+    Of a network whose forward cannot be traced, such as one with a Python `if` on a tensor, only the parameters are
+    known, and a printed line says so.
     NetworkError if it does not take an image of `input_size`.
     """
     traced = trace(model, input_size)
@@ -88,6 +89,8 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
         rf, jump = rf + (kernel - 1) * of_kernel * jump, jump * stride
         in_words = {"same": (kernel - 1) * of_kernel // 2, "valid": 0}
         padding = in_words[module.padding] if isinstance(module.padding, str) else _side(module.padding)
+        if getattr(module, "padding_mode", "") == "circular":
+            rf = jump = math.nan  # it sees the other side, too
         if isinstance(module, nn.Conv2d):
             dilation, groups, macs = of_kernel, module.groups, module.weight.numel() * math.prod(after) // after[1]
     elif isinstance(module, nn.Linear):
@@ -95,9 +98,10 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
         rf, jump = (rf, jump) if len(before) == 2 else (math.nan, math.nan)  # it may mix positions
     elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd | nn.modules.pooling._AdaptiveMaxPoolNd):
         rf += (in_size - 1) * jump if out_size == 1 else math.nan  # one over the whole map sees all positions
-    elif module is not None and "Pad" not in type(module).__name__:
+    elif module is not None and ("Pad" not in kind_of(module) or "Circular" in kind_of(module)):
         macs = None if any(p.ndim > 1 for p in module.parameters()) and "Norm" not in kind_of(module) else 0
-        if macs is None or (len(after) == 4 and before[2:] != after[2:]):
+        mixes = "Softmax" in kind_of(module) and getattr(module, "dim", 1) != 1
+        if macs is None or mixes or (len(after) == 4 and before[2:] != after[2:]):
             rf = jump = math.nan  # it is not known what it sees
     known = dict(layer=name.removeprefix("layers."), kind="add" if module is None else kind_of(module))
     known |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)

@@ -50,7 +50,8 @@ def augmentations(
 
 
 def train_transform(mean: Channels, std: Channels, **probabilities: float) -> A.Compose:
-    """Augment, normalise, convert: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32).
+    """Augment, normalise, convert: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32). It is what
+    training does to one image; `data.train_loader` does the same to batches and builds on `augmentations` itself.
 
     `probabilities` are those of `augmentations`. `pipeline.set_random_seed(k)` makes it repeatable.
     """
@@ -58,7 +59,8 @@ def train_transform(mean: Channels, std: Channels, **probabilities: float) -> A.
 
 
 def eval_transform(mean: Channels, std: Channels) -> A.Compose:
-    """Normalise and convert only: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32)."""
+    """Normalise and convert only: `pipeline(image=uint8 HWC)["image"]` is a float32 tensor (3, 32, 32). In training
+    `normalise_batch` takes its place."""
     return compose([A.Normalize(mean, std), ToTensorV2()])
 
 

@@ -19,6 +19,7 @@ from utils.errors import DataError, first_line, printable
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
 LARGEST, MOST = 2**30, 200_000  # bytes of an unpacked archive; images in class folders
+LISTING = ".unpacked"  # the file that tells what was unpacked there
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # read by Pillow alone; an EPS would start Ghostscript
 
 
@@ -98,8 +99,15 @@ def read_path(path: Path, cache: Path) -> ImageData:
     folder = path
     if path.is_file():
         folder = cache / f"unpacked-{_key(path)}"
-        if not folder.exists():
-            make_once(folder, lambda work: unpack(path, work))
+        listed = folder / LISTING
+        if not listed.exists() or listed.read_text(encoding="ascii") != listing(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # somebody has tidied up there
+
+        def fill(work: Path) -> None:
+            unpack(path, work)
+            (work / LISTING).write_text(listing(work), encoding="ascii")
+
+        make_once(folder, fill)
     try:
         return read_folder(folder, cache, named=path)
     except DataError:
@@ -108,11 +116,18 @@ def read_path(path: Path, cache: Path) -> ImageData:
         raise
 
 
+def listing(folder: Path) -> str:
+    """The files in a folder, with their sizes."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / LISTING)
+    return ascii(sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files))
+
+
 def _key(*files: Path) -> str:
-    """A name for what was made from these files, so that other ones get a place of their own in the cache."""
+    """A name for what this code made from these files, so that other files, and other code, get a place of their own in
+    the cache."""
     stats = ((str(file.absolute()), file.stat()) for file in files)
-    listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+    found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(repr(found).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def read_folder(folder: Path, cache: Path, named: Path) -> ImageData:
@@ -192,7 +207,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def read_class_folders(folder: Path, cache: Path) -> ImageData:
-    """`train/<class>/*.png|jpg` and the same under `test`; decoded once, then read from the cache.
+    """`train/<class>/*.png`, or another of FORMATS, and the same under `test`; decoded once, then read from the cache.
 
     Raises:
         DataError: if a class folder is missing, misnamed or empty, or an image is unreadable or not 32x32.
@@ -225,10 +240,10 @@ def read_decoded(folder: Path) -> ImageData:
 
 def class_files(folder: Path) -> list[list[Path]]:
     """The image files of each class, in the order of CLASSES; DataError unless each has some and there is no other."""
-    files = [
-        sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-        for name in CLASSES
-    ]
+    images = {end for end, form in Image.registered_extensions().items() if form in FORMATS}
+    files = [sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in images) for name in CLASSES]
+    if others := sum(len(list((folder / name).glob("[!.]*"))) for name in CLASSES) - sum(map(len, files)):
+        print(f"Left out in {folder.name}/: {others:,} files or folders that are no images.", flush=True)
     missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
     unknown = sorted({p.name for p in folder.glob("*") if p.is_dir()} - set(CLASSES))
     if sum(map(len, files)) > MOST:
@@ -236,7 +251,7 @@ def class_files(folder: Path) -> list[list[Path]]:
     wrong = {"missing or empty": missing, "not a class": unknown[:10]}
     if missing or unknown:
         details = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
-        raise DataError(f"{folder} must hold one folder of .png or .jpg images for each class; {details}.")
+        raise DataError(f"{folder} must hold one folder of images, such as .png or .jpg, for each class; {details}.")
     return files
 
 

@@ -14,9 +14,22 @@ from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network, pr
 REDUCTIONS = ("mean", "max", "min", "sum", "median")  # of a map cut into windows
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 SCALING = ("interpolate", "Upsample")  # which pools where it makes a map smaller
-MIXING = "pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather topk".split()  # positions
+MIXING = (
+    "pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather topk take".split()
+)  # positions
 WEIGHT = (0, 0)  # the field and jump of what does not come from the image
-MULTIPLYING = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "einsum", "dot", "attention")  # nobody knows how often
+MULTIPLYING = (
+    "conv",
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "einsum",
+    "dot",
+    "inner",
+    "attention",
+)  # nobody knows how often
 AVERAGES = ("mean", "avg_pool", "AvgPool")  # what may be a global average
 
 
@@ -57,8 +70,18 @@ def trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
             why = first_line(error)
             print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
             return None
+        for node in reversed(traced.graph.nodes):
+            if not node.users and not has_an_effect(node, traced):
+                traced.graph.erase_node(node)  # nobody reads what it computes
         ShapeProp(traced).propagate(image)
         return traced
+
+
+def has_an_effect(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Whether it does more than compute something: takes the image, returns, or changes a tensor in place."""
+    module = traced.get_submodule(node.target) if node.op == "call_module" else None
+    in_place = getattr(module, "inplace", False) or node.kwargs.get("inplace") or called(node).endswith("_")
+    return bool(in_place) or node.op in ("placeholder", "output") or called(node) == "setitem"
 
 
 def shape_of(node: fx.Node) -> Sequence[int]:

@@ -34,9 +34,14 @@ def answer(path: str | None, network: str):
         return None, None, None, str(error).replace(path, "This file")
     best, probability = next(iter(prediction.probabilities.items()))
     guess = f"Most likely: **{best}**" if prediction.convincing else f"None is convincing; the best guess is {best}"
-    both = (prediction.pixels, overlay(prediction.pixels, predictor.grad_cam(prediction)))
+    said = f"{guess} ({100 * probability:.0f} %)"
+    try:
+        where = overlay(prediction.pixels, predictor.grad_cam(prediction))
+    except ProjectError as error:
+        where, said = prediction.pixels, f"{said}. Where it looked cannot be shown: {error}"
+    both = (prediction.pixels, where)
     large = (Image.fromarray(pixels).resize((256, 256), Image.Resampling.NEAREST) for pixels in both)
-    return prediction.probabilities, *large, f"{guess} ({100 * probability:.0f} %)"
+    return prediction.probabilities, *large, said
 
 
 def page():

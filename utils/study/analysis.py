@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.architecture import layer_table
-from utils.errors import NetworkError
+from utils.errors import NetworkError, RunError
 from utils.transforms import augmentations, compose, normalise_batch
 
 
@@ -46,7 +46,9 @@ def confused_pairs(matrix: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The number to divide logits (N, 10) by that makes the cross-entropy on these labels smallest."""
+    """The number to divide logits (N, 10) by that makes the cross-entropy on these labels (N,) smallest."""
+    if len(scores) != len(labels):
+        raise RunError(f"There are {len(scores)} rows of logits and {len(labels)} labels; give a label for each row.")
 
     def loss(log_t: float) -> float:
         return -log_softmax(scores / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
@@ -121,10 +123,17 @@ def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> 
 
 
 def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
-    """Centre and side, in pixels of the input, of what the central output of `layer` can see; the same in x and y."""
+    """Centre and side, in pixels of the input, of what the central output of `layer` can see; the same in x and y.
+    NetworkError if there is no such layer, or that is not known of it."""
     table = layer_table(model)
-    rows = table[: table.index[table.layer.str.split(".").str[0] == layer][-1] + 1]
+    own = table.index[table.layer.str.split(".").str[0] == layer]
+    if own.empty:
+        raise NetworkError(f"The network has no layer {layer!r}; layers.table(model) names those that it has.")
+    rows = table[: own[-1] + 1]
     seeing = rows[rows.kernel.notna()].fillna({"dilation": 1})  # poolings, too
+    padded = not set(seeing.in_size) <= {32, *seeing.out_size}  # by a function, or by a layer of its own
+    if padded or rows.kind.str.contains("Pad").any() or rows.receptive_field.isna().any() or seeing.empty:
+        raise NetworkError(f"It is not known where in the image {layer} looks.")
     jump = seeing.jump // seeing.stride.astype(int)  # before the layer
     shift = (((seeing.kernel - 1) / 2 * seeing.dilation - seeing.padding) * jump).sum()
     last = seeing.loc[seeing.receptive_field.astype(float).idxmax()]  # not a shortcut that is called later
@@ -162,6 +171,8 @@ def changed(images: np.ndarray, kind: str, strength: int, mean: Sequence[float],
 
     What comes into view is black and holes have the mean colour, as in training.
     """
+    if kind not in CHANGES:
+        raise RunError(f"There is no change {kind!r}; there are {', '.join(CHANGES)}.")
     if strength == 0:
         return images
     rng = np.random.default_rng(seed)
@@ -194,10 +205,12 @@ def robustness(models: Mapping[str, nn.Module], images: np.ndarray, labels: np.n
 
 
 def shares(model: nn.Module) -> pd.DataFrame:
-    """Percent of the parameters and of the multiply-adds in each block (c1, c2, ..., linear)."""
+    """Percent of the parameters and of the multiply-adds in each block (c1, c2, ..., linear); "other" are parameters
+    that are no layer's."""
     table = layer_table(model)
     block = table.layer.str.split(r"[._]", regex=True).str[0]
     sums = table.groupby(block, sort=False)[["parameters", "macs"]].sum()
     sums["macs"] = sums.macs if table.macs.notna().all() else float("nan")  # not known of all
+    sums.loc["other"] = sum(p.numel() for p in model.parameters()) - table.parameters.sum(), 0
     sums = sums[sums.parameters > 0].rename(columns={"macs": "multiply-adds"}).rename_axis("block")
     return 100 * sums / sums.sum()

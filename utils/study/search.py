@@ -94,7 +94,7 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
 def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The published tries of `name`, or those of `table`, with a column `network` in the place of what is compared for
     it: "now" if the code builds what was trained then, as far as the row knows, "earlier" if its function has other
-    layers, or these compute something else, since."""
+    layers, or these compute something else, since. A changed split or loader does not show in it."""
     table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
     now: dict[str, tuple[dict, list[float]]] = {}

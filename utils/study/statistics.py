@@ -22,7 +22,10 @@ LEVEL = 0.95
 
 
 def accuracy_interval(right: int, images: int) -> tuple[float, float]:
-    """Of an accuracy measured on so many images (Wilson, "Probable Inference, the Law of Succession", 1927)."""
+    """Of an accuracy measured on so many images, `right` of them right (Wilson, "Probable Inference, the Law of
+    Succession", 1927)."""
+    if right != int(right):
+        raise RunError(f"{right} is no number of images; give how many the network got right, not a share of them.")
     interval = stats.binomtest(int(right), int(images)).proportion_ci(LEVEL, method="wilson")
     return 100 * interval.low, 100 * interval.high
 
@@ -37,7 +40,9 @@ def paired(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         that of the second, with `low` and `high` (Agresti, "Categorical Data Analysis", 2013, section 11.1); `p` of
         McNemar's exact test (1947) that both are equally accurate.
     """
-    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    first, second = np.asarray(first), np.asarray(second)
+    if not first.dtype == second.dtype == bool or first.shape != second.shape:
+        raise RunError("Two networks are compared by what each got right of the same images: predicted == labels.")
     n, a, b = len(first), int((first & ~second).sum()), int((second & ~first).sum())
     difference = (a - b) / n
     margin = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((a + b) / n - difference**2) / np.sqrt(n)
@@ -82,6 +87,8 @@ def against_base(
         One row a change but the base, in the table's order: mean, difference, low, high, seeds.
     """
     wide = table.pivot(index="change", columns="seed", values=value).loc[table.change.unique()].dropna(axis=1)
+    if base not in (None, *wide.index) or wide.empty:
+        raise RunError(f"There is no change {base!r}, or no seed that all changes have; see the table.")
     k, n = wide.shape
     rest = wide.sub(wide.mean(axis=1), axis=0).sub(wide.mean(axis=0), axis=1) + wide.to_numpy().mean()
     freedom = (k - 1) * (n - 1)
