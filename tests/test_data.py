@@ -17,7 +17,7 @@ from utils.data import (
     what_loaders_make,
 )
 from utils.engine import batches, distributed
-from utils.engine.batches import BatchSampler
+from utils.engine.batches import BatchSampler, fed
 from utils.errors import DataError
 from utils.transforms import normalise_batch, train_transform
 
@@ -131,6 +131,19 @@ def test_what_the_loaders_make_is_the_same_for_any_number_of_processes(monkeypat
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     assert alone == what_loaders_make(1, **recipe)
+
+
+def test_how_many_batches_there_are_is_a_part_of_what_a_network_is_fed():
+    class Skipping(BatchSampler):
+        def __iter__(self):
+            batches = list(super().__iter__())
+            return iter(batches[:3] + batches[-1:])
+
+    train, judged = loader(), eval_loader(IMAGES, LABELS, MEAN, STD, batch_size=20)
+    before = fed(train, judged, 1, 1)
+    judged.sampler.__class__ = Skipping
+    after = fed(train, judged, 1, 1)
+    assert [(old, new) for old, new in zip(before, after, strict=True) if old != new] == [(10, 4)]
 
 
 def test_evaluation_is_in_order_and_not_augmented():
