@@ -188,11 +188,11 @@ def test_the_theoretical_field_of_a_shortcut_and_of_a_pooling():
 
 @pytest.mark.parametrize(
     "before",
-    [nn.ZeroPad2d(2), nn.CircularPad2d(1), nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), nn.Softmax(-1)],
+    [nn.ZeroPad2d(1), nn.CircularPad2d(1), nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), nn.Softmax(-1)],
     ids=lambda layer: type(layer).__name__,
 )
 def test_where_a_layer_looks_is_told_only_where_it_is_known(before):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), before, nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LazyLinear(10))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), before, nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LazyLinear(10))
     model(torch.zeros(1, 3, 32, 32))
     assert analysis.theoretical_field(model, "0") == (16, 3)
     with pytest.raises(NetworkError, match="It is not known where in the image 2 looks"):
@@ -211,10 +211,9 @@ def test_where_a_layer_looks_is_not_told_behind_a_function():
         def forward(self, x):
             return self.fc(self.c2(self.between(F.relu(self.c1(x)))).flatten(1))
 
-    for between in (lambda x: F.max_pool2d(x, 2), lambda x: F.pad(x, (2, 2, 2, 2))):
+    for between in (lambda x: F.max_pool2d(x, 2), lambda x: F.pad(x, (1, 1, 1, 1))):
         model = Usual(between)
         model(torch.zeros(1, 3, 32, 32))
-        assert analysis.theoretical_field(model, "c1") == (16, 3)
         with pytest.raises(NetworkError, match="It is not known where in the image c2 looks"):
             analysis.theoretical_field(model, "c2")
 

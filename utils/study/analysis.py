@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.architecture import layer_table
+from utils.engine.graphs import called, trace
 from utils.errors import NetworkError, RunError
 from utils.transforms import augmentations, compose, normalise_batch
 
@@ -131,8 +132,8 @@ def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
         raise NetworkError(f"The network has no layer {layer!r}; layers.table(model) names those that it has.")
     rows = table[: own[-1] + 1]
     seeing = rows[rows.kernel.notna()].fillna({"dilation": 1})  # poolings, too
-    padded = not set(seeing.in_size) <= {32, *seeing.out_size}  # by a function, or by a layer of its own
-    if padded or rows.kind.str.contains("Pad").any() or rows.receptive_field.isna().any() or seeing.empty:
+    unknown = seeing.empty or rows.receptive_field.isna().any() or rows.kind.str.contains("Pad").any()
+    if unknown or any("pad" in called(node) for node in trace(model, (3, 32, 32)).graph.nodes):
         raise NetworkError(f"It is not known where in the image {layer} looks.")
     jump = seeing.jump // seeing.stride.astype(int)  # before the layer
     shift = (((seeing.kernel - 1) / 2 * seeing.dilation - seeing.padding) * jump).sum()
