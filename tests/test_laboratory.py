@@ -1981,14 +1981,21 @@ def test_a_damaged_checkpoint_is_a_sentence_and_nothing_is_lost(root, damage):
     assert contents(root) == before
 
 
-@pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "[" * 10**5, "{}", '{"name": "mine"}', "half", "a list of recipes", "no accuracy"]
-)
+EDITED = {
+    "a list of recipes": dict(recipe=[]),
+    "no accuracy": dict(validation_accuracy_last=None),
+    "a function that is none": dict(built_by=dict(function={"a": 1}, arguments={})),
+    "no arguments": dict(built_by=dict(function="mine")),
+    "a large seed": dict(seed=10**30),
+}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "[" * 10**5, "{}", '{"name": "mine"}', "half", *EDITED])
 def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage):
     train()
     path = root / "runs" / "mine" / "metrics.json"
     whole = path.read_text(encoding="utf-8")
-    edited = {"a list of recipes": dict(recipe=[]), "no accuracy": dict(validation_accuracy_last=None)}.get(damage)
+    edited = EDITED.get(damage)
     damaged = whole[:200] if damage == "half" else json.dumps(json.loads(whole) | edited) if edited else damage
     path.write_text(damaged, encoding="utf-8")
     (root / "runs" / "mine" / "checksums.json").unlink()  # as of an older run
@@ -2004,6 +2011,14 @@ def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage
     assert main(["runs"]) == 0, "the others are still shown"
     out = capsys.readouterr().out
     assert out.startswith(f"{path} cannot be read") and "runs/other" in out
+
+
+def test_a_recipe_with_a_field_that_a_column_is_called_is_shown(root, capsys):
+    path = train().folder / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(metrics | dict(recipe=metrics["recipe"] | dict(network=1))), encoding="utf-8")
+    (path.parent / "checksums.json").unlink()
+    assert main(["runs"]) == 0 and "runs/mine" in capsys.readouterr().out
 
 
 def test_damaged_weights_are_a_sentence(root):

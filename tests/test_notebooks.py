@@ -182,4 +182,8 @@ def test_runs_are_kept_on_drive_when_asked_for(tmp_path, monkeypatch):
     for _ in range(2):  # a second time it is there already
         exec(cell.replace("False", "True"), {"Path": Path})
         (runs / "mine").mkdir(exist_ok=True)
+    runs.unlink()
+    runs.mkdir()  # something was trained before
+    with pytest.raises(SystemExit, match="Runs were kept in .*: move them to .*, delete that folder, repeat"):
+        exec(cell.replace("False", "True"), {"Path": Path, "sys": sys})
     assert mounted and (tmp_path / "drive" / "MyDrive" / "cifar10-notebooks" / "runs" / "mine").is_dir()

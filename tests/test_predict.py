@@ -238,6 +238,12 @@ def test_the_page_answers_also_where_it_cannot_be_shown_where_the_network_looked
     assert said.endswith("Where it looked cannot be shown: it cannot be traced")
 
 
+def test_the_page_names_no_path_of_this_machine():
+    for path in ("", None):
+        assert app.answer(path, "experiment_5")[3] == "Choose a picture first."
+    assert app.answer("/tmp/" + 5000 * "x", "experiment_5")[3].startswith("This file ")
+
+
 def stopped(*_):
     raise NetworkError("it cannot be traced")
 

@@ -352,6 +352,8 @@ def test_of_several_seeds_on_held_out_images_the_first_is_shown(root):
         run = finished_run(seed=seed, judged_on="validation", recipe=replace(RECIPE, epochs=5))
         runs.save(run, path)
     assert statistics.published(5).seed.to_dict() == {"experiment_5": 1}
+    with pytest.raises(RunError, match="No run of 10 epochs is published on held-out images; there are those of 5"):
+        statistics.published(10)
 
 
 def test_only_tables_measured_on_cifar10_are_published(root, capsys):

@@ -622,7 +622,9 @@ def read_metrics(run: str | Path) -> dict:
         kept = {"built_by": {}, "classes": []} | metrics  # older ones have none
         right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
         right = right and isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float)
-        right = right and list(map(type, metrics["mean"] + metrics["std"])) == [float] * 6
+        made = kept["built_by"] or dict(function="", arguments={})
+        right = right and isinstance(made.get("function"), str) and isinstance(made.get("arguments"), dict | str)
+        right = right and 0 <= kept["seed"] < 2**63 and list(map(type, metrics["mean"] + metrics["std"])) == [float] * 6
         if not right or any(isinstance(value, list | dict) for value in metrics["recipe"].values()):
             raise ValueError("it holds something else")
     except FileNotFoundError:

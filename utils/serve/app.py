@@ -5,7 +5,7 @@ from pathlib import Path
 
 import utils
 from utils.cifar10.files import CLASSES
-from utils.errors import ProjectError, RunError
+from utils.errors import ProjectError, RunError, printable
 from utils.experiments import EXPERIMENTS, FINAL
 from utils.serve.predict import Predictor, open_picture
 
@@ -25,13 +25,13 @@ def answer(path: str | None, network: str):
 
     from utils.plotting import overlay
 
-    if path is None:
+    if not path:
         return None, None, None, "Choose a picture first."
     try:
         predictor = Predictor(network)
         prediction = predictor(open_picture(Path(path), LARGEST_PICTURE))
     except ProjectError as error:
-        return None, None, None, str(error).replace(path, "This file")
+        return None, None, None, printable(str(error.args[0]).replace(path, "This file"))
     best, probability = next(iter(prediction.probabilities.items()))
     guess = f"Most likely: **{best}**" if prediction.convincing else f"None is convincing; the best guess is {best}"
     said = f"{guess} ({100 * probability:.0f} %)"

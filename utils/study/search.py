@@ -143,7 +143,7 @@ def tries() -> pd.DataFrame:
             continue
         row = {title: m[key] for title, key in SHOWN.items()}
         row |= dict(images=images_of(m)) | LATER | m["recipe"] | dict(accuracy=round(last_accuracy(m), 2))
-        rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN), **row)
+        rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN)) | row
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
     return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])

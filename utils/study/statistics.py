@@ -128,6 +128,9 @@ def published(held_out: int | None = None) -> pd.DataFrame:
     known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
     found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
     names = [name for name in {**EXPERIMENTS, **found} if name in found]
+    if held_out and not names:
+        there = ", ".join(str(epochs) for epochs in sorted({m["epochs"] for m in known})) or "none"
+        raise RunError(f"No run of {held_out} epochs is published on held-out images; there are those of {there}.")
     reached = [seeds(found[name]["title"]).apply(last_accuracy, axis=1) for name in names]
     spread = [dict(seeds=len(values), accuracy=values.mean(), deviation=values.std()) for values in reached]
     return pd.DataFrame([found[name] | over for name, over in zip(names, spread, strict=True)], index=names)
