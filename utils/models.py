@@ -253,7 +253,7 @@ def quick(c1: int = 48, c2: int = 64) -> ConvNet:
     )
 
 
-def strideless(c: int = 16, c5: int = 64) -> ConvNet:
+def strideless(c: int = 16, c5: int = 32) -> ConvNet:
     """Every layer sees 32x32 pixels; where others halve the image, the dilation doubles.
 
     c and c5 are the channels of the four blocks, and of the last layer.
@@ -263,12 +263,9 @@ def strideless(c: int = 16, c5: int = 64) -> ConvNet:
         c1_1=conv(3, c),
         c1_2=conv_pair(c),
         c1_3=conv_pair(c),
-        c2_2=conv_pair(c, dilation=2),
-        c2_3=conv_pair(c, dilation=2),
-        c3_2=conv_pair(c, dilation=4),
-        c3_3=conv_pair(c, dilation=4),
-        c4_2=conv_pair(c, dilation=8),
-        c4_3=conv_pair(c, dilation=8),
+        c2=conv_pair(c, dilation=2),
+        c3=conv_pair(c, dilation=4),
+        c4=conv_pair(c, dilation=8),
         c5=separable(c, c5),
     )
 

@@ -121,7 +121,7 @@ COSTS = {  # column of the table of runs -> name on the axis, unit, and where a 
     "epochs": ("epochs", 1, "epoch"),
 }
 SAID = {f"experiment_5_{kind}": f"5, {epochs} epochs" for kind, epochs in (("long", 60), ("short", 16))}
-SAID |= {"strideless": "strideless (no strides)", "small": "small (few parameters)", "tiny": "tiny (fewest)"}
+SAID |= {"small": "small (few parameters)", "tiny": "tiny (fewest)"}
 
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
     "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
