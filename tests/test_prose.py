@@ -26,6 +26,7 @@ ELSEWHERE = {  # figure -> where it can be looked up
     "45,000": "the held-out split: nine in ten of the training images",
     "10,000": "CIFAR-10: test images",
     "200,000": "the assignment's limit of parameters",
+    "25,000": "what notebook 15 wants to stay below",
     "171,840": "jyanivaddi/ERA_V1, session_9",
     "198,660": "garima-mahato/ERA_V3, Session8",
     "6.25": "the largest shift: 2 of 32 pixels",
