@@ -17,7 +17,7 @@ def test_a_network_that_decides_by_its_values_gets_a_sentence(tmp_path, monkeypa
     monkeypatch.setattr(runs, "load", lambda name: runs.Run(Deciding(3072, 10), run.history, run.metrics, run.folder))
     assert main(["export", "experiment_5", "--output", str(tmp_path / "a.onnx")]) == 2
     error = capsys.readouterr().err
-    assert "experiment_5 cannot be exported (" in error and error.count("Error:") == 1 and "Traceback" not in error
+    assert "PyTorch cannot export experiment_5 (" in error and error.count("Error:") == 1 and "Traceback" not in error
     assert not list(tmp_path.iterdir())
 
 

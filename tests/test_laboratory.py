@@ -780,6 +780,11 @@ LOADERS = {  # what is changed in utils/data.py, of whose augmentations one is r
     "a class": lambda _: dict(
         train_loader=lambda x, y, *others, **rest: train_loader(x, np.where(y == 9, 1, y), *others, **rest)
     ),
+    "six labels": lambda _: dict(
+        train_loader=lambda x, y, *others, **rest: train_loader(
+            x, np.where(np.arange(len(y)) % 150 == 99, 3, y), *others, **rest
+        )
+    ),
     "many": lambda _: dict(eval_loader=flipped_if_many),
     "brighter": lambda _: dict(Batches=Brighter),
     "short": lambda _: dict(loader=shortened),
@@ -2011,6 +2016,14 @@ def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage
     assert main(["runs"]) == 0, "the others are still shown"
     out = capsys.readouterr().out
     assert out.startswith(f"{path} cannot be read") and "runs/other" in out
+
+
+def test_a_folder_in_the_place_of_damaged_metrics_is_a_sentence(root):
+    path = train().folder / "metrics.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RunError, match=r"metrics\.json cannot be read \(.*\); fetch the file or make the run again"):
+        runs.load("runs/mine", tiny_network)
 
 
 def test_a_recipe_with_a_field_that_a_column_is_called_is_shown(root, capsys):

@@ -1,6 +1,7 @@
 """Runs: what is published of them, keeping and loading, comparing, publishing."""
 
 import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -304,8 +305,27 @@ def test_another_seed_is_published_only_beside_a_first_one_of_the_same_network(r
     publish_run("experiment_5", seed=2)
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: -self.linear(self.pool(self.layers(x)).flatten(1)))
     runs.save(finished_run(seed=2), root / "runs" / "experiment_5-3")
-    with pytest.raises(RunError, match=r"The published seed 1 of experiment_5 is of another run \(.*computes"):
+    with pytest.raises(RunError, match=r"The published experiment_5 is another seed of another run \(.*computes"):
         publish_run("experiment_5", seed=2)
+    runs.save(finished_run(), root / "runs" / "experiment_5-4")
+    with pytest.raises(RunError, match=r"The published experiment_5/seed_2 is another seed .*; delete results/exp"):
+        publish_run("experiment_5")
+    shutil.rmtree(root / "results" / "experiment_5" / "seed_2")
+    publish_run("experiment_5")
+
+
+def test_a_link_in_the_place_of_a_published_folder_is_left_alone(root):
+    runs.save(finished_run(), root / "runs" / "experiment_5")
+    (root / "elsewhere").mkdir()
+    (root / "results").mkdir()
+    (root / "results" / "experiment_5").symlink_to(root / "elsewhere")
+    with pytest.raises(RunError, match="is a link to a folder elsewhere; put that folder itself there"):
+        publish_run("experiment_5")
+    (root / "results" / "experiment_5").unlink()
+    (root / "results" / ".new-experiment_5").symlink_to(root / "elsewhere")  # as an interrupted one may leave
+    (root / "results" / ".old-experiment_5").write_text("", encoding="utf-8")
+    publish_run("experiment_5")
+    assert [path.name for path in (root / "results").iterdir()] == ["experiment_5"]
 
 
 def test_publish_takes_the_folder_of_the_run_that_the_code_has(root):

@@ -191,6 +191,45 @@ def test_an_unpacked_archive_that_lost_a_picture_is_unpacked_again(class_folders
     assert load_cifar10(path).digest == before.digest
 
 
+@pytest.mark.parametrize("damage", ["bytes", "a folder"])
+def test_a_damaged_list_of_what_was_unpacked_is_no_obstacle(class_folders, cache, tmp_path, damage):
+    path = archive(class_folders, tmp_path / "mirror.tar.gz")
+    before = load_cifar10(path)
+    listed = next(cache.glob("unpacked-*/.unpacked"))
+    listed.write_bytes(b"\xff\xfe")
+    if damage == "a folder":
+        listed.unlink()
+        listed.mkdir()
+    assert load_cifar10(path).digest == before.digest
+
+
+def test_a_file_or_link_in_the_place_of_a_cache_is_replaced(class_folders, cache, tmp_path):
+    path = archive(class_folders, tmp_path / "mirror.tar.gz")
+    before = load_cifar10(path)
+    for kind in ("images", "unpacked"):
+        folder = next(cache.glob(f"{kind}-*"))
+        folder.rename(tmp_path / kind)
+        folder.write_text("", encoding="utf-8")
+        assert load_cifar10(path).digest == before.digest
+        files.remove(next(cache.glob(f"{kind}-*")))
+        folder.symlink_to(tmp_path / kind / "nowhere")
+        assert load_cifar10(path).digest == before.digest
+
+
+@pytest.mark.parametrize("target", ["nowhere", "z.png"])
+def test_a_link_that_leads_nowhere_is_named(class_folders, cache, target):
+    (class_folders / "train" / "cat" / "z.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"z\.png cannot be read \(.*\); replace or remove it"):
+        load_cifar10(class_folders)
+
+
+def test_names_that_no_disk_takes_are_the_archives_fault(cache, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo(300 * "x"), io.BytesIO())
+    with pytest.raises(DataError, match="a.tar is truncated or no tar archive .*name too long"):
+        load_cifar10(tmp_path / "a.tar")
+
+
 def test_every_format_counts_and_what_is_left_out_is_said(class_folders, cache, capsys):
     before = load_cifar10(class_folders)
     assert "Left out" not in capsys.readouterr().out
@@ -199,7 +238,9 @@ def test_every_format_counts_and_what_is_left_out_is_said(class_folders, cache, 
         Image.new("RGB", (32, 32), "red").save(cat / f"c.{suffix}")
     (cat / "more").mkdir()
     (cat / "notes.txt").write_text("cats", encoding="utf-8")
-    (cat / ".DS_Store").write_text("", encoding="utf-8")
+    for hidden in (".DS_Store", "._a.png"):  # a Mac's
+        (cat / hidden).write_text("", encoding="utf-8")
+    (class_folders / "train" / ".ipynb_checkpoints").mkdir()
     assert len(load_cifar10(class_folders).train_images) == len(before.train_images) + 4
     assert "Left out in train/: 2 files or folders that are no images." in capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 """CIFAR-10 on disk: official batches or class folders, in a folder or an archive, checked while they are read."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -100,8 +101,8 @@ def read_path(path: Path, cache: Path) -> ImageData:
     if path.is_file():
         folder = cache / f"unpacked-{_key(path)}"
         listed = folder / LISTING
-        if not listed.exists() or listed.read_text(encoding="ascii") != listing(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # somebody has tidied up there
+        if not listed.is_file() or listed.read_bytes() != listing(folder).encode():
+            remove(folder)  # somebody has tidied up there
 
         def fill(work: Path) -> None:
             unpack(path, work)
@@ -125,8 +126,11 @@ def listing(folder: Path) -> str:
 def _key(*files: Path) -> str:
     """A name for what this code made from these files, so that other files, and other code, get a place of their own in
     the cache."""
-    stats = ((str(file.absolute()), file.stat()) for file in files)
-    found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    try:
+        stats = ((str(file.absolute()), file.stat()) for file in files)
+        found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    except OSError as error:  # such as a link that leads nowhere
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from None
     return hashlib.sha256(repr(found).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
@@ -179,6 +183,13 @@ def make_once(target: Path, fill: Callable[[Path], None]) -> None:
         raise DataError(f"{why}; make room there, or set XDG_CACHE_HOME to another folder.") from None
 
 
+def remove(path: Path) -> None:
+    """Remove a folder with all in it, or the file or link that is in its place, as far as the system lets us."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Write the files of a tar archive of at most LARGEST bytes into `folder`; DataError if it is larger, truncated, no
     tar archive, holds a link or leaves its folder, OSError if the disk is full."""
@@ -198,7 +209,8 @@ def unpack(archive: Path, folder: Path) -> None:
                     with tar.extractfile(member) as source, open(path, "wb") as file:
                         shutil.copyfileobj(source, file)
     except Exception as error:  # tarfile and three decompressors have many ways to say one thing
-        if isinstance(error, DataError) or isinstance(error, OSError) and error.errno:
+        of_its_names = getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+        if isinstance(error, DataError) or isinstance(error, OSError) and error.errno and not of_its_names:
             raise
         raise DataError(f"{archive} is truncated or no tar archive ({first_line(error)}); fetch it again.") from None
 
@@ -228,7 +240,7 @@ def read_class_folders(folder: Path, cache: Path) -> ImageData:
     try:
         return read_decoded(cached)
     except Exception:  # a missing or damaged one fails in many ways
-        shutil.rmtree(cached, ignore_errors=True)
+        remove(cached)
         make_once(cached, fill)
     return read_decoded(cached)
 
@@ -241,11 +253,11 @@ def read_decoded(folder: Path) -> ImageData:
 def class_files(folder: Path) -> list[list[Path]]:
     """The image files of each class, in the order of CLASSES; DataError unless each has some and there is no other."""
     images = {end for end, form in Image.registered_extensions().items() if form in FORMATS}
-    files = [sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in images) for name in CLASSES]
+    files = [sorted(p for p in (folder / name).glob("[!.]*") if p.suffix.lower() in images) for name in CLASSES]
     if others := sum(len(list((folder / name).glob("[!.]*"))) for name in CLASSES) - sum(map(len, files)):
         print(f"Left out in {folder.name}/: {others:,} files or folders that are no images.", flush=True)
     missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
-    unknown = sorted({p.name for p in folder.glob("*") if p.is_dir()} - set(CLASSES))
+    unknown = sorted({p.name for p in folder.glob("[!.]*") if p.is_dir()} - set(CLASSES))
     if sum(map(len, files)) > MOST:
         raise DataError(f"{folder} holds more than {MOST:,} images; this is not CIFAR-10.")
     wrong = {"missing or empty": missing, "not a class": unknown[:10]}

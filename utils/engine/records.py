@@ -569,7 +569,7 @@ def path_of(run: str | Path) -> Path:
     return utils.ROOT / run if run.startswith("runs/") else utils.ROOT / "results" / run
 
 
-def place(name: str, seed: int, judged_on: str, epochs: int | None = None) -> Path:
+def place(name: str, seed: int | str, judged_on: str, epochs: int | None = None) -> Path:
     """The folder of a published run; `epochs` where they are fewer than the recipe has."""
     parts = [
         f"epochs_{epochs}" if epochs else "",
@@ -631,7 +631,7 @@ def read_metrics(run: str | Path) -> dict:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
         hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
         raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
-    except (TypeError, ValueError, RecursionError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({first_line(error)}); fetch the file or make the run again.") from None
     verify(path.parent)
     if utils.ROOT / "results" in path.parents:

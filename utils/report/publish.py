@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from scipy.special import softmax
 
 import utils
 from utils import runs, training
-from utils.cifar10.files import ImageData
+from utils.cifar10.files import ImageData, remove
 from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
 from utils.engine.checkpoints import KEPT, checksums, seal, verify
@@ -37,16 +38,24 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     images = records.OFFICIAL | dict(judged_on=judged_on)
     records.find(name, runs.identity(model, recipe, images, seed), model)  # what differs needs no images to be said
     part = hold_out(official_images()) if validation else official_images()
-    first = records.place(name, 1, judged_on, epochs)
-    if seed != 1 and records.holds_a_run(first):
-        of_first = records.build(network, 1)
-        if why := records.why_not(runs.identity(of_first, recipe, images, 1, part), of_first, first):
-            raise RunError(f"The published seed 1 of {name} is of another run ({why}); publish that one anew first.")
+    for other in published_seeds(name, judged_on, epochs) - {seed}:
+        folder, built = records.place(name, other, judged_on, epochs), records.build(network, other)
+        if why := records.why_not(runs.identity(built, recipe, images, other, part), built, folder):
+            title = records.title_of(folder)
+            raise RunError(f"The published {title} is another seed of another run ({why}); delete results/{title}.")
     wanted = runs.identity(model, recipe, images, seed, part)
     source = records.find(name, wanted, model)
     check(runs.load(source, network), wanted, part)
     kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
     return put({file: (source / file).read_bytes() for file in kept}, target)
+
+
+def published_seeds(name: str, judged_on: str, epochs: int | None) -> set[int]:
+    """The seeds with which such a run is published."""
+    first, several = (records.place(name, seed, judged_on, epochs) for seed in (1, "*"))
+    found = filter(records.holds_a_run, utils.ROOT.glob(several.relative_to(utils.ROOT).as_posix()))
+    numbers = {int(number) for path in found for number in re.findall(r"seed_(\d+)", path.as_posix())}
+    return numbers | ({1} if records.holds_a_run(first) else set())
 
 
 def official_images() -> ImageData:
@@ -134,12 +143,14 @@ def put(files: dict[str, bytes], target: Path) -> Path:
     A calibration that is not among them is of other weights, and goes.
     """
     old, new = (target.with_name(f".{word}-{target.name}") for word in ("old", "new"))
+    if target.is_symlink():
+        raise RunError(f"{target} is a link to a folder elsewhere; put that folder itself there.")
 
     def clean() -> None:
-        if old.exists() and not target.exists():  # it was killed between two renames
+        if old.is_dir() and not target.exists():  # it was killed between two renames
             old.rename(target)
         for leftover in (old, new):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
 
     (utils.ROOT / "runs").mkdir(exist_ok=True)
     with FileLock(utils.ROOT / "runs" / ".publishing"):  # of all of results/: a folder lies in another

@@ -13,7 +13,7 @@ import torch
 import utils
 from utils import runs
 from utils.engine.checkpoints import write_atomically
-from utils.errors import RunError, first_line
+from utils.errors import RunError
 
 
 def write(name: str, output: str | None = None) -> None:
@@ -50,8 +50,8 @@ def write(name: str, output: str | None = None) -> None:
     except ImportError as error:
         raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-tools.txt") from None
     except Exception as error:  # the exporter fails in many ways, and says it in many lines
-        why = f"{name} cannot be exported ({first_line(error)})"
-        raise RunError(f"{why}; its forward must not decide by the values that it computes.") from None
+        why = f"PyTorch cannot export {name} ({type(error).__name__})"
+        raise RunError(f"{why}: its forward decides by values, or does what ONNX has no operation for.") from None
     write_atomically(program.model_proto.SerializeToString(), path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     print(compare(run.model, session, path, utils.ROOT / "results" / name / "weights.pt").to_string())
