@@ -1,5 +1,8 @@
 import itertools
+import multiprocessing
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -47,6 +50,19 @@ def test_whole_trainings_are_timed_in_turn(cache, monkeypatch, capsys):
     turns = [("our", name, experiment(name).recipe.epochs, 50) for name in ("quick", "experiment_5")]
     share = turns[0][2] / turns[1][2]
     assert epochs == 2 * turns and f"quick takes {share:.3f} of the time of experiment_5" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that signals, as on Windows")
+def test_a_measurement_that_is_stopped_leaves_no_process():
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        start = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.in_own_process(time.sleep, 60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - start < 30 and not multiprocessing.active_children()
 
 
 def test_peak_memory_is_in_mib():

@@ -14,22 +14,10 @@ from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network, pr
 REDUCTIONS = ("mean", "max", "min", "sum", "median")  # of a map cut into windows
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 SCALING = ("interpolate", "Upsample")  # which pools where it makes a map smaller
-MIXING = (
-    "pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather topk take".split()
-)  # positions
+# What may move or mix positions:
+MIXING = "pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather topk take".split()
 WEIGHT = (0, 0)  # the field and jump of what does not come from the image
-MULTIPLYING = (
-    "conv",
-    "linear",
-    "matmul",
-    "mm",
-    "bmm",
-    "addmm",
-    "einsum",
-    "dot",
-    "inner",
-    "attention",
-)  # nobody knows how often
+MULTIPLYING = "conv linear matmul mm bmm addmm einsum dot inner attention".split()  # nobody knows how often
 AVERAGES = ("mean", "avg_pool", "AvgPool")  # what may be a global average
 
 
