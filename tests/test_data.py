@@ -146,6 +146,22 @@ def test_how_many_batches_there_are_is_a_part_of_what_a_network_is_fed():
     assert [(old, new) for old, new in zip(before, after, strict=True) if old != new] == [(10, 4)]
 
 
+def test_every_label_and_pixel_is_a_part_of_what_a_network_is_fed():
+    judged = eval_loader(IMAGES, LABELS, MEAN, STD, batch_size=20)
+    before = fed(loader(), judged, 1, 1)
+    for name in ("images", "labels"):
+        train = loader()
+        changed = getattr(train.dataset, name).copy()
+        train.dataset.__dict__[name] = changed
+        train.sampler.batch_size, whole = 20, loader()
+        whole.sampler.batch_size = 20
+        train.sampler.set_epoch(1)
+        fifth = list(train.sampler)[5][2]  # it is not looked at
+        changed[fifth[0]] += 1
+        assert sum(old != new for old, new in zip(fed(whole, judged, 1, 1), fed(train, judged, 1, 1), strict=True)) >= 2
+    assert before == fed(loader(), judged, 1, 1)
+
+
 def test_evaluation_is_in_order_and_not_augmented():
     images, labels = zip(*eval_loader(IMAGES, LABELS, MEAN, STD, batch_size=64), strict=True)
     assert torch.equal(torch.cat(labels), torch.from_numpy(LABELS))
