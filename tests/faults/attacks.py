@@ -46,7 +46,6 @@ from utils.serve.predict import PictureError, open_picture
 from utils.study import search, statistics
 from utils.training import Recipe
 
-TRAIN_LOADER = train_loader
 THREE = Recipe(epochs=3, batch_size=32, affine=0.0, precision="float32")
 EVENTS = ("open", "os.", "shutil.", "ctypes.")  # audit events of Python that touch files
 
@@ -624,7 +623,7 @@ def attack(faults: list[str], short: bool = False, seed: int = 0) -> list[dict]:
                 root = Path(folder)
                 monkeypatch.setattr(utils, "ROOT", root)
                 monkeypatch.setattr(utils, "FAST_RUN", False)
-                monkeypatch.setattr("utils.data.train_loader", partial(TRAIN_LOADER, workers=0))
+                monkeypatch.setattr("utils.data.train_loader", partial(train_loader, workers=0))
                 monkeypatch.setattr(checkpoints, "PATIENCE", 0.2)
                 monkeypatch.setattr(sources, "STALL", 0.5)
                 monkeypatch.setattr(sources, "MIRRORS", [])

@@ -58,9 +58,7 @@ def trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
             why = first_line(error)
             print(f"{type(model).__name__}.forward cannot be traced ({why}): only the parameters can be told.")
             return None
-        for node in reversed(traced.graph.nodes):
-            if not node.users and not has_an_effect(node, traced):
-                traced.graph.erase_node(node)  # nobody reads what it computes
+        traced.graph.eliminate_dead_code(lambda node: has_an_effect(node, traced))
         ShapeProp(traced).propagate(image)
         return traced
 

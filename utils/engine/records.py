@@ -8,6 +8,7 @@ weights, first and last, because a changed `forward` or initialisation does not 
 import hashlib
 import inspect
 import json
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -415,34 +416,30 @@ def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]
     )
 
 
+def near(atol: float, rtol: float = 0) -> Callable[[list[float], list[float]], bool]:
+    """Compares two lists of as many numbers, of which each may be off by so much."""
+    return lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, rtol, atol)
+
+
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
     "first_response": (
         alike,
         "its modules are the same, but its first weights, or what its forward computes, are others here",
     ),
     "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
-    "augmented": (
-        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.005),
-        "its recipe is the same, but the augmentations make other images of the same ones here",
-    ),
+    "augmented": (near(0.005), "its recipe is the same, but the augmentations make other images of the same ones here"),
     "behaviour": (behave_alike, "its modules are the same, but in training they compute something else here"),
-    "steps": (
-        lambda found, recorded: found == recorded,
-        "its recipe is the same, but the augmentations have other arguments here",
-    ),
-    "normalised": (
-        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, atol=0.001),
-        "its images were normalised otherwise",
-    ),
+    "steps": (operator.eq, "its recipe is the same, but the augmentations have other arguments here"),
+    "normalised": (near(0.001), "its images were normalised otherwise"),
     "batches": (
-        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, rtol=1e-4, atol=0.02),
+        near(0.02, 1e-4),
         "its recipe is the same, but the loaders make other batches of the same images here",
     ),
     "fed": (
-        lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, rtol=1e-4, atol=0.02),
+        near(0.02, 1e-4),
         "the same images reach the network otherwise here: other ones, in another order, or with other labels",
     ),
-    "split": (lambda found, recorded: found == recorded, "other images were held out of the same ones there"),
+    "split": (operator.eq, "other images were held out of the same ones there"),
 }
 
 
