@@ -11,7 +11,7 @@ run: .venv/installed  ## train an experiment, or go on where its last run stoppe
 	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
 
 test: .venv/tools  ## unit tests, then every notebook in fast mode
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
 	$(BIN)/python -m pytest -q --nbval-lax notebooks
 
 faults: .venv/tools  ## attack it: crashes, damage, lies, nonsense -> results/faults.csv

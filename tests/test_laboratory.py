@@ -804,7 +804,18 @@ def test_a_changed_loader_is_another_run(root, capsys, monkeypatch, change):
         monkeypatch.setattr(data_module, name, changed)
     assert train(recipe=recipe).folder.name == "mine-2"
     out = capsys.readouterr().out
-    assert "the loaders make other batches of the same images here" in out or "other images were held out" in out
+    said = ("the loaders make other batches of", "other images were held out", "augmentations have other arguments")
+    assert any(sentence in out for sentence in said)
+
+
+def test_an_augmentation_beside_the_three_is_another_run(root, capsys, monkeypatch):
+    """Where it has a mean of nothing, as noise does, sums of pixels do not show it."""
+    compose = data_module.compose
+    noise = A.MultiplicativeNoise((0.9, 1.1), elementwise=True, p=0.5)
+    train()
+    monkeypatch.setattr(data_module, "compose", lambda steps: compose([*steps, noise]))
+    assert train().folder.name == "mine-2"
+    assert "the augmentations have other arguments here" in capsys.readouterr().out
 
 
 def test_what_the_network_is_really_fed_is_looked_at(root, capsys, monkeypatch):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import utils
 from utils import architecture, models, runs
 from utils.__main__ import main
 from utils.data import eval_loader
@@ -20,7 +21,7 @@ from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, RECIPE, experiment
 from utils.report import publish
-from utils.report.publish import official_images, publish_run, publish_tables
+from utils.report.publish import official_images, publish_run, publish_tables, published_seeds
 from utils.runs import Run
 from utils.study import search, statistics
 from utils.study.baselines import BASELINES, chosen
@@ -312,6 +313,21 @@ def test_another_seed_is_published_only_beside_a_first_one_of_the_same_network(r
         publish_run("experiment_5")
     shutil.rmtree(root / "results" / "experiment_5" / "seed_2")
     publish_run("experiment_5")
+
+
+def test_only_folders_tell_which_seeds_are_published(root, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", root / "seed_5")
+    for folder in ("seed_7_net", "seed_7_net/seed_2", "seed_7_net/seed_3/validation"):
+        (there := utils.ROOT / "results" / folder).mkdir(parents=True, exist_ok=True)
+        (there / "metrics.json").touch()
+    assert published_seeds("seed_7_net", "test", None) == {1, 2}
+    assert published_seeds("seed_7_net", "validation", None) == {3}
+
+
+def test_what_is_published_is_not_checked_on_the_few_images_of_a_fast_run(monkeypatch):
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    with pytest.raises(RunError, match="FAST_RUN is set"):
+        official_images()
 
 
 def test_a_link_in_the_place_of_a_published_folder_is_left_alone(root):

@@ -17,7 +17,7 @@ from torch import nn
 import utils
 from utils import architecture, training
 from utils.cifar10.files import ImageData, checked
-from utils.data import eval_loader, hold_out, loaders, what_loaders_make
+from utils.data import eval_loader, hold_out, loaders, train_loader, what_loaders_make
 from utils.engine import checkpoints, distributed, records
 from utils.engine.batches import fed
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
@@ -102,6 +102,7 @@ def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int, part: Im
     images that it is trained and judged on, also what it is fed of them."""
     whole = records.identity(model, asdict(recipe), images, seed)
     whole |= dict(split=part.digest) if part else {}
+    whole |= dict(steps=records.steps(train_loader, recipe.augmentation))
     whole |= dict(batches=what_loaders_make(seed, recipe.epochs, recipe.batch_size, **recipe.augmentation))
     if part:
         train, judged, *_ = loaders(part, recipe.batch_size, seed, **recipe.augmentation)

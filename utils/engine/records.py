@@ -101,7 +101,10 @@ def builder(metrics: Mapping, title: str) -> Network:
     function, arguments = models.networks().get(made["function"]), made["arguments"]
     if not function or arguments == UNKNOWN or not arguments.keys() <= inspect.signature(function).parameters.keys():
         call = f"{made['function']}({'...' if arguments == UNKNOWN else arguments or ''})"
-        raise RunError(f"{title} was built by {call}, which is not in utils/models.py; hand its network to load().")
+        raise RunError(
+            f"{title} was built by {call}, which is not in utils/models.py; put it back, hand its network to load(), "
+            "or delete that folder."
+        )
     return partial(function, **arguments)
 
 
@@ -277,11 +280,12 @@ def augmented() -> list[float]:
     return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
-def steps(recipe: Mapping) -> list[str]:
-    """The augmentations with all their arguments."""
-    probabilities = {key: recipe[key] for key in ("flip", "affine", "hole")}
-    there = transforms.compose(list(transforms.augmentations((0.3, 0.5, 0.7), **probabilities).values()))
-    return [re.sub(r" at 0x[0-9a-f]+", "", repr(step)) for step in there.transforms]
+def steps(train_loader: Callable, probabilities: Mapping[str, float]) -> list[str]:
+    """The augmentations that such a loader is built with, with all their arguments."""
+    nothing = np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64)
+    made = train_loader(*nothing, (0.3, 0.5, 0.7), (1.0, 1.0, 1.0), workers=0, **probabilities)
+    there = getattr(getattr(made.dataset, "augment", None), "transforms", ())
+    return [re.sub(r" at 0x[0-9a-f]+", "", repr(step)) for step in there]
 
 
 def normalised() -> list[float]:
@@ -337,11 +341,11 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
-    """What makes a run itself, but for its batches; `model` is the network as built, `data` says which images with
+    """What makes a run itself, but for its loaders; `model` is the network as built, `data` says which images with
     which split."""
     computed = dict(first_response=response(model), first_values=first_values(model))
     computed["behaviour"] = behaviour(model, recipe.get("halved", 0) > 0)
-    computed |= dict(augmented=augmented(), steps=steps(recipe), normalised=normalised())
+    computed |= dict(augmented=augmented(), normalised=normalised())
     return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 

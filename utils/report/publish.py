@@ -54,12 +54,15 @@ def published_seeds(name: str, judged_on: str, epochs: int | None) -> set[int]:
     """The seeds with which such a run is published."""
     first, several = (records.place(name, seed, judged_on, epochs) for seed in (1, "*"))
     found = filter(records.holds_a_run, utils.ROOT.glob(several.relative_to(utils.ROOT).as_posix()))
-    numbers = {int(number) for path in found for number in re.findall(r"seed_(\d+)", path.as_posix())}
+    folders = (part for path in found for part in path.relative_to(utils.ROOT / "results" / name).parts)
+    numbers = {int(part[5:]) for part in folders if re.fullmatch(r"seed_\d+", part)}
     return numbers | ({1} if records.holds_a_run(first) else set())
 
 
 def official_images() -> ImageData:
     """All of CIFAR-10; RunError if other images are there."""
+    if utils.FAST_RUN:
+        raise RunError("FAST_RUN is set, with which only a few images are read; what is published is checked on all.")
     data = load_cifar10()
     if dict(source=data.source, digest=data.digest) != records.OFFICIAL:
         raise RunError("What is published is checked on CIFAR-10; set CIFAR10_PATH to the official files.")
