@@ -1635,7 +1635,7 @@ def test_an_argument_that_is_no_number_cannot_be_found_again_by_itself(root, mon
     """The name of the function is in models, but what it was given cannot be written down."""
     monkeypatch.setattr(models, "activated", activated, raising=False)
     train(partial(activated, activation=nn.GELU))
-    with pytest.raises(RunError, match=r"runs/mine was built by activated\(.*; hand its network to load"):
+    with pytest.raises(RunError, match=r"runs/mine was built by activated\(.*, hand its network to load"):
         runs.load("runs/mine")
 
 
