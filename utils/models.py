@@ -241,6 +241,21 @@ def accurate(c1: int = 32, c2: int = 96, c3: int = 128) -> ConvNet:
     )
 
 
+def compact(c1: int = 32, c2: int = 64, c3: int = 80) -> ConvNet:
+    """`accurate` with half the parameters; in multiples of 16 channels, which a CPU computes faster."""
+    return ConvNet(
+        c3,
+        c1_1=conv(3, c1),
+        c1_2=conv_pair(c1),
+        c2_1=conv(c1, c2, stride=2),
+        c2_2=bsconv_pair(c2),
+        c2_3=bsconv_pair(c2),
+        c3_1=bsconv(c2, c3, stride=2),
+        c3_2=bsconv_pair(c3),
+        c4_1=bsconv_pair(c3, dilation=2),
+    )
+
+
 def quick(c1: int = 48, c2: int = 64) -> ConvNet:
     """Nothing is computed at 32x32, for speed. c1 and c2 are the channels of the first block, and of the others."""
     return ConvNet(
