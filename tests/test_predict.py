@@ -160,6 +160,14 @@ def test_floats_from_0_to_1_keep_their_brightness(tmp_path):
     assert (to_cifar(open_picture(tmp_path / "a.tiff")) == 127).all()
 
 
+def test_a_figure_is_drawn_under_the_backend_of_a_notebook_that_is_not_there(tmp_path):
+    photo().save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "b.png")]
+    environment = os.environ | dict(MPLBACKEND="module://nowhere")
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "b.png").exists()
+
+
 def test_a_figure_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
     photo().save(tmp_path / "a.png")
     assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "a.jpg")]) == 2

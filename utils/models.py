@@ -222,38 +222,26 @@ def tiny() -> ConvNet:
     return small(c2=24, c3=24)
 
 
-def accurate(c1: int = 32, c2: int = 96, c3: int = 128) -> ConvNet:
+def accurate(c1: int = 32, c2: int = 96, c3: int = 128, n2: int = 3) -> ConvNet:
     """Ordinary convolutions where channels are few and pixels many, separable ones elsewhere.
 
-    c1, c2 and c3 are the channels of the first block, of the second, and of the last two.
+    c1, c2 and c3 are the channels of the first block, of the second, and of the last two; n2 counts the second's pairs.
     """
     return ConvNet(
         c3,
         c1_1=conv(3, c1),
         c1_2=conv_pair(c1),
         c2_1=conv(c1, c2, stride=2),
-        c2_2=bsconv_pair(c2),
-        c2_3=bsconv_pair(c2),
-        c2_4=bsconv_pair(c2),
+        **{f"c2_{k + 2}": bsconv_pair(c2) for k in range(n2)},
         c3_1=bsconv(c2, c3, stride=2),
         c3_2=bsconv_pair(c3),
         c4_1=bsconv_pair(c3, dilation=2),
     )
 
 
-def compact(c1: int = 32, c2: int = 64, c3: int = 80) -> ConvNet:
-    """`accurate` with half the parameters; in multiples of 16 channels, which a CPU computes faster."""
-    return ConvNet(
-        c3,
-        c1_1=conv(3, c1),
-        c1_2=conv_pair(c1),
-        c2_1=conv(c1, c2, stride=2),
-        c2_2=bsconv_pair(c2),
-        c2_3=bsconv_pair(c2),
-        c3_1=bsconv(c2, c3, stride=2),
-        c3_2=bsconv_pair(c3),
-        c4_1=bsconv_pair(c3, dilation=2),
-    )
+def compact() -> ConvNet:
+    """`accurate` with half the parameters."""
+    return accurate(32, 64, 80, n2=2)
 
 
 def quick(c1: int = 48, c2: int = 64) -> ConvNet:

@@ -100,9 +100,8 @@ def train(
 def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int, part: ImageData | None = None) -> dict:
     """What makes a run itself; `model` is the network as built, `images` says which with which split. With `part`, the
     images that it is trained and judged on, also what it is fed of them."""
-    whole = records.identity(model, asdict(recipe), images, seed)
+    whole = records.identity(model, asdict(recipe), images, seed, train_loader)
     whole |= dict(split=part.digest) if part else {}
-    whole |= dict(steps=records.steps(train_loader, recipe.augmentation))
     whole |= dict(batches=what_loaders_make(seed, recipe.epochs, recipe.batch_size, **recipe.augmentation))
     if part:
         train, judged, *_ = loaders(part, recipe.batch_size, seed, **recipe.augmentation)

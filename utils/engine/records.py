@@ -280,10 +280,11 @@ def augmented() -> list[float]:
     return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
 
 
-def steps(train_loader: Callable, probabilities: Mapping[str, float]) -> list[str]:
+def steps(train_loader: Callable, recipe: Mapping) -> list[str]:
     """The augmentations that such a loader is built with, with all their arguments."""
+    probabilities = {key: recipe[key] for key in ("flip", "affine", "hole")}
     nothing = np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64)
-    made = train_loader(*nothing, (0.3, 0.5, 0.7), (1.0, 1.0, 1.0), workers=0, **probabilities)
+    made = train_loader(*nothing, (0.3, 0.5, 0.7), (1.0, 1.0, 1.0), **probabilities)
     there = getattr(getattr(made.dataset, "augment", None), "transforms", ())
     return [re.sub(r" at 0x[0-9a-f]+", "", repr(step)) for step in there]
 
@@ -340,12 +341,12 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         )
 
 
-def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
-    """What makes a run itself, but for its loaders; `model` is the network as built, `data` says which images with
-    which split."""
+def identity(model: nn.Module, recipe: dict, data: dict, seed: int, train_loader: Callable) -> dict:
+    """What makes a run itself, but for its batches; `model` is the network as built, `data` says which images with
+    which split, `train_loader` builds the loader."""
     computed = dict(first_response=response(model), first_values=first_values(model))
     computed["behaviour"] = behaviour(model, recipe.get("halved", 0) > 0)
-    computed |= dict(augmented=augmented(), normalised=normalised())
+    computed |= dict(augmented=augmented(), steps=steps(train_loader, recipe), normalised=normalised())
     return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 
