@@ -317,7 +317,7 @@ def test_another_seed_is_published_only_beside_a_first_one_of_the_same_network(r
 
 def test_only_folders_tell_which_seeds_are_published(root, monkeypatch):
     monkeypatch.setattr(utils, "ROOT", root / "seed_5")
-    for folder in ("seed_7_net", "seed_7_net/seed_2", "seed_7_net/seed_3/validation"):
+    for folder in ("seed_7_net", "seed_7_net/seed_2", "seed_7_net/seed_4 copy", "seed_7_net/seed_3/validation"):
         (there := utils.ROOT / "results" / folder).mkdir(parents=True, exist_ok=True)
         (there / "metrics.json").touch()
     assert published_seeds("seed_7_net", "test", None) == {1, 2}
