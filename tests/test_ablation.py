@@ -13,9 +13,10 @@ from torch import nn
 
 import utils
 from tests.test_notebooks import cells, source
-from utils import ROOT, data, models, runs
+from utils import ROOT, models, runs
 from utils.architecture import layer_table
 from utils.engine import records
+from utils.engine.code import code
 from utils.engine.records import read_table
 from utils.errors import RunError
 from utils.experiments import FINAL
@@ -227,26 +228,15 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
     for change, how in list(ablation.studies()["recipe"].items())[:3]:
         same = dict.fromkeys(ablation.KEPT, 1) | dict(change=change, run=ablation.fingerprint(*how, digest))
         for seed in ablation.SEEDS:
-            response, made = ablation.first_response(how[0], seed), records.augmented()
-            batches = ablation.batches(seed, how[1].epochs, how[1].batch_size, **how[1].augmentation)
-            measured = dict(first_response=response, augmented=made, batches=batches)
-            measured = {key: " ".join(map(str, value)) for key, value in measured.items()}
+            response = " ".join(map(str, ablation.first_response(how[0], seed)))
+            measured = dict(first_response=response, code=records.digest_of(code()))
             rows.append(same | measured | dict(seed=seed, validation_accuracy=80 + seed))
     pd.DataFrame(rows[3:5] + rows[6:] + rows[:3]).to_csv(folder / "recipe.csv", index=False)
     assert (
         ablation.judged("recipe").change.tolist() == [ablation.BASE] * 3 + ["no affine"] * 3
     )  # "no flip" lacks a seed
-    with pytest.raises(RunError, match="is of another network, recipe or augmentation"):
-        monkeypatch.setattr(ablation, "augmented", lambda: [0.1] * len(made))
-        ablation.judged("recipe")
-    monkeypatch.setattr(ablation, "augmented", lambda: made)
-    with monkeypatch.context() as code, pytest.raises(RunError, match="is of another network, recipe or augmentation"):
-        code.setattr(ablation, "batches", lambda *args, **named: [0.1] * len(batches))
-        ablation.judged("recipe")
-    whole = data.hold_out
-    with monkeypatch.context() as code, pytest.raises(RunError, match="is of another network, recipe or augmentation"):
-        code.setattr("utils.data.hold_out", lambda made: whole(made).few(800, 200))
-        code.setattr(ablation, "batches", data.what_loaders_make)
+    with monkeypatch.context() as other, pytest.raises(RunError, match="is of another network, recipe or training"):
+        other.setattr(ablation, "code", lambda: code() | {"data.py": "00000000"})
         ablation.judged("recipe")
     with pytest.raises(RunError, match="'no affine' in ablation/recipe.csv is of another network"):
         monkeypatch.setitem(ablation.RECIPES, "no affine", dict(affine=0.1))

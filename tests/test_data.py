@@ -14,7 +14,6 @@ from utils.data import (
     hold_out,
     train_loader,
     train_validation_split,
-    what_loaders_make,
 )
 from utils.engine import batches, distributed
 from utils.engine.batches import BatchSampler, fed
@@ -123,14 +122,15 @@ def test_training_sees_what_the_pipeline_of_the_notebooks_shows():
     assert torch.allclose(seen, torch.stack([shown(image=image)["image"] for image in IMAGES]), atol=1e-5)
 
 
-def test_what_the_loaders_make_is_the_same_for_any_number_of_processes(monkeypatch):
-    recipe = dict(epochs=3, batch_size=128, flip=0.5, affine=0.25, hole=0.25)
-    alone = what_loaders_make(1, **recipe)
-    assert alone != what_loaders_make(2, **recipe)
-    assert alone[0] == 8 and alone[5:49:11] == [128, 128, 128, 900 - 7 * 128]
+def test_what_a_network_is_fed_is_told_the_same_by_any_number_of_processes(monkeypatch):
+    def made(seed):
+        return fed(loader(seed=seed), eval_loader(IMAGES, LABELS, MEAN, STD), 3, 1)
+
+    alone = made(1)
+    assert alone != made(2) and alone[0] == 4 and alone[5:49:11] == [64, 64, 64, 8]
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    assert alone == what_loaders_make(1, **recipe)
+    assert alone == made(1)
 
 
 def test_how_many_batches_there_are_is_a_part_of_what_a_network_is_fed():

@@ -10,6 +10,7 @@ from utils.__main__ import main
 from utils.cifar10.sources import stand_in
 from utils.engine import records
 from utils.engine.checkpoints import seal
+from utils.engine.code import code
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS
 from utils.report.publish import publish_tables
@@ -54,7 +55,7 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     small = ["c1=4", "c2=8", "c3=8", "epochs=1"]
     search.attempt("small", small, few)
     table = search.attempt("small", [*small, "lr=0.05"], few)
-    assert {"modules", "first_response", "augmented"} < {*table}
+    assert {"modules", "first_response", "code"} < {*table}
     assert table.lr.tolist() == [0.1, 0.05] and set(table.c3) == {8} and table.parameters.nunique() == 1
     assert table.parameters[0] < 4_000 and set(table.data_source) == {"stand-in"}
     again = search.attempt("small", small, few)
@@ -90,9 +91,9 @@ def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
     rows = [dict(c=8, **now, seed=seed, first_response=first) for seed in (3, 2)] + [dict(c=8, **now, seed=2)]
     found = search.tried("mine", pd.DataFrame(rows))
     assert found.network.tolist() == ["now", "earlier", "now"] and not {*search.COMPARED} & {*found}
-    made = " ".join(map(str, records.augmented()))
-    for numbers, said in ((made, "now"), ("not known", "now"), ("0.5 " + made.split(" ", 1)[1], "earlier")):
-        assert search.tried("mine", pd.DataFrame([rows[0] | dict(augmented=numbers)])).network.tolist() == [said]
+    of_today = records.digest_of(code())
+    for digest, said in ((of_today, "now"), (None, "now"), ("00000000", "earlier"), ("not known", "earlier")):
+        assert search.tried("mine", pd.DataFrame([rows[0] | dict(code=digest)])).network.tolist() == [said]
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: self.linear(self.layers(x).mean((2, 3))) + x.mean())
     assert search.tried("mine", pd.DataFrame(rows[:1])).network.tolist() == ["earlier"], "a changed forward"
     monkeypatch.setattr(models, "mine", lambda c=4: models.conv(3, c).shape, raising=False)

@@ -162,7 +162,7 @@ def test_seeds_of_different_networks_have_no_mean(tmp_path, monkeypatch):
     metrics = json.loads(path.read_text(encoding="utf-8"))
     conv = metrics["run"]["network"]["layers.c5.conv"].replace("dilation=(2, 2)", "dilation=(1, 1)")
     others = dict(network=metrics["run"]["network"] | {"layers.c5.conv": conv}, normalised=[0.0] * 12)
-    others |= dict(data=metrics["run"]["data"] | dict(judged_on="validation"), augmented=[0.0] * 32)
+    others |= dict(data=metrics["run"]["data"] | dict(judged_on="validation"), code={"data.py": "00000000"})
     for key, value in others.items():
         changed = metrics | dict(run=metrics["run"] | {key: value})
         path.write_text(json.dumps(changed), encoding="utf-8")

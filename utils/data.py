@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 import utils
 from utils.cifar10 import sources
 from utils.cifar10.files import ImageData, read_path
-from utils.engine.batches import Batches, fed, loader, waves
+from utils.engine.batches import Batches, loader
 from utils.errors import DataError, first_line
 from utils.transforms import augmentations, compose
 
@@ -109,12 +109,3 @@ def loaders(data: ImageData, batch_size: int, seed: int, **probabilities: float)
     mean, std = channel_statistics(data.train_images)
     train = train_loader(data.train_images, data.train_labels, mean, std, batch_size, seed, **probabilities)
     return train, eval_loader(data.test_images, data.test_labels, mean, std), mean, std
-
-
-def what_loaders_make(seed: int, epochs: int, batch_size: int, **probabilities: float) -> list[float]:
-    """What split and loaders make of 1,000 images that are a formula, in numbers: what was changed in them does not
-    show in a recipe."""
-    number = np.arange(1000)
-    images = waves(64)[0][number % 64] // (1 + number % 7).astype(np.uint8).reshape(-1, 1, 1, 1)  # bright and dark ones
-    made = ImageData(images, number % 10, images[:10], number[:10], [*"0123456789"], "a formula")
-    return fed(*loaders(hold_out(made), batch_size, seed, **probabilities)[:2], epochs, seed)

@@ -1,7 +1,7 @@
 """A run from start to end: train any network, keep it, load it, show it, compare it.
 
-What a run is: the network as built, the recipe, the images with their split, and the seed. Where any of these differs
-it is another run, with a folder of its own: `runs/mine`, then `runs/mine-2`, `runs/mine-3`, ... What it was made
+What a run is: the network as built, the recipe, the images with their split, the code that trains, and the seed. Where
+any of these differs it is another run, with a folder of its own: `runs/mine`, then `runs/mine-2`, ... What it was made
 under (precision, device, threads, versions, ...) is recorded beside it. Published runs lie in `results/`.
 """
 
@@ -17,7 +17,7 @@ from torch import nn
 import utils
 from utils import architecture, training
 from utils.cifar10.files import ImageData, checked
-from utils.data import eval_loader, hold_out, loaders, train_loader, what_loaders_make
+from utils.data import eval_loader, hold_out, loaders
 from utils.engine import checkpoints, distributed, records
 from utils.engine.batches import fed
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
@@ -100,12 +100,10 @@ def train(
 def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int, part: ImageData | None = None) -> dict:
     """What makes a run itself; `model` is the network as built, `images` says which with which split. With `part`, the
     images that it is trained and judged on, also what it is fed of them."""
-    whole = records.identity(model, asdict(recipe), images, seed, train_loader)
-    whole |= dict(split=part.digest) if part else {}
-    whole |= dict(batches=what_loaders_make(seed, recipe.epochs, recipe.batch_size, **recipe.augmentation))
+    whole = records.identity(model, asdict(recipe), images, seed)
     if part:
         train, judged, *_ = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
-        whole |= dict(fed=fed(train, judged, recipe.epochs, seed))
+        whole |= dict(split=part.digest, fed=fed(train, judged, recipe.epochs, seed))
     return whole
 
 

@@ -100,7 +100,7 @@ def fed(train: DataLoader, judged: DataLoader, epochs: int, seed: int) -> list[f
     """What a network is fed by these loaders, in numbers, the same for any number of processes: how many batches, what
     tells all their images and labels from others, and those of the first three batches and of the last one, as they
     come; of the batches that it is trained on, in the first and in the last epoch."""
-    weights, found = waves(1)[1], []
+    weights, found = _weights(), []
     with rng_from(seed):
         for loader, epoch in ((train, 1), (train, epochs), (judged, 0)):
             sampler = copy(loader.sampler)
@@ -118,10 +118,8 @@ def fed(train: DataLoader, judged: DataLoader, epochs: int, seed: int) -> list[f
     return [round(float(value), 3) for value in found]
 
 
-def waves(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many images that are a formula, uint8 (count, 32, 32, 3), and what to weigh their pixels with, so that the
-    mean tells what was done to an image."""
-    y, x, number = np.mgrid[:32, :32, :count]
-    coarse = np.stack([np.sin(2 * np.pi * (x + channel * y + 2 * number) / 32) for channel in range(3)], axis=-1)
-    pattern = coarse + 0.5 * (-1.0) ** (x + y)[..., None]  # and fine
-    return (127 + 80 * pattern).astype(np.uint8).transpose(2, 0, 1, 3), pattern[:, :, 0]
+def _weights() -> np.ndarray:
+    """What to weigh the pixels of an image with, coarse and fine, so that their mean tells what was done to it."""
+    y, x = np.mgrid[:32, :32]
+    coarse = np.stack([np.sin(2 * np.pi * (x + channel * y) / 32) for channel in range(3)], axis=-1)
+    return coarse + 0.5 * (-1.0) ** (x + y)[..., None]

@@ -1,8 +1,8 @@
 """What a run is, and whether the one that was kept is the one that is wanted.
 
-A run is the network as built, its first weights, the recipe, the images with their split and what the augmentations
-make of them, and the seed. A network has two sides: its modules with their arguments, and what it computes with its
-weights, first and last, because a changed `forward` or initialisation does not show in its modules.
+A run is the network as built, its first weights, the recipe, the images with their split, the code that trains, and the
+seed. A network has two sides: its modules with their arguments, and what it computes with its weights, first and last,
+because a changed `forward` or initialisation does not show in its modules.
 """
 
 import hashlib
@@ -28,16 +28,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 import utils
 from utils import models, transforms
-from utils.engine.batches import Batches, waves
 from utils.engine.checkpoints import KEPT, UNKNOWN, of_a_run, read_checkpoint, rng_from, rng_state, verify
+from utils.engine.code import code
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
-SEEN = """network data split first_response first_values behaviour augmented steps
-    normalised batches fed""".split()  # beside recipe and seed
+SEEN = "network data split code first_response first_values behaviour normalised fed".split()  # beside recipe and seed
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -266,29 +265,6 @@ def first_values(model: nn.Module) -> dict[str, list[float]]:
     return {name: [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}")] for name, v in values.items()}
 
 
-def augmented() -> list[float]:
-    """What the augmentations, each at probability 1, make of 32 images that are a formula, a number an image: a changed
-    transforms.py does not show in the recipe."""
-    images, weights = waves(32)
-    augment = transforms.compose(
-        list(transforms.augmentations((0.3, 0.5, 0.7), flip=1.0, affine=1.0, hole=1.0).values())
-    )
-    with rng_from(0):
-        made, _ = Batches(images, np.arange(32), augment)[0, 0, np.arange(32)]
-    made = transforms.normalise_batch(made, (0, 0, 0), (1 / 255,) * 3).permute(0, 2, 3, 1).numpy()  # as they are
-    weights = np.resize(weights, made.shape[1:]) / 64  # an image may have been cropped
-    return (made * weights).mean((1, 2, 3)).round(3).tolist()  # a shift by a pixel changes it by a hundredth
-
-
-def steps(train_loader: Callable, recipe: Mapping) -> list[str]:
-    """The augmentations that such a loader is built with, with all their arguments."""
-    probabilities = {key: recipe[key] for key in ("flip", "affine", "hole")}
-    nothing = np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64)
-    made = train_loader(*nothing, (0.3, 0.5, 0.7), (1.0, 1.0, 1.0), **probabilities)
-    there = getattr(getattr(made.dataset, "augment", None), "transforms", ())
-    return [re.sub(r" at 0x[0-9a-f]+", "", repr(step)) for step in there]
-
-
 def normalised() -> list[float]:
     """What normalising makes of a few pixels."""
     image = np.arange(3072, dtype=np.uint8).reshape(1, 32, 32, 3)
@@ -341,12 +317,11 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         )
 
 
-def identity(model: nn.Module, recipe: dict, data: dict, seed: int, train_loader: Callable) -> dict:
+def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     """What makes a run itself, but for its batches; `model` is the network as built, `data` says which images with
-    which split, `train_loader` builds the loader."""
-    computed = dict(first_response=response(model), first_values=first_values(model))
-    computed["behaviour"] = behaviour(model, recipe.get("halved", 0) > 0)
-    computed |= dict(augmented=augmented(), steps=steps(train_loader, recipe), normalised=normalised())
+    which split."""
+    computed = dict(code=code(), first_response=response(model), first_values=first_values(model))
+    computed |= dict(behaviour=behaviour(model, recipe.get("halved", 0) > 0), normalised=normalised())
     return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
 
 
@@ -432,14 +407,8 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "its modules are the same, but its first weights, or what its forward computes, are others here",
     ),
     "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
-    "augmented": (near(0.005), "its recipe is the same, but the augmentations make other images of the same ones here"),
     "behaviour": (behave_alike, "its modules are the same, but in training they compute something else here"),
-    "steps": (operator.eq, "its recipe is the same, but the augmentations have other arguments here"),
     "normalised": (near(0.001), "its images were normalised otherwise"),
-    "batches": (
-        near(0.02, 1e-4),
-        "its recipe is the same, but the loaders make other batches of the same images here",
-    ),
     "fed": (
         near(0.02, 1e-4),
         "the same images reach the network otherwise here: other ones, in another order, or with other labels",
@@ -469,6 +438,8 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             first = differing[0]
             name = first.removeprefix("layers.").replace("_", " " if key != "network" else "_")
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            if key == "code":
+                return f"utils/{first} trains otherwise here than it did there{more}"
             return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
     return None
 
@@ -604,9 +575,9 @@ def row_of(metrics: Mapping) -> dict:
     """All that a table may say of a finished run, a value each: its recipe, its metrics, what it was made under."""
     judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
-    over |= dict(modules=digest_of(run["network"]))
-    measured = {key: run.get(key, UNKNOWN) for key in ("first_response", "augmented", "batches")}
-    over |= {key: value if value == UNKNOWN else " ".join(map(str, value)) for key, value in measured.items()}
+    over |= dict(modules=digest_of(run["network"]), code=digest_of(run.get("code", UNKNOWN)))
+    first = run.get("first_response", UNKNOWN)
+    over |= dict(first_response=first if first == UNKNOWN else " ".join(map(str, first)))
     arguments = metrics.get("built_by", {}).get("arguments", {})
     arguments = {} if arguments == UNKNOWN else arguments
     found = {**metrics["recipe"], **arguments, **(metrics.get("made_under") or [{}])[-1], **metrics, **over}
@@ -651,6 +622,6 @@ def read_table(path: Path) -> pd.DataFrame:
     """A csv file of runs/ or results/; RunError if it is damaged."""
     verify(path.parent)
     try:
-        return pd.read_csv(path, dtype=dict(commit=str, run=str))  # digits, perhaps
+        return pd.read_csv(path, dtype=dict.fromkeys(["commit", "run", "modules", "code"], str))  # digits, perhaps
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise RunError(f"{path} cannot be read ({first_line(error)}); fetch or make it again.") from None

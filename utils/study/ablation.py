@@ -17,9 +17,9 @@ from torch import nn
 import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
-from utils.data import what_loaders_make
 from utils.engine import records
 from utils.engine.checkpoints import write_atomically
+from utils.engine.code import code
 from utils.engine.records import read_table
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
@@ -28,8 +28,7 @@ from utils.training import Recipe
 
 SEEDS = (1, 2, 3)
 KEPT = """seed validation_accuracy epochs parameters macs receptive_field seconds_per_epoch data_source precision
-    cpu_threads commit tree_clean train_accuracy first_response augmented
-    batches""".split()  # of each run, beside its change
+    cpu_threads commit tree_clean train_accuracy first_response code""".split()  # of each run, beside its change
 BASE = "as it is"
 RECIPE = replace(experiment(FINAL).recipe, epochs=12)
 
@@ -122,16 +121,10 @@ def first_response(network: records.Network, seed: int) -> list[float]:
     return records.response(records.build(network, seed))
 
 
-augmented, batches = cache(records.augmented), cache(what_loaders_make)
-
-
 def of_today(row: tuple, network: records.Network, recipe: Recipe, digest: str) -> bool:
-    """Whether a row was made with this network and recipe, on the images with this digest."""
-    same = row.run == fingerprint(network, recipe, digest)
-    computed = dict(first_response=first_response(network, row.seed), augmented=augmented())
-    computed["batches"] = batches(row.seed, recipe.epochs, recipe.batch_size, **recipe.augmentation)
-    recorded = {key: numbers(getattr(row, key)) for key in computed}
-    return same and records.difference(computed, recorded) is None
+    """Whether a row was made with this network and recipe, on the images with this digest, by the code of today."""
+    same = row.run == fingerprint(network, recipe, digest) and row.code == records.digest_of(code())
+    return same and records.alike(first_response(network, row.seed), numbers(row.first_response))
 
 
 def numbers(text: str) -> list[float]:
@@ -145,8 +138,7 @@ def kept(name: str) -> pd.DataFrame:
     table = read_table(file) if file else pd.DataFrame(columns=["change", "run", *KEPT])
     may_lack = ["macs", "receptive_field"]  # of a network that cannot be traced
     try:
-        for column in ("first_response", "augmented", "batches"):
-            table[column].map(numbers)
+        table["first_response"].map(numbers)
         sound = (table.seed % 1 == 0).all() and np.isfinite(table.validation_accuracy.astype(float)).all()
         sound &= not table[["change", "run", *KEPT]].drop(columns=may_lack).isna().any(axis=None)
         sound &= not table.duplicated(["change", "seed"]).any()
@@ -169,7 +161,7 @@ def judged(name: str) -> pd.DataFrame:
             continue
         if not all(of_today(row, *how, records.OFFICIAL["digest"]) for row in rows.itertuples()):
             raise RunError(
-                f"{change!r} in ablation/{name}.csv is of another network, recipe or augmentation than today's, or of "
+                f"{change!r} in ablation/{name}.csv is of another network, recipe or training than today's, or of "
                 "other images; take the change of the code back, or train it anew: python -m utils ablate"
             )
         whole.append(change)

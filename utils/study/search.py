@@ -14,10 +14,10 @@ import utils
 from utils import architecture, models, runs
 from utils.cifar10.files import ImageData
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
+from utils.engine.code import code
 from utils.engine.records import (
     LATER,
-    MEASURED,
-    augmented,
+    alike,
     build,
     digest_of,
     images_of,
@@ -35,7 +35,7 @@ from utils.training import Recipe
 
 KEPT = """seed parameters macs receptive_field epochs_to_85 data_source train_accuracy validation_accuracy
     seconds_per_epoch""".split()  # of the metrics of a try, beside its recipe and channels
-COMPARED = ["modules", "first_response", "augmented"]  # to know whether the code still builds what was trained
+COMPARED = ["modules", "first_response", "code"]  # to know whether the code still builds what was trained
 
 KINDS = {int: int, float: float, str: str, bool: lambda word: {"True": True, "False": False}[word]}
 
@@ -94,11 +94,10 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
 def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The published tries of `name`, or those of `table`, with a column `network` in the place of what is compared for
     it: "now" if the code builds what was trained then, as far as the row knows, "earlier" if its function has other
-    layers, or these compute something else, since. A changed split or loader does not show in it."""
+    layers, or these compute something else, or another code trains them, since."""
     table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
     now: dict[str, tuple[dict, list[float]]] = {}
-    augments = augmented()
 
     def network(row: dict) -> str:
         given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
@@ -106,15 +105,14 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
         try:
             if built not in now:
                 model = build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
-                now[built] = architecture.totals(model) | dict(modules=digest_of(modules(model))), response(model)
+                digests = dict(modules=digest_of(modules(model)), code=digest_of(code()))
+                now[built] = architecture.totals(model) | digests, response(model)
         except Exception:  # today's function may refuse what it took then
             return "earlier"
         same = all(row[key] == value for key, value in now[built][0].items() if pd.notna(row.get(key)))
-        for key, value in dict(first_response=now[built][1], augmented=augments).items():
-            text = row.get(key)
-            same = same and (
-                pd.isna(text) or text == UNKNOWN or MEASURED[key][0](value, [float(number) for number in text.split()])
-            )
+        first = row.get("first_response", UNKNOWN)
+        told = pd.notna(first) and first != UNKNOWN
+        same = same and not (told and not alike(now[built][1], [float(number) for number in first.split()]))
         return "now" if same else "earlier"
 
     columns = [column for column in table if column not in COMPARED]

@@ -107,7 +107,7 @@ def seeds(name: str) -> pd.DataFrame:
     """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
     folder = path_of(name)
     found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
-    keys = ("network", "data", "augmented", "normalised")
+    keys = ("network", "data", "code", "normalised")
     told = [{key: run.get(key, UNKNOWN) for key in keys} for run in found.run]
     told = [dict(recipe=records.recipe_of(recipe)) | run for recipe, run in zip(found.recipe, told, strict=True)]
     if found.parameters.nunique() > 1 or any(records.difference(run, told[0]) for run in told):

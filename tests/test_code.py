@@ -1,0 +1,167 @@
+"""The code that trains is a part of what a run is: a changed loss, loader or augmentation never shows an old run."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import models, runs, training
+from utils.engine import code as code_module
+from utils.engine import records
+from utils.engine.code import TRAINED_BY, _digest, code
+from utils.errors import RunError
+from utils.training import Recipe
+
+from .conftest import random_images
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the files, which `code` reads in the place of those that are loaded."""
+    shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_module, "UTILS", tmp_path / "utils")
+    return tmp_path / "utils"
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{path.name} has {old!r} {text.count(old)} times"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+EDITS = {
+    "noise": ("engine/batches.py", "return images, self.labels[indices]", "return images ^ 2, self.labels[indices]"),
+    "noise in a tensor": ("engine/batches.py", "return normalise_batch(images, mean, std)", "return 0.98 * images"),
+    "some labels": (
+        "engine/batches.py",
+        "return images, self.labels[indices]",
+        "return images, np.where(np.random.rand(len(indices)) < 0.002, 0, self.labels[indices])",
+    ),
+    "brightness": ("engine/batches.py", "images = self.images[indices]", "images = self.images[indices] // 100 * 99"),
+    "in some epochs": ("engine/batches.py", "if self.augment is not None:", "if self.augment and epoch not in (5, 6):"),
+    "order": ("engine/batches.py", "if self.shuffle_seed is not None:", "if self.shuffle_seed is None:"),
+    "loss": ("engine/steps.py", "loss = F.cross_entropy(", "loss = 2 * F.cross_entropy("),
+    "gradient clipped": (
+        "engine/steps.py",
+        "self.scaler.step(self.optimizer)",
+        "torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1); self.scaler.step(self.optimizer)",
+    ),
+    "average": ("engine/steps.py", "average = get_ema_multi_avg_fn(decay)", "average = get_ema_multi_avg_fn(decay**2)"),
+    "optimizer": ("training.py", "nesterov=recipe.momentum > 0)", "nesterov=False)"),
+    "weight decay": ("training.py", "for p in model.parameters() if p.ndim > 1]", "for p in model.parameters()]"),
+    "schedule": ("training.py", "OneCycleLR(optimizer, recipe.lr, steps", "OneCycleLR(optimizer, recipe.lr, 2 * steps"),
+    "default": ("training.py", "weight_decay: float = 5e-4", "weight_decay: float = 5e-3"),
+    "hole": ("transforms.py", "HOLE = 16", "HOLE = 8"),
+    "angle": ("transforms.py", "rotate=(-15, 15)", "rotate=(-15, 16)"),
+    "a further augmentation": ("transforms.py", "return {", 'return {"noise": A.GaussNoise((0.01, 0.02), p=0.01),'),
+    "split": ("data.py", "stratify=labels, random_state=seed", "random_state=seed"),
+    "dropout": ("runs.py", "module.p = recipe.dropout", "module.p = recipe.dropout / 2"),
+}
+
+
+@pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
+def test_an_edit_of_what_trains_is_another_code(copy, change):
+    before, (file, old, new) = code(), change
+    edit(copy / file, old, new)
+    after = code()
+    assert [name for name in before if before[name] != after[name]] == [file]
+    wanted, found = (dict(code=digests) for digests in (after, before))
+    assert records.difference(wanted, found) == f"utils/{file} trains otherwise here than it did there"
+
+
+def test_comments_docstrings_and_line_breaks_are_no_other_code(copy):
+    before = code()
+    for name in TRAINED_BY:
+        path = copy / f"{name}.py"
+        text = path.read_text(encoding="utf-8").replace('"""', '"""In other words: ', 1)
+        path.write_text(text.replace("\n\n\n", "\n\n\n\n# why\n").replace(", *", ",  *"), encoding="utf-8")
+        assert text != path.read_text(encoding="utf-8")
+    edit(copy / "data.py", '    """All images in order, normalised only."""\n', "")
+    edit(
+        copy / "training.py",
+        "F.cross_entropy(logits, labels, reduction",
+        "F.cross_entropy(\n        logits, labels, reduction",
+    )
+    assert code() == before
+
+
+def test_the_digest_is_the_same_in_every_version_of_python():
+    written = '''
+"""A file."""
+@dataclass(frozen=True)
+class Kept:
+    """Of a class."""
+    size: int | None = None
+
+    def say(self, *words, sep=", ", **rest) -> str:
+        "Of a method."
+        lines = [f"{word!r:>{width}} {1e-4:g}" "more" for word in words if (n := len(word)) > 2]
+        with open(self.size) as file, suppress(OSError): yield from (x[1:, ...] for x in file)
+        return b"\\x00" + sep.join(lines) if lines else lambda x, /, y=-1.5e300: x @ y
+'''
+    assert _digest(written) == "e96c19f6"
+    assert _digest(written.replace("-1.5e300", "-1.5e301")) != _digest(written)
+    assert _digest(written.replace('"""Of a class."""', "pass")) != _digest("class Kept: pass")
+
+
+def test_a_file_that_trains_the_same_may_be_named(copy, monkeypatch):
+    before = code()
+    edit(copy / "runs.py", "def _built(", "def _made(")
+    after = code()
+    monkeypatch.setattr(code_module, "SAME", {after["runs.py"]: before["runs.py"]})
+    assert before != after and code() == before
+
+
+def test_what_is_published_was_trained_by_the_code_of_today():
+    """Where this fails, what trains was edited: train anew what is published, or, if the same is trained, say so in
+    SAME (CONTRIBUTING.md says how)."""
+    now, paths = code(), list((ROOT / "results").glob("**/metrics.json"))
+    assert len(paths) > 40
+    for path in paths:
+        assert json.loads(path.read_text(encoding="utf-8"))["run"]["code"] == now, path
+    for path in [*(ROOT / "results").glob("ablation/*.csv"), *(ROOT / "results").glob("search/*.csv")]:
+        table = records.read_table(path)
+        if "code" in table:  # the first tries lack it
+            assert set(table.code.dropna()) == {records.digest_of(now)}, path
+
+
+@pytest.mark.parametrize(
+    "file, old, new",
+    [
+        ("data.py", "np.stack([cv2.calcHist", "1 * np.stack([cv2.calcHist"),  # a function
+        ("training.py", "for key, value in asdict(self).items():", "for key, value in {}.items():"),  # a method
+        ("engine/steps.py", "if not str(error)", "if str(error)"),  # behind a decorator
+        ("engine/batches.py", "return -(-self.size", "return (self.size"),
+        ("models.py", "c5=conv(64, 32, dilation=2)", "c5=conv(64, 32, padding=2, dilation=2)"),
+        ("transforms.py", "HOLE = 16", "HOLE = 8"),
+    ],
+)
+def test_an_edit_after_loading_is_said(tmp_path, monkeypatch, file, old, new):
+    """A notebook's kernel keeps what it loaded: its training would count as one of the edited file."""
+    monkeypatch.setattr("utils.ROOT", tmp_path)
+    module = sys.modules[f"utils.{file[:-3].replace('/', '.')}"]
+    code()
+    other = tmp_path / "edited.py"
+    shutil.copyfile(module.__file__, other)
+    edit(other, old, new)
+    whole = Path.read_text
+    there = Path(module.__file__)
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: whole(other if path == there else path, **how))
+    for asked in (
+        lambda: runs.train(models.small, Recipe(1), random_images(), name="mine"),
+        lambda: runs.show(models.small, Recipe(1), random_images(), name="small"),
+    ):
+        with pytest.raises(RunError, match=f"^utils/{file} was edited after it was loaded; restart the kernel"):
+            asked()
+    assert not (tmp_path / "runs").exists()
+    other.write_text(whole(there, encoding="utf-8"), encoding="utf-8")
+    assert code()
+
+
+def test_a_function_put_in_its_place_is_no_edit_of_the_file(monkeypatch):
+    monkeypatch.setattr(training, "evaluate", lambda *_: (0.0, 0.0))
+    assert code()
