@@ -483,6 +483,8 @@ def between(*layers):
         (Patches(lambda images: F.unfold(images, 3, padding=1).view(-1, 27, 32, 32), 27), None, True),
         (Patches(lambda images: images + torch.roll(images, 8, 3), 3), None, True),
         (Patches(lambda images: images + images.flip(3), 3), None, True),
+        (Patches(lambda images: images + images.mT, 3), None, True),
+        (Patches(lambda images: images + images.as_strided((1, 3, 32, 32), (3072, 1024, 1, 32)), 3), None, True),
         (Patches(lambda images: images * 2, 3), 3, True),
     ],
 )

@@ -382,12 +382,13 @@ def test_publish_refuses_anything_else_and_says_what_is_there(root, capsys, kept
     assert not (root / "results").exists()
 
 
-def test_of_several_seeds_on_held_out_images_the_first_is_shown(root):
+def test_of_several_seeds_on_held_out_images_the_first_is_shown_with_the_mean(root):
     folder = root / "results" / "experiment_5" / "epochs_5"
     for seed, path in ((1, folder / "validation"), (2, folder / "seed_2" / "validation")):
         run = finished_run(seed=seed, judged_on="validation", recipe=replace(RECIPE, epochs=5))
         runs.save(run, path)
-    assert statistics.published(5).seed.to_dict() == {"experiment_5": 1}
+    found = statistics.published(5)
+    assert found.seed.to_dict() == {"experiment_5": 1} and found.seeds.tolist() == [2]
     with pytest.raises(RunError, match="No run of 10 epochs is published on held-out images; there are those of 5"):
         statistics.published(10)
 

@@ -15,7 +15,8 @@ REDUCTIONS = ("mean", "max", "min", "sum", "median")  # of a map cut into window
 POOLS = ("max_pool", "avg_pool", "lp_pool", "MaxPool", "AvgPool", "LPPool")
 SCALING = ("interpolate", "Upsample")  # which pools where it makes a map smaller
 # What may move or mix positions:
-MIXING = "pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather topk take".split()
+MIXING = """pool roll flip rot90 cum fft index sort softmax transpose permute swap move gather scatter topk take adjoint
+    strided""".split()
 WEIGHT = (0, 0)  # the field and jump of what does not come from the image
 MULTIPLYING = "conv linear matmul mm bmm addmm einsum dot inner attention".split()  # nobody knows how often
 AVERAGES = ("mean", "avg_pool", "AvgPool")  # what may be a global average
@@ -92,7 +93,7 @@ def seen_by(node: fx.Node, field: dict, rf: float, jump: float) -> tuple[float, 
     sizes = [shape_of(n)[2:] for n in (*maps, node) if len(shape_of(n)) == 4]  # without weights that scale maps
     if maps and (0 < len(shape) < 4 or (any(a in name for a in AVERAGES) and sizes[-1:] == [(1, 1)])):
         return rf + (sizes[0][-1] - 1) * jump, jump  # a flattened map and a global average see all positions
-    chosen = name == "getitem" and (sources[1:] or "[" in str(node.args[1]))
+    chosen = name == "getitem" and (sources[1:] or "[" in str(node.args[1])) or name == "getattr" and shape  # x.mT
     if name == "pad":
         sizes, chosen = [], "circular" in (*node.args, *node.kwargs.values())
     elif "mul" in name:

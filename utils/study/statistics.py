@@ -106,7 +106,9 @@ def against_base(
 def seeds(name: str) -> pd.DataFrame:
     """The metrics of every seed with which the run `name` is published, a row each, indexed by the seed."""
     folder = path_of(name)
-    found = pd.DataFrame(map(read_metrics, (folder, *sorted(folder.glob("seed_*")))))
+    held_out = folder.name == "validation"  # then "seed_2/validation" lies beside it
+    others = folder.parent.glob("seed_*/validation") if held_out else folder.glob("seed_*")
+    found = pd.DataFrame(map(read_metrics, (folder, *sorted(others))))
     keys = ("network", "data", "code", "normalised")
     told = [{key: run.get(key, UNKNOWN) for key in keys} for run in found.run]
     told = [dict(recipe=records.recipe_of(recipe)) | run for recipe, run in zip(found.recipe, told, strict=True)]
