@@ -80,6 +80,7 @@ def test_comments_docstrings_and_line_breaks_are_no_other_code(copy):
         text = path.read_text(encoding="utf-8").replace('"""', '"""In other words: ', 1)
         path.write_text(text.replace("\n\n\n", "\n\n\n\n# why\n").replace(", *", ",  *"), encoding="utf-8")
         assert text != path.read_text(encoding="utf-8")
+    (copy / "runs.py").write_bytes(b"\xef\xbb\xbf" + (copy / "runs.py").read_bytes().replace(b"\n", b"\r\n"))
     edit(copy / "data.py", '    """All images in order, normalised only."""\n', "")
     edit(
         copy / "training.py",
@@ -103,7 +104,7 @@ class Kept:
         with open(self.size) as file, suppress(OSError): yield from (x[1:, ...] for x in file)
         return b"\\x00" + sep.join(lines) if lines else lambda x, /, y=-1.5e300: x @ y
 '''
-    assert _digest(written) == "e96c19f6"
+    assert _digest(written.encode()) == "e96c19f6"
     assert _digest(written.replace("-1.5e300", "-1.5e301")) != _digest(written)
     assert _digest(written.replace('"""Of a class."""', "pass")) != _digest("class Kept: pass")
 
@@ -148,9 +149,8 @@ def test_an_edit_after_loading_is_said(tmp_path, monkeypatch, file, old, new):
     other = tmp_path / "edited.py"
     shutil.copyfile(module.__file__, other)
     edit(other, old, new)
-    whole = Path.read_text
-    there = Path(module.__file__)
-    monkeypatch.setattr(Path, "read_text", lambda path, **how: whole(other if path == there else path, **how))
+    whole, there = Path.read_bytes, Path(module.__file__)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: whole(other if path == there else path))
     for asked in (
         lambda: runs.train(models.small, Recipe(1), random_images(), name="mine"),
         lambda: runs.show(models.small, Recipe(1), random_images(), name="small"),
@@ -158,8 +158,12 @@ def test_an_edit_after_loading_is_said(tmp_path, monkeypatch, file, old, new):
         with pytest.raises(RunError, match=f"^utils/{file} was edited after it was loaded; restart the kernel"):
             asked()
     assert not (tmp_path / "runs").exists()
-    other.write_text(whole(there, encoding="utf-8"), encoding="utf-8")
+    other.write_bytes(whole(there))
     assert code()
+    for damage in (lambda: other.write_bytes(b"def half("), other.unlink):
+        damage()
+        with pytest.raises(RunError, match=f"^utils/{file} was edited after it was loaded"):
+            code()
 
 
 def test_a_function_put_in_its_place_is_no_edit_of_the_file(monkeypatch):

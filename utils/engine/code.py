@@ -27,12 +27,12 @@ def code() -> dict[str, str]:
         module = sys.modules.get(f"utils.{name.replace('/', '.')}")
         if module and not _loaded_as_written(module):
             raise RunError(f"utils/{name}.py was edited after it was loaded; restart the kernel, and it counts.")
-    found = {f"{name}.py": _digest((UTILS / f"{name}.py").read_text(encoding="utf-8")) for name in TRAINED_BY}
+    found = {f"{name}.py": _digest((UTILS / f"{name}.py").read_bytes()) for name in TRAINED_BY}
     return {file: SAME.get(value, value) for file, value in found.items()}
 
 
 @cache
-def _digest(source: str) -> str:
+def _digest(source: bytes) -> str:
     return sha256(_told(ast.parse(source)).encode()).hexdigest()[:8]
 
 
@@ -52,8 +52,11 @@ def _told(part: Any) -> str:
 
 def _loaded_as_written(module: ModuleType) -> bool:
     """Whether what `module` loaded from its file, functions, methods and constants, stands there now."""
-    source = Path(module.__file__).read_text(encoding="utf-8")
-    written, waiting = set(), [_compiled(source)]
+    try:
+        source = Path(module.__file__).read_bytes()
+        written, waiting = set(), [_compiled(source)]
+    except (OSError, SyntaxError, ValueError):
+        return False
     while waiting:
         written.add(code := waiting.pop())
         waiting += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
@@ -68,5 +71,5 @@ def _loaded_as_written(module: ModuleType) -> bool:
 
 
 @cache
-def _compiled(source: str) -> CodeType:
+def _compiled(source: bytes) -> CodeType:
     return compile(source, "", "exec")
