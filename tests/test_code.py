@@ -1,16 +1,18 @@
 """The code that trains is a part of what a run is: a changed loss, loader or augmentation never shows an old run."""
 
 import json
+import runpy
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from utils import models, runs, training
+from utils import data, models, runs, training
 from utils.engine import code as code_module
 from utils.engine import records
-from utils.engine.code import TRAINED_BY, _digest, code
+from utils.engine.code import TRAINED_BY, _digest, code, told
 from utils.errors import RunError
 from utils.training import Recipe
 
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A copy of the files, which `code` reads in the place of those that are loaded."""
+    """A copy of the files, which are read in the place of those that are loaded."""
     shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code_module, "UTILS", tmp_path / "utils")
     return tmp_path / "utils"
@@ -65,16 +67,16 @@ EDITS = {
 
 @pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
 def test_an_edit_of_what_trains_is_another_code(copy, change):
-    before, (file, old, new) = code(), change
+    before, (file, old, new) = told(), change
     edit(copy / file, old, new)
-    after = code()
-    assert [name for name in before if before[name] != after[name]] == [file]
-    wanted, found = (dict(code=digests) for digests in (after, before))
+    after = told()
+    assert [f"{name}.py" for name in before if before[name] != after[name]] == [file]
+    wanted, found = (dict(code={f"{name}.py": value for name, value in made.items()}) for made in (after, before))
     assert records.difference(wanted, found) == f"utils/{file} trains otherwise here than it did there"
 
 
 def test_comments_docstrings_and_line_breaks_are_no_other_code(copy):
-    before = code()
+    before = told()
     for name in TRAINED_BY:
         path = copy / f"{name}.py"
         text = path.read_text(encoding="utf-8").replace('"""', '"""In other words: ', 1)
@@ -87,7 +89,7 @@ def test_comments_docstrings_and_line_breaks_are_no_other_code(copy):
         "F.cross_entropy(logits, labels, reduction",
         "F.cross_entropy(\n        logits, labels, reduction",
     )
-    assert code() == before
+    assert told() == before
 
 
 def test_the_digest_is_the_same_in_every_version_of_python():
@@ -110,11 +112,32 @@ class Kept:
 
 
 def test_a_file_that_trains_the_same_may_be_named(copy, monkeypatch):
-    before = code()
+    before = told()
     edit(copy / "runs.py", "def _built(", "def _made(")
-    after = code()
-    monkeypatch.setattr(code_module, "SAME", {after["runs.py"]: before["runs.py"]})
-    assert before != after and code() == before
+    after = told()
+    monkeypatch.setattr(code_module, "SAME", {after["runs"]: before["runs"]})
+    assert before != after and told() == before
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "from utils.losses import mine",
+        "from utils import losses",
+        "import utils.losses as own",
+        "from ..losses import *",
+    ],
+)
+def test_a_file_of_ones_own_that_training_imports_counts(copy, how):
+    before = told()
+    (copy / "losses.py").write_text("from utils.factors import FACTOR\n", encoding="utf-8")
+    (copy / "factors.py").write_text("FACTOR = 1\n", encoding="utf-8")
+    assert told() == before, "nobody imports it"
+    edit(copy / "engine" / "steps.py", "import math\n", f"import math\n{how}\n")
+    first = told()
+    assert first.keys() - before.keys() == {"losses", "factors"}
+    edit(copy / "factors.py", "1", "2")
+    assert [name for name, digest in told().items() if first[name] != digest] == ["factors"]
 
 
 def test_what_is_published_was_trained_by_the_code_of_today():
@@ -130,27 +153,28 @@ def test_what_is_published_was_trained_by_the_code_of_today():
             assert set(table.code.dropna()) == {records.digest_of(now)}, path
 
 
-@pytest.mark.parametrize(
-    "file, old, new",
-    [
-        ("data.py", "np.stack([cv2.calcHist", "1 * np.stack([cv2.calcHist"),  # a function
-        ("training.py", "for key, value in asdict(self).items():", "for key, value in {}.items():"),  # a method
-        ("engine/steps.py", "if not str(error)", "if str(error)"),  # behind a decorator
-        ("engine/batches.py", "return -(-self.size", "return (self.size"),
-        ("models.py", "c5=conv(64, 32, dilation=2)", "c5=conv(64, 32, padding=2, dilation=2)"),
-        ("transforms.py", "HOLE = 16", "HOLE = 8"),
-    ],
-)
-def test_an_edit_after_loading_is_said(tmp_path, monkeypatch, file, old, new):
+STALE = {
+    "function": ("data.py", "np.stack([cv2.calcHist", "1 * np.stack([cv2.calcHist"),
+    "method": ("training.py", "for key, value in asdict(self).items():", "for key, value in {}.items():"),
+    "property": ("training.py", "return dict(flip=self.flip,", "return dict(flip=2 * self.flip,"),
+    "decorated": ("engine/steps.py", "if not str(error)", "if str(error)"),
+    "operator": ("engine/batches.py", "return -(-self.size", "return (self.size"),
+    "network": ("models.py", "c5=conv(64, 32, dilation=2)", "c5=conv(64, 32, padding=2, dilation=2)"),
+    "network's default": ("models.py", "def small(c1: int = 16, c2: int = 32", "def small(c1: int = 16, c2: int = 40"),
+    "default": ("data.py", "validation: int = 5000, seed: int = 0", "validation: int = 5000, seed: int = 1"),
+    "field": ("training.py", "weight_decay: float = 5e-4", "weight_decay: float = 5e-3"),
+    "constant": ("transforms.py", "HOLE = 16", "HOLE = 8"),
+    "constants": ("training.py", 'anneal=("cos", "linear")', 'anneal=("cos",)'),
+    "precision": ("engine/speed.py", 'PRECISIONS = ("float32", "bfloat16"', 'PRECISIONS = ("bfloat16", "float32"'),
+}
+
+
+@pytest.mark.parametrize("file, old, new", STALE.values(), ids=STALE)
+def test_an_edit_after_loading_is_said(copy, tmp_path, monkeypatch, file, old, new):
     """A notebook's kernel keeps what it loaded: its training would count as one of the edited file."""
     monkeypatch.setattr("utils.ROOT", tmp_path)
-    module = sys.modules[f"utils.{file[:-3].replace('/', '.')}"]
     code()
-    other = tmp_path / "edited.py"
-    shutil.copyfile(module.__file__, other)
-    edit(other, old, new)
-    whole, there = Path.read_bytes, Path(module.__file__)
-    monkeypatch.setattr(Path, "read_bytes", lambda path: whole(other if path == there else path))
+    edit(copy / file, old, new)
     for asked in (
         lambda: runs.train(models.small, Recipe(1), random_images(), name="mine"),
         lambda: runs.show(models.small, Recipe(1), random_images(), name="small"),
@@ -158,14 +182,41 @@ def test_an_edit_after_loading_is_said(tmp_path, monkeypatch, file, old, new):
         with pytest.raises(RunError, match=f"^utils/{file} was edited after it was loaded; restart the kernel"):
             asked()
     assert not (tmp_path / "runs").exists()
-    other.write_bytes(whole(there))
+    edit(copy / file, new, old)
     assert code()
-    for damage in (lambda: other.write_bytes(b"def half("), other.unlink):
-        damage()
-        with pytest.raises(RunError, match=f"^utils/{file} was edited after it was loaded"):
-            code()
+
+
+def test_an_edit_that_is_loaded_in_one_file_only_is_said(copy, monkeypatch):
+    """As after importlib.reload: training still has the class of before."""
+    edit(copy / "engine" / "steps.py", "loss = F.cross_entropy(", "loss = 2 * F.cross_entropy(")
+    again = runpy.run_path(str(copy / "engine" / "steps.py"), run_name="utils.engine.steps")
+    for name, value in again.items():
+        if name[:2] != "__":
+            monkeypatch.setattr(sys.modules["utils.engine.steps"], name, value)
+    with pytest.raises(RunError, match="^utils/engine/steps.py was edited after it was loaded"):
+        code()
+    monkeypatch.setattr(training, "TrainingStep", again["TrainingStep"])
+    assert code()
+
+
+def test_comments_docstrings_and_files_that_cannot_be_read_while_a_kernel_runs(copy):
+    edit(copy / "training.py", "def optimizer_and_schedule", "# why\n\ndef optimizer_and_schedule")
+    edit(copy / "models.py", "import torch\n", "import torch\n\ntorch.backends.cudnn.benchmark = False\n{}['a'] = 1\n")
+    assert code()
+    for damage in (b"def half(", b"import nothing_of_this_name", b"x = 1 / 0", b"\0", None):
+        for name in ("training.py", "models.py"):
+            before = (copy / name).read_bytes()
+            (copy / name).unlink() if damage is None else (copy / name).write_bytes(damage)
+            with pytest.raises(
+                RunError, match=r"^(A file of utils/ cannot be read|.*cannot be loaded any more) .*; mend it"
+            ):
+                code()
+            (copy / name).write_bytes(before)
 
 
 def test_a_function_put_in_its_place_is_no_edit_of_the_file(monkeypatch):
     monkeypatch.setattr(training, "evaluate", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr("utils.data.train_loader", partial(data.train_loader, workers=0))
+    monkeypatch.setattr(models, "experiment_5", models.experiment_4)
+    monkeypatch.setattr(models.ConvNet, "forward", lambda self, images: -self.layers(images))
     assert code()

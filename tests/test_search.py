@@ -94,6 +94,9 @@ def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
     of_today = records.digest_of(code())
     for digest, said in ((of_today, "now"), (None, "now"), ("00000000", "earlier"), ("not known", "earlier")):
         assert search.tried("mine", pd.DataFrame([rows[0] | dict(code=digest)])).network.tolist() == [said]
+    assert search.tried("mine", pd.DataFrame([rows[0] | dict(first_response=1.5)])).network.tolist() == ["earlier"]
+    with pytest.raises(RunError, match="first_response in the table of mine is no list of numbers"):
+        search.tried("mine", pd.DataFrame([rows[0] | dict(first_response="abc")]))
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: self.linear(self.layers(x).mean((2, 3))) + x.mean())
     assert search.tried("mine", pd.DataFrame(rows[:1])).network.tolist() == ["earlier"], "a changed forward"
     monkeypatch.setattr(models, "mine", lambda c=4: models.conv(3, c).shape, raising=False)

@@ -94,7 +94,8 @@ def honest_run(data, **options):
     batches = eval_loader(part.test_images, part.test_labels, run.metrics["mean"], run.metrics["std"])
     _, accuracy = evaluate(run.model, batches)
     run.history[f"{judged_on}_accuracy"] = accuracy
-    run.metrics[f"{judged_on}_accuracy_last"] = accuracy
+    run.metrics[f"{judged_on}_accuracy_last"] = run.metrics[f"{judged_on}_accuracy_best"] = accuracy
+    run.metrics["epochs_to_85"] = None
     return run
 
 
@@ -179,6 +180,30 @@ def forge_epochs(run):
 
 def forge_recipe(run):
     run.metrics["recipe"]["lr"] = 0.2
+
+
+def forge_size(run):
+    run.metrics["parameters"] -= 1
+
+
+def forge_work(run):
+    run.metrics["macs"] //= 2
+
+
+def forge_field(run):
+    run.metrics["receptive_field"] = None
+
+
+def forge_speed(run):
+    run.metrics["epochs_to_85"] = 3
+
+
+def forge_best(run):
+    run.metrics["test_accuracy_best"] = 95.0
+
+
+def forge_training(run):
+    run.metrics["train_accuracy_last"] = 99.9
 
 
 FORGERIES = [value for name, value in list(globals().items()) if name.startswith("forge_")]

@@ -128,7 +128,7 @@ def _key(*files: Path) -> str:
     the cache."""
     try:
         stats = ((str(file.absolute()), file.stat()) for file in files)
-        found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        found = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
     except OSError as error:  # such as a link that leads nowhere
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from None
     return hashlib.sha256(repr(found).encode() + Path(__file__).read_bytes()).hexdigest()[:16]

@@ -2,44 +2,63 @@
 
 import ast
 import inspect
+import runpy
 import sys
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any
 
-from utils.errors import RunError
+from utils.errors import RunError, first_line
 
 UTILS = Path(__file__).resolve().parent.parent
-TRAINED_BY = "transforms data training runs engine/batches engine/steps".split()  # from the images to the weights
+TRAINED_BY = """transforms data training runs engine/batches engine/steps engine/speed
+    engine/distributed""".split()  # from the images to the weights
+# What these import and that is known otherwise (the network, the images), or keeps and compares what was trained:
+BESIDE = """errors models architecture experiments engine/checkpoints engine/records engine/code cifar10/files
+    cifar10/sources""".split()
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME: dict[str, str] = {}
 
 
 def code() -> dict[str, str]:
-    """What the files TRAINED_BY say, a digest each; comments, docstrings and the breaks of lines do not count.
-
-    RunError if one of them, or models.py, was edited after it was loaded.
+    """What the files TRAINED_BY say, and others of utils/ that these import, a digest each; comments, docstrings and
+    the breaks of lines do not count. RunError if one of them, or models.py, was edited after it was loaded.
     """
-    for name in ("models", *TRAINED_BY):
-        module = sys.modules.get(f"utils.{name.replace('/', '.')}")
-        if module and not _loaded_as_written(module):
-            raise RunError(f"utils/{name}.py was edited after it was loaded; restart the kernel, and it counts.")
-    found = {f"{name}.py": _digest((UTILS / f"{name}.py").read_bytes()) for name in TRAINED_BY}
-    return {file: SAME.get(value, value) for file, value in found.items()}
+    try:
+        found = told()
+        stale = edited(["models", *found])
+    except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
+        raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
+    if stale:
+        raise RunError(f"utils/{stale}.py was edited after it was loaded; restart the kernel, and it counts.")
+    return {f"{name}.py": digest for name, digest in found.items()}
+
+
+# ---------------------------------------------------------------- what the files say
+
+
+def told() -> dict[str, str]:
+    found, waiting = {}, [*TRAINED_BY]
+    for name in waiting:  # which grows
+        if name not in found:
+            source = (UTILS / f"{name}.py").read_bytes()
+            found[name] = SAME.get(digest := _digest(source), digest)
+            waiting += [other for other in _imported(source, name) if other not in BESIDE]
+    return found
 
 
 @cache
 def _digest(source: bytes) -> str:
-    return sha256(_told(ast.parse(source)).encode()).hexdigest()[:8]
+    return sha256(_text(ast.parse(source)).encode()).hexdigest()[:8]
 
 
-def _told(part: Any) -> str:
+def _text(part: Any) -> str:
     """A syntax tree as text, in any version of Python the same."""
     if isinstance(part, list):
-        return f"[{', '.join(map(_told, part))}]"
+        return f"[{', '.join(map(_text, part))}]"
     if not isinstance(part, ast.AST):
         return repr(part)
     fields = {key: value for key, value in ast.iter_fields(part) if value not in (None, [])}
@@ -47,29 +66,77 @@ def _told(part: Any) -> str:
         fields["body"] = part.body[1:]
     if isinstance(part, ast.JoinedStr):  # Python 3.12 adds empty ones
         fields["values"] = [value for value in part.values if getattr(value, "value", None) != ""]
-    return f"{type(part).__name__}({', '.join(f'{key}={_told(value)}' for key, value in fields.items())})"
-
-
-def _loaded_as_written(module: ModuleType) -> bool:
-    """Whether what `module` loaded from its file, functions, methods and constants, stands there now."""
-    try:
-        source = Path(module.__file__).read_bytes()
-        written, waiting = set(), [_compiled(source)]
-    except (OSError, SyntaxError, ValueError):
-        return False
-    while waiting:
-        written.add(code := waiting.pop())
-        waiting += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-    for part in ast.parse(source).body:
-        if isinstance(part, ast.Assign) and isinstance(part.value, ast.Constant):
-            if any(vars(module).get(name.id, part) != part.value.value for name in part.targets):
-                return False
-    owners = [module, *filter(inspect.isclass, vars(module).values())]
-    functions = [inspect.unwrap(f) for owner in owners for f in vars(owner).values() if inspect.isroutine(f)]
-    loaded = [f.__code__ for f in functions if inspect.isfunction(f) and f.__code__.co_filename == module.__file__]
-    return all(code in written for code in loaded)
+    return f"{type(part).__name__}({', '.join(f'{key}={_text(value)}' for key, value in fields.items())})"
 
 
 @cache
-def _compiled(source: bytes) -> CodeType:
-    return compile(source, "", "exec")
+def _imported(source: bytes, name: str) -> list[str]:
+    """The files of utils/ that the file `name` imports, such as engine/steps."""
+    names = []
+    for part in ast.walk(ast.parse(source)):
+        if isinstance(part, ast.Import):
+            names += [alias.name for alias in part.names]
+        elif isinstance(part, ast.ImportFrom):
+            above = ["utils", *name.split("/")][: -part.level] if part.level else []
+            package = ".".join([*above, *filter(None, [part.module])])
+            names += [package, *(f"{package}.{alias.name}" for alias in part.names)]
+    files = [other.removeprefix("utils.").replace(".", "/") for other in names if other.startswith("utils.")]
+    return [file for file in files if (UTILS / f"{file}.py").is_file()]
+
+
+# ---------------------------------------------------------------- whether they say what was loaded
+
+
+def edited(names: list[str]) -> str | None:
+    """The first of these files of which something is loaded, also in another of them, that it no longer says."""
+    loaded = {f"utils.{name.replace('/', '.')}": name for name in names}
+    loaded = {module: name for module, name in loaded.items() if module in sys.modules}
+    paths = {module: UTILS / f"{name}.py" for module, name in loaded.items()}
+    again = {module: _again(path, module, path.read_bytes()) for module, path in paths.items()}
+    for module in loaded:
+        for key, value in vars(sys.modules[module]).items():
+            if inspect.isfunction(value) or inspect.isclass(value):
+                place, there = value.__module__, again.get(value.__module__, {}).get(value.__qualname__, value)
+            else:
+                place, there = module, again[module].get(key, value)
+            if key[:2] != "__" and _differ(there, value):
+                return loaded[place]
+    return None
+
+
+def _differ(there: Any, value: Any) -> bool:
+    """Whether a function, class or constant is another one in its file; not where something was put in its place from
+    elsewhere, which shows in what a network computes or is fed."""
+    if type(there) is not type(value) or inspect.isfunction(value) and there.__module__ != value.__module__:
+        return False
+    if inspect.isclass(value):
+        return any(
+            _differ(vars(there).get(key, inner), inner)
+            for key, inner in vars(value).items()
+            if key[:2] != "__" or inspect.isfunction(inner)
+        )
+    return _does(there) != _does(value)
+
+
+@cache
+def _again(path: Path, module: str, source: bytes) -> dict:
+    """What a file defines, executed beside the module that was loaded of it."""
+    try:
+        return runpy.run_path(str(path), run_name=module)
+    except Exception as error:
+        raise RunError(f"{path} cannot be loaded any more ({first_line(error)}); mend it.") from None
+
+
+def _does(value: Any) -> Any:
+    """What a function does or a constant is, wherever in a file it stands."""
+    if isinstance(value, CodeType):
+        constants = [_does(inner) if isinstance(inner, CodeType) else repr(inner) for inner in value.co_consts]
+        return value.co_name, value.co_code, value.co_names, value.co_varnames, constants
+    if inspect.isfunction(value):
+        value = inspect.unwrap(value)
+        return _does(value.__code__), _does(value.__defaults__), _does(value.__kwdefaults__)
+    if isinstance(value, property | staticmethod | classmethod):
+        return _does(getattr(value, "fget", None) or getattr(value, "__func__", None))
+    if isinstance(value, dict | list | tuple):
+        return [*map(_does, value.items() if isinstance(value, dict) else value)]
+    return repr(value) if isinstance(value, int | float | str | bytes | None) else None

@@ -15,11 +15,12 @@ from filelock import FileLock
 from scipy.special import softmax
 
 import utils
-from utils import runs, training
+from utils import architecture, runs, training
 from utils.cifar10.files import ImageData, remove
 from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
 from utils.engine.checkpoints import KEPT, checksums, seal, verify
+from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.study import ablation, analysis, baselines
 
@@ -75,12 +76,23 @@ def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
     m, history = run.metrics, run.history
     batches = eval_loader(part.test_images, part.test_labels, m["mean"], m["std"])
     loss, accuracy = training.evaluate(run.model, batches)
-    claimed, logged = records.last_accuracy(m), history[f"{m['evaluated_on']}_accuracy"].iloc[-1]
+    accuracies = history[f"{m['evaluated_on']}_accuracy"]
+    claimed, logged = records.last_accuracy(m), accuracies.iloc[-1]
+    told = architecture.totals(run.model) | dict(epochs_to_85=epochs_to_target(accuracies))
+    told |= {
+        f"{m['evaluated_on']}_accuracy_best": accuracies.max(),
+        "train_accuracy_last": history.train_accuracy.iloc[-1],
+    }
+    wrong = [
+        key for key, value in told.items() if value != m.get(key) and not np.isclose(value or np.nan, m.get(key) or 0)
+    ]
     why = records.difference(wanted, records.identity_of(m))
     if history.epoch.tolist() != list(range(1, m["epochs"] + 1)) or not np.isfinite(history.to_numpy(float)).all():
         why = "history.csv lacks an epoch or a number"
     elif not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(loss):
         why = f"its weights reach {accuracy:.2f} %, metrics.json says {claimed:.2f}, history.csv {logged:.2f}"
+    elif wrong:
+        why = f"metrics.json says {wrong[0]} {m.get(wrong[0])}, but it is {told[wrong[0]]}"
     if why:
         raise RunError(f"{run.folder} does not fit together: {why}. Delete that folder and train anew.")
 

@@ -110,10 +110,14 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
         except Exception:  # today's function may refuse what it took then
             return "earlier"
         same = all(row[key] == value for key, value in now[built][0].items() if pd.notna(row.get(key)))
-        first = row.get("first_response", UNKNOWN)
-        told = pd.notna(first) and first != UNKNOWN
-        same = same and not (told and not alike(now[built][1], [float(number) for number in first.split()]))
-        return "now" if same else "earlier"
+        first = str(row.get("first_response"))
+        if first in ("nan", "None", UNKNOWN):  # the first tries lack it
+            return "now" if same else "earlier"
+        try:
+            recorded = [float(number) for number in first.split()]
+        except ValueError:
+            raise RunError(f"A first_response in the table of {name} is no list of numbers; delete that row.") from None
+        return "now" if same and alike(now[built][1], recorded) else "earlier"
 
     columns = [column for column in table if column not in COMPARED]
     return table[columns].assign(network=[network(row) for row in table.to_dict("records")])
