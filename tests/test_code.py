@@ -199,7 +199,7 @@ def test_an_edit_that_is_loaded_in_one_file_only_is_said(copy, monkeypatch):
     assert code()
 
 
-def test_comments_docstrings_and_files_that_cannot_be_read_while_a_kernel_runs(copy):
+def test_comments_and_files_that_cannot_be_read_while_a_kernel_runs(copy):
     edit(copy / "training.py", "def optimizer_and_schedule", "# why\n\ndef optimizer_and_schedule")
     edit(copy / "models.py", "import torch\n", "import torch\n\ntorch.backends.cudnn.benchmark = False\n{}['a'] = 1\n")
     assert code()

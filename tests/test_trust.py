@@ -202,6 +202,10 @@ def forge_best(run):
     run.metrics["test_accuracy_best"] = 95.0
 
 
+def forge_best_that_is_no_number(run):
+    run.metrics["test_accuracy_best"] = "95"
+
+
 def forge_training(run):
     run.metrics["train_accuracy_last"] = 99.9
 
@@ -1409,3 +1413,15 @@ def test_a_name_that_means_two_things_is_refused_in_a_search(monkeypatch):
     monkeypatch.setattr(models, "mine", lambda width=8, momentum=0.1: None, raising=False)
     with pytest.raises(RunError, match="momentum is a field of the recipe and an argument of mine"):
         search.parse("mine", ["width=4"])
+
+
+@posix
+def test_a_file_whose_time_was_kept_when_it_changed_is_another_one(tmp_path):
+    """As where two pictures change places: the cache must not answer with the old ones."""
+    path = tmp_path / "0.bmp"
+    path.write_bytes(b"cat")
+    before, then = files._key(path), path.stat().st_mtime_ns
+    time.sleep(0.05)  # a tick of the file system's clock
+    path.write_bytes(b"dog")
+    os.utime(path, ns=(then, then))
+    assert files._key(path) != before

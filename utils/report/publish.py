@@ -83,9 +83,8 @@ def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
         f"{m['evaluated_on']}_accuracy_best": accuracies.max(),
         "train_accuracy_last": history.train_accuracy.iloc[-1],
     }
-    wrong = [
-        key for key, value in told.items() if value != m.get(key) and not np.isclose(value or np.nan, m.get(key) or 0)
-    ]
+    rounded = {key: isinstance(m.get(key), float) and np.isclose(m[key], value) for key, value in told.items()}
+    wrong = [key for key, value in told.items() if value != m.get(key) and not rounded[key]]
     why = records.difference(wanted, records.identity_of(m))
     if history.epoch.tolist() != list(range(1, m["epochs"] + 1)) or not np.isfinite(history.to_numpy(float)).all():
         why = "history.csv lacks an epoch or a number"

@@ -98,6 +98,7 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
     now: dict[str, tuple[dict, list[float]]] = {}
+    trained_by = digest_of(code())
 
     def network(row: dict) -> str:
         given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
@@ -105,7 +106,7 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
         try:
             if built not in now:
                 model = build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
-                digests = dict(modules=digest_of(modules(model)), code=digest_of(code()))
+                digests = dict(modules=digest_of(modules(model)), code=trained_by)
                 now[built] = architecture.totals(model) | digests, response(model)
         except Exception:  # today's function may refuse what it took then
             return "earlier"
