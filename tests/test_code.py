@@ -6,6 +6,7 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -126,18 +127,29 @@ def test_a_file_that_trains_the_same_may_be_named(copy, monkeypatch):
         "from utils import losses",
         "import utils.losses as own",
         "from ..losses import *",
+        "from utils.losses import factors",
     ],
 )
-def test_a_file_of_ones_own_that_training_imports_counts(copy, how):
-    before = told()
-    (copy / "losses.py").write_text("from utils.factors import FACTOR\n", encoding="utf-8")
+@pytest.mark.parametrize("folder", ["", "losses/"])
+def test_a_file_of_ones_own_that_training_imports_counts(copy, how, folder):
+    before, own = told(), f"{folder}__init__" if folder else "losses"
+    (copy / folder).mkdir(exist_ok=True)
+    (copy / f"{own}.py").write_text("from utils.factors import FACTOR\n", encoding="utf-8")
     (copy / "factors.py").write_text("FACTOR = 1\n", encoding="utf-8")
     assert told() == before, "nobody imports it"
     edit(copy / "engine" / "steps.py", "import math\n", f"import math\n{how}\n")
     first = told()
-    assert first.keys() - before.keys() == {"losses", "factors"}
+    assert first.keys() - before.keys() == {own, "factors"}
     edit(copy / "factors.py", "1", "2")
     assert [name for name, digest in told().items() if first[name] != digest] == ["factors"]
+
+
+def test_a_loss_among_the_networks_counts_where_training_imports_it(copy):
+    edit(copy / "engine" / "steps.py", "import math\n", "import math\nfrom utils.models import FACTOR\n")
+    (copy / "models.py").write_text("FACTOR = 1\n", encoding="utf-8")
+    before = told()
+    edit(copy / "models.py", "1", "2")
+    assert [name for name, digest in told().items() if before[name] != digest] == ["models"]
 
 
 def test_what_is_published_was_trained_by_the_code_of_today():
@@ -184,6 +196,36 @@ def test_an_edit_after_loading_is_said(copy, tmp_path, monkeypatch, file, old, n
     assert not (tmp_path / "runs").exists()
     edit(copy / file, new, old)
     assert code()
+
+
+OBJECTS = {
+    "partial": ("partial(F.cross_entropy, label_smoothing=0.1)", "partial(F.cross_entropy, label_smoothing=0.2)"),
+    "its function": ("partial(F.cross_entropy)", "partial(F.nll_loss)"),
+    "module": ("nn.CrossEntropyLoss(label_smoothing=0.1)", "nn.CrossEntropyLoss(label_smoothing=0.2)"),
+    "weights of a module": ("nn.NLLLoss(torch.ones(10))", "nn.NLLLoss(torch.zeros(10))"),
+    "tensor": ("torch.ones(10)", "torch.zeros(10)"),
+    "array": ("np.ones(10)", "np.ones(10, np.float32)"),
+    "set": ("{1, 2}", "{1, 3}"),
+    "closure": ("(lambda k: lambda loss: k * loss)(1)", "(lambda k: lambda loss: k * loss)(2)"),
+    "class from elsewhere": ("torch.optim.SGD", "torch.optim.Adam"),
+    "function from elsewhere": ("F.cross_entropy", "F.nll_loss"),
+    "kind": ("F.cross_entropy", "partial(F.cross_entropy, label_smoothing=0.1)"),
+    "kind of number": ("1", "1.5"),
+}
+
+
+@pytest.mark.parametrize("before, after", OBJECTS.values(), ids=OBJECTS)
+def test_an_edit_of_an_object_after_loading_is_said(tmp_path, monkeypatch, before, after):
+    monkeypatch.setattr(code_module, "UTILS", tmp_path)
+    module = ModuleType("utils.loss")
+    monkeypatch.setitem(sys.modules, "utils.loss", module)
+    for first, said in ((before, None), (after, "loss")):
+        lines = ["from functools import partial", "import numpy as np", "import torch", "from torch import nn"]
+        lines += ["from torch.nn import functional as F", f"LOSS = {first}"]
+        (tmp_path / "loss.py").write_text("\n".join(lines), encoding="utf-8")
+        if first == before:
+            exec((tmp_path / "loss.py").read_text(encoding="utf-8"), vars(module))
+        assert code_module.edited(["loss"]) == said
 
 
 def test_an_edit_that_is_loaded_in_one_file_only_is_said(copy, monkeypatch):

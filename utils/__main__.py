@@ -246,6 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook hands its own backend down to its commands
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have letters that the console lacks
+    if sys.stdout:  # there may be none, as under pythonw
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have letters that the console lacks
     sys.unraisablehook = lambda _: None  # Ctrl-C while tqdm builds a bar: its destructor would print a traceback
     sys.exit(main())

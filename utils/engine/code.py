@@ -4,20 +4,24 @@ import ast
 import inspect
 import runpy
 import sys
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from types import CodeType
 from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 from utils.errors import RunError, first_line
 
 UTILS = Path(__file__).resolve().parent.parent
 TRAINED_BY = """transforms data training runs engine/batches engine/steps engine/speed
     engine/distributed""".split()  # from the images to the weights
-# What these import and that is known otherwise (the network, the images), or keeps and compares what was trained:
-BESIDE = """errors models architecture experiments engine/checkpoints engine/records engine/code cifar10/files
-    cifar10/sources""".split()
+# What these import and that is known otherwise (such as the images), or keeps and compares what was trained:
+BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints engine/records engine/code
+    cifar10/__init__ cifar10/files cifar10/sources""".split()
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME: dict[str, str] = {}
@@ -47,7 +51,8 @@ def told() -> dict[str, str]:
         if name not in found:
             source = (UTILS / f"{name}.py").read_bytes()
             found[name] = SAME.get(digest := _digest(source), digest)
-            waiting += [other for other in _imported(source, name) if other not in BESIDE]
+            files = [file for other in _imported(source, name) for file in (other, f"{other}/__init__")]
+            waiting += [file for file in files if file not in BESIDE and (UTILS / f"{file}.py").is_file()]
     return found
 
 
@@ -72,7 +77,7 @@ def _text(part: Any) -> str:
 
 @cache
 def _imported(source: bytes, name: str) -> list[str]:
-    """The files of utils/ that the file `name` imports, such as engine/steps."""
+    """What the file `name` imports of utils/, such as engine/steps; some are names in a file."""
     names = []
     for part in ast.walk(ast.parse(source)):
         if isinstance(part, ast.Import):
@@ -81,8 +86,7 @@ def _imported(source: bytes, name: str) -> list[str]:
             above = ["utils", *name.split("/")][: -part.level] if part.level else []
             package = ".".join([*above, *filter(None, [part.module])])
             names += [package, *(f"{package}.{alias.name}" for alias in part.names)]
-    files = [other.removeprefix("utils.").replace(".", "/") for other in names if other.startswith("utils.")]
-    return [file for file in files if (UTILS / f"{file}.py").is_file()]
+    return [other.removeprefix("utils.").replace(".", "/") for other in names if other.startswith("utils.")]
 
 
 # ---------------------------------------------------------------- whether they say what was loaded
@@ -90,26 +94,25 @@ def _imported(source: bytes, name: str) -> list[str]:
 
 def edited(names: list[str]) -> str | None:
     """The first of these files of which something is loaded, also in another of them, that it no longer says."""
-    loaded = {f"utils.{name.replace('/', '.')}": name for name in names}
+    loaded = {f"utils.{name.removesuffix('/__init__').replace('/', '.')}": name for name in names}
     loaded = {module: name for module, name in loaded.items() if module in sys.modules}
     paths = {module: UTILS / f"{name}.py" for module, name in loaded.items()}
     again = {module: _again(path, module, path.read_bytes()) for module, path in paths.items()}
     for module in loaded:
         for key, value in vars(sys.modules[module]).items():
-            if inspect.isfunction(value) or inspect.isclass(value):
-                place, there = value.__module__, again.get(value.__module__, {}).get(value.__qualname__, value)
-            else:
-                place, there = module, again[module].get(key, value)
+            place, there = module, again[module].get(key, value)
+            if _named(value) and value.__module__ in again:
+                place, there = value.__module__, again[value.__module__].get(value.__qualname__, there)
             if key[:2] != "__" and _differ(there, value):
                 return loaded[place]
     return None
 
 
 def _differ(there: Any, value: Any) -> bool:
-    """Whether a function, class or constant is another one in its file; not where something was put in its place from
-    elsewhere, which shows in what a network computes or is fed."""
-    if type(there) is not type(value) or inspect.isfunction(value) and there.__module__ != value.__module__:
-        return False
+    """Whether a function, class or constant is another one in its file; not where a cell put something in the place of
+    a function of utils/, which shows in what a network computes or is fed."""
+    if type(there) is not type(value) or _named(value) and there.__module__ != value.__module__:
+        return not (_named(there) and there.__module__.startswith("utils."))
     if inspect.isclass(value):
         return any(
             _differ(vars(there).get(key, inner), inner)
@@ -135,9 +138,23 @@ def _does(value: Any) -> Any:
         return value.co_name, value.co_code, value.co_names, value.co_varnames, constants
     if inspect.isfunction(value):
         value = inspect.unwrap(value)
-        return _does(value.__code__), _does(value.__defaults__), _does(value.__kwdefaults__)
+        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+        return [*map(_does, (value.__code__, value.__defaults__, value.__kwdefaults__, enclosed))]
     if isinstance(value, property | staticmethod | classmethod):
         return _does(getattr(value, "fget", None) or getattr(value, "__func__", None))
+    if isinstance(value, partial):
+        return [*map(_does, (value.func, value.args, value.keywords))]
+    if isinstance(value, nn.Module):
+        return repr(value), _does(vars(value)), _does(dict(value.state_dict()))
     if isinstance(value, dict | list | tuple):
         return [*map(_does, value.items() if isinstance(value, dict) else value)]
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return str(value.dtype), value.tolist()
     return repr(value) if isinstance(value, int | float | str | bytes | None) else None
+
+
+def _named(value: Any) -> bool:
+    """Whether it is a function or a class, which knows the file it is of."""
+    return inspect.isfunction(value) or inspect.isclass(value)
