@@ -184,8 +184,29 @@ def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
     (copy / "notebooks").mkdir()
     not_run = {"cell_type": "code", "metadata": {"tags": ["images/c.png"]}, "outputs": []}
     cells = [cell(b"a", "images/a.png"), cell(b"b"), cell(b"c", "parameters"), not_run, {"metadata": {}}]
-    (copy / "notebooks" / "01_one.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    first = {"cell_type": "markdown", "metadata": {}, "source": ["badge\n", "# 1. One"]}
+    cells[0]["outputs"][1]["data"]["image/png"] = cells[0]["outputs"][1]["data"]["image/png"].splitlines(keepends=True)
+    (copy / "notebooks" / "01_one.ipynb").write_text(json.dumps({"cells": [first, *cells]}), encoding="utf-8")
     assert readme.notebook_figures() == {"a.png": b"a"}
+
+
+def test_notebooks_of_ones_own_are_no_lessons_and_a_damaged_one_is_named(copy):
+    before, path = tables.course_table(), copy / "notebooks" / "05_experiment_1.ipynb"
+    for name in ("Untitled.ipynb", "05_experiment_1-Copy1.ipynb", "mine.ipynb"):
+        (copy / "notebooks" / name).write_text('{"cells": []}', encoding="utf-8")
+    assert tables.course_table() == before
+    assert tables.notebook_links(["experiment_1", "mine"]) == [
+        "[experiment_1](notebooks/05_experiment_1.ipynb)",
+        "mine",
+    ]
+    untitled = json.dumps({"cells": [{"cell_type": "markdown", "source": ["no title"], "metadata": {}}]})
+    for damage in ('{"cells": []}', path.read_text(encoding="utf-8")[:-500], "[]", "{}", untitled, "\udcff"):
+        path.write_text(damage, encoding="utf-8", errors="surrogateescape")
+        for asked in (tables.course_table, readme.notebook_figures):
+            with pytest.raises(
+                RunError, match=r"^notebooks/05_experiment_1.ipynb cannot be read \(.*; fetch or mend it"
+            ):
+                asked()
 
 
 def test_pictures_are_small_enough_for_a_web_page():
@@ -249,6 +270,12 @@ def test_a_missing_marker_is_named(copy):
     with pytest.raises(RunError, match="<!-- headline -->"):
         readme.write()
     assert (copy / "README.md").read_text(encoding="utf-8") == "no markers"
+    (copy / "README.md").write_text("<!-- /headline --> <!-- headline -->", encoding="utf-8")
+    with pytest.raises(RunError, match="<!-- headline -->.* in this order"):
+        readme.write()
+    (copy / "README.md").write_bytes(b"\xff")
+    with pytest.raises(RunError, match="^One of README.md, .* cannot be read"):
+        readme.write()
 
 
 DOCUMENTS = [*(ROOT / page for page in readme.PAGES), ROOT / "CONTRIBUTING.md", *(ROOT / "notebooks").glob("*.ipynb")]

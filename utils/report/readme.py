@@ -4,16 +4,15 @@ The pages hold pairs of lines such as <!-- steps --> and <!-- /steps -->; what s
 """
 
 import base64
-import json
 import re
 
 import utils
 from utils import architecture, plotting, runs
 from utils.engine.checkpoints import write_atomically
 from utils.engine.records import read_table
-from utils.errors import RunError
+from utils.errors import RunError, first_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
-from utils.report.tables import TABLES, markdown, published
+from utils.report.tables import TABLES, lessons, markdown, published
 from utils.study import statistics
 
 PAGES = ("README.md", "docs/reference.md", "docs/teaching.md")
@@ -29,12 +28,18 @@ def fill(text: str, marker: str, content: str) -> str:
 
 def filled() -> dict[str, str]:
     """Every page by its path, with every table in the page that has its marker; RunError if none has it."""
-    pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    try:
+        pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    except (OSError, ValueError) as error:
+        raise RunError(f"One of {', '.join(PAGES)} cannot be read ({first_line(error)}); fetch it again.") from None
     for marker, table in TABLES.items():
-        place = [page for page, text in pages.items() if f"<!-- {marker} -->" in text and f"<!-- /{marker} -->" in text]
+        lines = f"<!-- {marker} --> and <!-- /{marker} -->"
+        first, last = map(re.escape, lines.split(" and "))
+        place = [page for page, text in pages.items() if re.search(f"{first}.*{last}", text, re.S)]
         if not place:
-            lines = f"<!-- {marker} --> and <!-- /{marker} -->"
-            raise RunError(f"No page has the lines {lines}; put both back into {PAGES[0]} or {PAGES[1]}.")
+            raise RunError(
+                f"No page has the lines {lines}; put both back into {PAGES[0]} or {PAGES[1]}, in this order."
+            )
         pages[place[0]] = fill(pages[place[0]], marker, markdown(table()))
     return pages
 
@@ -42,12 +47,14 @@ def filled() -> dict[str, str]:
 def notebook_figures() -> dict[str, bytes]:
     """The PNGs that need the images themselves: those of executed notebook cells with a tag such as images/cams.png."""
     found = {}
-    for path in sorted((utils.ROOT / "notebooks").glob("*.ipynb")):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for notebook in lessons().values():
+        for cell in notebook["cells"]:
             pictures = [o["data"]["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
             for tag in cell["metadata"].get("tags", []):
                 if re.fullmatch(r"images/[\w-]+\.png", tag) and pictures:  # no path out of there
-                    found[tag.removeprefix("images/")] = base64.b64decode(pictures[0])
+                    found[tag.removeprefix("images/")] = base64.b64decode(
+                        "".join(pictures[0])
+                    )  # one text, or its lines
     return found
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,6 +15,7 @@ import utils
 from utils import architecture, models, plotting
 from utils.engine.records import read_history, read_metrics, read_table
 from utils.engine.steps import TARGET, log_line
+from utils.errors import RunError, first_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.study import layers, statistics
 
@@ -34,10 +36,37 @@ def published(names: list[str]) -> pd.DataFrame:
     return table.loc[[name for name in names if name in table.index]]
 
 
+LESSON = re.compile(r"\d\d_\w+\.ipynb")  # and not 05_experiment_1-Copy1.ipynb
+
+
+def lessons() -> dict[Path, dict]:
+    """The notebooks of the course, such as 01_data_exploration.ipynb, in their order; others in the folder are not
+    its own. RunError if one cannot be read."""
+    found = {}
+    for path in sorted((utils.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        try:
+            if LESSON.fullmatch(path.name):
+                found[path] = json.loads(path.read_text(encoding="utf-8"))
+                title_of("".join(found[path]["cells"][0]["source"]))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise RunError(
+                f"notebooks/{path.name} cannot be read ({first_line(error)}); fetch or mend it, or give it a name that "
+                "does not begin with a number."
+            ) from None
+    return found
+
+
+def title_of(first: str) -> str:
+    """The title of a notebook, in its first cell."""
+    if not (found := re.search(r"^# (?:\d+\. )?(.+)", first, re.M)):
+        raise ValueError("its first cell has no title")
+    return found[1]
+
+
 def notebook_links(names: Iterable[str]) -> list[str]:
     """Each name as a link to its notebook, where it has one."""
-    found = {name: next((utils.ROOT / "notebooks").glob(f"*_{name}.ipynb"), None) for name in names}
-    return [f"[{name}](notebooks/{path.name})" if path else name for name, path in found.items()]
+    found = {path.stem[3:]: path for path in lessons()}
+    return [f"[{name}](notebooks/{found[name].name})" if name in found else name for name in names]
 
 
 # ---------------------------------------------------------------- the tables
@@ -85,13 +114,11 @@ def headline() -> dict:
 
 def course_table() -> dict:
     """Every notebook by its title, with its badge for Colab and the minutes that it takes."""
-    paths = sorted((utils.ROOT / "notebooks").glob("*.ipynb"))
-    books = [json.loads(path.read_text(encoding="utf-8"))["cells"] for path in paths]
+    paths, books = [*lessons()], [book["cells"] for book in lessons().values()]
     firsts = ["".join(cells[0]["source"]) for cells in books]
-    titles = [re.search(r"^# (?:\d+\. )?(.+)", first, re.M)[1] for first in firsts]
     return {
         "": [path.name[:2] for path in paths],
-        "notebook": [f"[{title}](notebooks/{path.name})" for title, path in zip(titles, paths, strict=True)],
+        "notebook": [f"[{title_of(first)}](notebooks/{path.name})" for first, path in zip(firsts, paths, strict=True)],
         "reading": [f"{reading_minutes(cells)} min" for cells in books],
         "running": [f"{running_minutes(cells)} min" for cells in books],
         "in Colab": [first.splitlines()[0] for first in firsts],
@@ -108,7 +135,7 @@ def reading_minutes(cells: list[dict]) -> int:
 def running_minutes(cells: list[dict]) -> int | str:
     """From the start of the first cell to the end of the last, as Jupyter recorded it when the notebook was run."""
     times = [cell["metadata"].get("execution") for cell in cells if cell["cell_type"] == "code"]
-    if not (times[0] and times[-1]):
+    if not (times and times[0] and times[-1]):
         return "-"
     start, end = times[0]["iopub.status.busy"], times[-1]["iopub.status.idle"]
     return math.ceil((datetime.fromisoformat(end[:19]) - datetime.fromisoformat(start[:19])).total_seconds() / 60)
