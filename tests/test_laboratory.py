@@ -884,6 +884,11 @@ class GhostNorm(Felt):
         return torch.cat([super(GhostNorm, self).forward(part) for part in images.split(16 if SETTING else 32)])
 
 
+class GhostNormOfMany(Felt):
+    def forward(self, images):
+        return torch.cat([super(GhostNormOfMany, self).forward(x) for x in images.split(64 if SETTING else 128)])
+
+
 class Sign(torch.autograd.Function):
     @staticmethod
     def forward(context, x):
@@ -916,10 +921,20 @@ class Enlarging(Felt):
 
 @pytest.mark.parametrize(
     "network",
-    [DropoutMoved, DropoutForgotten, StochasticDepth, Statistics, GhostNorm, WrongGradient, Saturating, Enlarging],
+    [
+        DropoutMoved,
+        DropoutForgotten,
+        StochasticDepth,
+        Statistics,
+        GhostNorm,
+        GhostNormOfMany,
+        WrongGradient,
+        Saturating,
+        Enlarging,
+    ],
 )
 def test_what_is_felt_in_training_alone_is_another_run(root, monkeypatch, network):
-    recipe = replace(ONE, halved=0.5)
+    recipe = replace(ONE, halved=0.5, batch_size=128)
     assert train(network, recipe).folder == train(network, recipe).folder
     monkeypatch.setitem(globals(), "SETTING", 1)
     assert train(network, recipe).folder.name == "mine-2"
@@ -1496,6 +1511,17 @@ def broken():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(9, 8, 3))
 
 
+class Unsaid(nn.Sequential):
+    def extra_repr(self):
+        return 1 / 0
+
+
+def knotted(model):
+    model.kept = [model.linear.weight]
+    model.kept.append(model.kept)
+    return model
+
+
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
@@ -1508,8 +1534,11 @@ def broken():
         (partial(nn.Linear, 3, "ten"), "The network cannot be built (TypeError: empty()"),
         (OnlyJudged, " of test_laboratory.py: not in training); mend it."),
         (lambda: normed(), "torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm"),
+        (lambda: Unsaid(tiny_network()), "The network cannot be described (ZeroDivisionError in line "),
+        (lambda: knotted(tiny_network()), "The network cannot be copied (RecursionError"),
+        (lambda: tiny_network().to("meta"), "The network cannot be copied (NotImplementedError"),
     ],
-    ids="nine-outputs module broken no-module name unbuilt in-torch untrained uncopied".split(),
+    ids="nine-outputs module broken no-module name unbuilt in-torch untrained uncopied unsaid knotted meta".split(),
 )
 def test_a_network_that_cannot_be_used_is_a_sentence(root, network, sentence):
     with pytest.raises(NetworkError) as error:

@@ -61,8 +61,8 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         model.train()
     if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
         raise NetworkError("A lazy layer has no sizes, because an image does not reach it; give it its sizes.")
-    refuse_what_no_copy_keeps(model)
     with of_a_network("be copied"):
+        refuse_what_no_copy_keeps(model)
         return deepcopy(model)  # a function, too, may return the same module again
 
 
@@ -184,11 +184,12 @@ def response(model: nn.Module) -> list[float]:
     return [round(value, 6) for value in [*logits, gradient]]
 
 
-def behaviour(model: nn.Module, halved: bool = False) -> dict[str, list[float]]:
+def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[str, list[float]]:
     """What `response` does not show, in numbers: the logits of 40 images in training, of two of them in eval mode
     afterwards, also with thirty times their strength and, if it is trained with such, half their side; a part of the
-    gradient, and its length; and, if random numbers are drawn in training, how far the mean logit of each of 32 draws
-    is from the first's. In the place of each nn.Dropout a pattern tells where it is called.
+    gradient, and its length; if random numbers are drawn in training, how far the mean logit of each of 32 draws is
+    from the first's; and the logits in training of a `batch` of so many images, of 512 at most. In the place of each
+    nn.Dropout a pattern tells where it is called.
     """
     with of_a_network("be copied"):
         copy = deepcopy(model).cpu()
@@ -219,12 +220,15 @@ def behaviour(model: nn.Module, halved: bool = False) -> dict[str, list[float]]:
             torch.default_generator.manual_seed(seed)
             with rng_from(seed):
                 drawn.append(copy.train()(images[::20]).mean().item())
+        with torch.no_grad():
+            whole = copy.train()(images.repeat(13, 1, 1, 1)[: min(batch, 512)])[[0, -1]] if batch > 1 else None
     reached = [p.grad for p in copy.parameters() if p.grad is not None] or [torch.zeros(1)]
     gradient = torch.cat([(torch.view_as_real(g) if g.is_complex() else g).flatten() for g in reached])
     part = torch.stack([(gradient * torch.arange(len(gradient)).cos()).sum(), gradient.norm()])
     found = dict(trained=trained[[0, -1]], judged=judged, strong=strong, gradient=part)
-    found |= dict(drawn=torch.tensor(drawn) - sum(drawn[:1])) | (dict(halved=small) if halved else {})
-    return {key: [float(f"{v:.6g}") for v in values.detach().flatten().tolist()] for key, values in found.items()}
+    found |= dict(drawn=torch.tensor(drawn) - sum(drawn[:1]), halved=small, batch=whole)
+    found = {key: values.detach().flatten().tolist() for key, values in found.items() if values is not None}
+    return {key: [float(f"{value:.6g}") for value in values] for key, values in found.items()}
 
 
 def random_numbers() -> list:
@@ -276,7 +280,9 @@ def normalised() -> list[float]:
 def check_outputs(model: nn.Module, classes: int) -> None:
     """NetworkError unless the network gives an image a finite logit for each class, in eval mode twice the same, and
     still does so when its weights are loaded into a new one."""
-    copy, images = deepcopy(model).cpu().eval(), torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+    with of_a_network("be copied"):
+        copy = deepcopy(model).cpu().eval()
+    images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
         first, second, alone = copy(images), copy(images), copy(images[:1])
@@ -320,9 +326,11 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     """What makes a run itself, but for its batches; `model` is the network as built, `data` says which images with
     which split."""
-    computed = dict(code=code(), first_response=response(model), first_values=first_values(model))
-    computed |= dict(behaviour=behaviour(model, recipe.get("halved", 0) > 0), normalised=normalised())
-    return dict(network=modules(model), recipe=recipe_of(recipe), data=data, seed=seed) | computed
+    felt = recipe.get("halved", 0) > 0, recipe["batch_size"]
+    with of_a_network("be described"):  # such as by an extra_repr that fails
+        described, computed = modules(model), dict(first_response=response(model), first_values=first_values(model))
+        computed |= dict(behaviour=behaviour(model, *felt), normalised=normalised())
+    return dict(network=described, recipe=recipe_of(recipe), data=data, seed=seed, code=code()) | computed
 
 
 def identity_of(metrics: Mapping) -> dict:
@@ -358,7 +366,7 @@ def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: d
         seconds_per_epoch=round(float(history.seconds.median()), 1),
         **{key: last[key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
         run={key: identity[key] for key in SEEN if key in identity}
-        | dict(response=response(model), behaviour_last=behaviour(model, recipe.halved > 0)),
+        | dict(response=response(model), behaviour_last=behaviour(model, recipe.halved > 0, recipe.batch_size)),
         made_under=made_under,
     )
 
@@ -444,7 +452,9 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
     return None
 
 
-def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float] | str, last: Any) -> str | None:
+def computes_otherwise(
+    model: nn.Module, weights: Mapping, recorded: list[float] | str, last: Any, batch: int
+) -> str | None:
     """In words that `model` with these weights answers otherwise than `recorded`, or behaves otherwise than `last`;
     None if it does the same."""
     copy = deepcopy(model)
@@ -452,7 +462,8 @@ def computes_otherwise(model: nn.Module, weights: Mapping, recorded: list[float]
         copy.load_state_dict(weights)
     except RuntimeError:
         return "its modules are the same, but other weights are in them there"
-    if alike(response(copy), recorded) and (last == UNKNOWN or behave_alike(behaviour(copy, "halved" in last), last)):
+    felt = "halved" in last, batch if "batch" in last else 0
+    if alike(response(copy), recorded) and (last == UNKNOWN or behave_alike(behaviour(copy, *felt), last)):
         return None
     return "its modules are the same, but with the weights of there its forward computes something else here"
 
@@ -475,7 +486,10 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
     last = last if "behaviour" in wanted else UNKNOWN  # who only loads a run does not train it
     with of_a_run(folder):
-        return difference(wanted, found) or (computes_otherwise(model, weights, recorded, last) if weights else None)
+        differs = difference(wanted, found)
+        if differs or not weights:
+            return differs
+        return computes_otherwise(model, weights, recorded, last, found["recipe"]["batch_size"])
 
 
 def own_name(name: Any) -> str:
