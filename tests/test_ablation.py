@@ -161,7 +161,16 @@ def test_published_rows_are_kept_and_those_that_no_run_made_are_refused(few, mon
         )
         with pytest.raises(RunError, match="Row 1 of runs/ablation/recipe.csv is of no|'gone' is no change"):
             publish_tables("ablation")
+    for seeds in (["", 1], [np.inf, 1], [1, 1]):
+        table.assign(seed=seeds, change="as it is").to_csv(path, index=False)
+        with pytest.raises(RunError, match=r"recipe.csv lacks a column or a value, or has a row twice"):
+            publish_tables("ablation")
     path.write_bytes(honest)
+    backup = path.with_name("recipe (copy).csv")
+    backup.write_bytes(honest)
+    with pytest.raises(RunError, match=r"recipe \(copy\).csv is no table of utils/study/ablation.py"):
+        publish_tables("ablation")
+    backup.unlink()
     target = publish_tables("ablation")
     rows().iloc[[1]].to_csv(path, index=False)
     with pytest.raises(RunError, match="recipe.csv lacks published rows"):

@@ -519,6 +519,22 @@ def test_what_is_kept_in_a_buffer_is_loaded_again(root):
     assert torch.equal(runs.load("runs/mine", Kept).model(images), run.model(images))
 
 
+class ExtraState(Kept):
+    """It keeps beside its weights what no file of weights may hold."""
+
+    def get_extra_state(self):
+        return Path("anything")
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_what_could_not_be_read_again_is_not_trained(root):
+    with pytest.raises(NetworkError, match=r"cannot be loaded \(UnpicklingError.*; mend it"):
+        train(ExtraState)
+    assert not (root / "runs").exists()
+
+
 def hooked(model):
     next(model.parameters()).register_hook(lambda gradient: 0 * gradient)
     return model

@@ -1080,6 +1080,13 @@ def test_a_table_without_the_published_rows_is_not_published(root):
         assert tree(target) == before
 
 
+def test_a_table_with_a_row_twice_is_not_published(root):
+    search_table(root, "runs", [0, 1, 2, 3, 3])
+    with pytest.raises(RunError, match=r"search/fast.csv has a row twice; delete one of them"):
+        publish_tables("search")
+    assert not (root / "results" / "search").exists()
+
+
 def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):
     search_table(root, "runs").joinpath("fast.csv").rename(root / "runs" / "search" / "small.csv")
     search_table(root, "runs")

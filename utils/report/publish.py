@@ -109,7 +109,10 @@ def publish_tables(folder: str) -> Path:
     if target.exists():
         verify(target)  # what is damaged there must not be sealed anew
     for file in files:
-        table, before = records.read_table(file), target / file.name
+        if folder == "ablation" and file.stem not in ablation.studies():
+            raise RunError(f"runs/{folder}/{file.name} is no table of utils/study/ablation.py; move it elsewhere.")
+        table = ablation.kept(file.stem) if folder == "ablation" else records.read_table(file)
+        before = target / file.name
         sources = set(table.get("data_source", ["unknown images"]))
         if sources != {"original"}:
             other = ", ".join(sorted(map(str, sources - {"original"}))) or "nothing"
@@ -117,6 +120,8 @@ def publish_tables(folder: str) -> Path:
         if folder != "benchmark":
             published = records.read_table(before) if before.exists() else table.iloc[:0]
             check_rows(table, published, folder, file.stem)
+        if table.duplicated().any():
+            raise RunError(f"runs/{folder}/{file.name} has a row twice; delete one of them.")
     return put({file.name: file.read_bytes() for file in files}, target)
 
 
