@@ -239,9 +239,14 @@ def accurate(c1: int = 32, c2: int = 96, c3: int = 128, n2: int = 3) -> ConvNet:
     )
 
 
-def compact() -> ConvNet:
+def compact(silu: int = 0) -> ConvNet:
     """`accurate` with half the parameters."""
-    return accurate(32, 64, 80, n2=2)
+    network = accurate(32, 64, 80, n2=2)
+    for module in [*network.modules()] if silu else []:
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.SiLU())
+    return network
 
 
 def quick(c1: int = 48, c2: int = 64) -> ConvNet:
