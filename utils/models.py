@@ -244,13 +244,13 @@ def compact() -> ConvNet:
     return accurate(32, 64, 80, n2=2)
 
 
-def quick(c1: int = 48, c2: int = 64) -> ConvNet:
+def quick(c1: int = 48, c2: int = 64, down: int = 1) -> ConvNet:
     """Nothing is computed at 32x32, for speed. c1 and c2 are the channels of the first block, and of the others."""
     return ConvNet(
         c2,
         c1_1=conv(3, c1, stride=2),
         c1_2=conv_pair(c1),
-        c2_1=conv(c1, c2, stride=2),
+        c2_1=bsconv(c1, c2, stride=2) if down == 2 else conv(c1, c2, stride=2),
         c3_1=conv_pair(c2, dilation=2),
         c4_1=separable(c2, c2),
     )

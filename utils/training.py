@@ -61,6 +61,7 @@ class Recipe:
     average: float = 0.0
     anneal: str = "cos"
     halved: float = 0.0
+    reduced: float = 0.0
     precision: str | None = None
 
     def __post_init__(self) -> None:

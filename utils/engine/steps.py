@@ -71,6 +71,8 @@ class TrainingStep:
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.scheduler.last_epoch < self.recipe.halved * self.scheduler.total_steps:  # it counts steps
             images = F.avg_pool2d(images, 2)
+        elif self.scheduler.last_epoch < (self.recipe.halved + self.recipe.reduced) * self.scheduler.total_steps:
+            images = F.interpolate(images, size=24, mode="bilinear", antialias=True)
         with autocast(self.device, self.precision):
             logits = self.model(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
