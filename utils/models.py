@@ -113,6 +113,17 @@ class ConvNet(nn.Module):
         return self.linear(self.pool(self.layers(images)).flatten(1))
 
 
+def with_silu(network: nn.Module) -> nn.Module:
+    """The network with SiLU, x * sigmoid(x), in the place of every ReLU: it is smooth, and not quite 0 below 0.
+
+    Source: Ramachandran, Zoph & Le, "Searching for Activation Functions", 2017 (there Swish).
+    """
+    for module in [*network.modules()]:
+        for name in [name for name, child in module.named_children() if isinstance(child, nn.ReLU)]:
+            setattr(module, name, nn.SiLU())
+    return network
+
+
 # ---------------------------------------------------------------- the networks
 
 
@@ -244,9 +255,9 @@ def compact() -> ConvNet:
     return accurate(32, 64, 80, n2=2)
 
 
-def quick(c1: int = 48, c2: int = 64) -> ConvNet:
+def quick(c1: int = 48, c2: int = 64, silu: int = 1) -> ConvNet:
     """Nothing is computed at 32x32, for speed. c1 and c2 are the channels of the first block, and of the others."""
-    return ConvNet(
+    network = ConvNet(
         c2,
         c1_1=conv(3, c1, stride=2),
         c1_2=conv_pair(c1),
@@ -254,6 +265,7 @@ def quick(c1: int = 48, c2: int = 64) -> ConvNet:
         c3_1=conv_pair(c2, dilation=2),
         c4_1=separable(c2, c2),
     )
+    return with_silu(network) if silu == 2 else network
 
 
 def strideless(c: int = 16, c5: int = 32) -> ConvNet:
