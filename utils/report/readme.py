@@ -52,9 +52,8 @@ def notebook_figures() -> dict[str, bytes]:
             pictures = [o["data"]["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
             for tag in cell["metadata"].get("tags", []):
                 if re.fullmatch(r"images/[\w-]+\.png", tag) and pictures:  # no path out of there
-                    found[tag.removeprefix("images/")] = base64.b64decode(
-                        "".join(pictures[0])
-                    )  # one text, or its lines
+                    text = "".join(pictures[0])  # it may be kept as a list of its lines
+                    found[tag.removeprefix("images/")] = base64.b64decode(text)
     return found
 
 

@@ -36,18 +36,15 @@ def published(names: list[str]) -> pd.DataFrame:
     return table.loc[[name for name in names if name in table.index]]
 
 
-LESSON = re.compile(r"\d\d_\w+\.ipynb")  # and not 05_experiment_1-Copy1.ipynb
-
-
 def lessons() -> dict[Path, dict]:
     """The notebooks of the course, such as 01_data_exploration.ipynb, in their order; others in the folder are not
     its own. RunError if one cannot be read."""
     found = {}
-    for path in sorted((utils.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+    paths = sorted((utils.ROOT / "notebooks").glob("*.ipynb"))
+    for path in (path for path in paths if re.fullmatch(r"\d\d_\w+", path.stem)):  # and no 05_experiment_1-Copy1
         try:
-            if LESSON.fullmatch(path.name):
-                found[path] = json.loads(path.read_text(encoding="utf-8"))
-                title_of("".join(found[path]["cells"][0]["source"]))
+            found[path] = json.loads(path.read_text(encoding="utf-8"))
+            heading("".join(found[path]["cells"][0]["source"]))
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunError(
                 f"notebooks/{path.name} cannot be read ({first_line(error)}); fetch or mend it, or give it a name that "
@@ -56,7 +53,7 @@ def lessons() -> dict[Path, dict]:
     return found
 
 
-def title_of(first: str) -> str:
+def heading(first: str) -> str:
     """The title of a notebook, in its first cell."""
     if not (found := re.search(r"^# (?:\d+\. )?(.+)", first, re.M)):
         raise ValueError("its first cell has no title")
@@ -114,13 +111,13 @@ def headline() -> dict:
 
 def course_table() -> dict:
     """Every notebook by its title, with its badge for Colab and the minutes that it takes."""
-    paths, books = [*lessons()], [book["cells"] for book in lessons().values()]
-    firsts = ["".join(cells[0]["source"]) for cells in books]
+    books = {path: book["cells"] for path, book in lessons().items()}
+    firsts = ["".join(cells[0]["source"]) for cells in books.values()]
     return {
-        "": [path.name[:2] for path in paths],
-        "notebook": [f"[{title_of(first)}](notebooks/{path.name})" for first, path in zip(firsts, paths, strict=True)],
-        "reading": [f"{reading_minutes(cells)} min" for cells in books],
-        "running": [f"{running_minutes(cells)} min" for cells in books],
+        "": [path.name[:2] for path in books],
+        "notebook": [f"[{heading(first)}](notebooks/{path.name})" for first, path in zip(firsts, books, strict=True)],
+        "reading": [f"{reading_minutes(cells)} min" for cells in books.values()],
+        "running": [f"{running_minutes(cells)} min" for cells in books.values()],
         "in Colab": [first.splitlines()[0] for first in firsts],
     }
 
