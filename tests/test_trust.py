@@ -1141,7 +1141,7 @@ def notebook(path, text="", tag=None):
 
 def test_a_notebooks_figure_cannot_lead_out_of_images(root):
     for number, tag in enumerate(("images/../x.png", "images//tmp/x.png", "images/x.txt", "images/right.png")):
-        notebook(root / "notebooks" / f"0{number}_some.ipynb", text="# A title", tag=tag)
+        notebook(root / "notebooks" / f"0{number}_some.ipynb", "# A title", tag)
     assert readme.notebook_figures() == {"right.png": b"png"}
 
 
