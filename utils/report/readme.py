@@ -33,13 +33,11 @@ def filled() -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise RunError(f"One of {', '.join(PAGES)} cannot be read ({first_line(error)}); fetch it again.") from None
     for marker, table in TABLES.items():
-        lines = f"<!-- {marker} --> and <!-- /{marker} -->"
-        first, last = map(re.escape, lines.split(" and "))
-        place = [page for page, text in pages.items() if re.search(f"{first}.*{last}", text, re.S)]
+        first, last = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+        place = [page for page, text in pages.items() if last in text.partition(first)[2]]
         if not place:
-            raise RunError(
-                f"No page has the lines {lines}; put both back into {PAGES[0]} or {PAGES[1]}, in this order."
-            )
+            where = f"{PAGES[0]} or {PAGES[1]}, in this order"
+            raise RunError(f"No page has the lines {first} and {last}; put both back into {where}.")
         pages[place[0]] = fill(pages[place[0]], marker, markdown(table()))
     return pages
 
