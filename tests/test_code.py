@@ -116,7 +116,7 @@ def test_a_file_that_trains_the_same_may_be_named(copy, monkeypatch):
     before = told()
     edit(copy / "runs.py", "def _built(", "def _made(")
     after = told()
-    monkeypatch.setattr(code_module, "SAME", {after["runs"]: before["runs"]})
+    monkeypatch.setitem(code_module.SAME, after["runs"], before["runs"])
     assert before != after and told() == before
 
 

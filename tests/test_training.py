@@ -140,6 +140,38 @@ def test_the_optimizer_is_that_of_the_recipe():
     assert plain.defaults["momentum"] == 0
 
 
+def test_muon_takes_orthogonal_steps_for_kernels_and_those_of_sgd_for_the_rest():
+    """Two steps, against momentum by hand, the singular values of what was stepped, and PyTorch's SGD."""
+    lr, momentum = 0.05, 0.8
+    recipe = replace(RECIPE, lr=lr, momentum=momentum, warmup=0.0, optimizer="muon")
+    model, twin = small_network(), small_network()
+    twin.load_state_dict(model.state_dict())
+    muon, _ = optimizer_and_schedule(model, recipe, steps=10**6)  # whose learning rate hardly falls
+    sgd, _ = optimizer_and_schedule(twin, replace(recipe, optimizer="sgd"), steps=10**6)
+    kernels = {name: p for name, p in model.named_parameters() if p.ndim == 4}
+    moving = {name: torch.zeros_like(p) for name, p in kernels.items()}
+    for step in range(2):
+        torch.manual_seed(step)
+        before = {name: p.detach().clone() for name, p in kernels.items()}
+        for p, other in zip(model.parameters(), twin.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            other.grad = p.grad.clone()
+        for name, p in kernels.items():
+            moving[name] = momentum * moving[name] + p.grad
+        nesterov = {name: (p.grad + momentum * moving[name]).flatten(1) for name, p in kernels.items()}
+        muon.step()
+        sgd.step()
+        for name, p in kernels.items():
+            kept = before[name] * len(p) ** 0.5 / before[name].norm()
+            stepped = ((kept - p) / lr).detach().flatten(1)
+            u, _, v = torch.linalg.svd(nesterov[name], full_matrices=False)
+            values = torch.linalg.svdvals(stepped)
+            assert values.max() < 1.3 and values.median() > 0.6, name
+            assert (stepped * (u @ v)).sum() > 0.9 * stepped.norm() * (u @ v).norm(), name  # the same way
+    for (name, p), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, other) == (name not in kernels), name
+
+
 def test_averaged_weights_are_judged_and_kept(monkeypatch):
     """Against the average computed by hand from the weights after every step."""
     seen, step = [], training.TrainingStep.__call__
@@ -207,7 +239,7 @@ def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
         (dict(lr=0), "lr is 0, but must be above 0"),
         (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
         (dict(flip=float("nan")), "flip is nan"),
-        (dict(optimizer="lion"), "optimizer is lion, but must be sgd or adam"),
+        (dict(optimizer="lion"), "optimizer is lion, but must be sgd or adam or muon"),
         (dict(anneal="square"), "anneal is square, but must be cos or linear"),
         (dict(average=2), "average is 2, but must be between 0 and 1"),
         (dict(precision="float8"), "precision is float8, but must be None or float32 or bfloat16 or float16"),

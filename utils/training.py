@@ -24,10 +24,10 @@ from utils.engine import distributed
 from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
 from utils.engine.records import response
 from utils.engine.speed import PRECISIONS, prepared
-from utils.engine.steps import TrainingStep, device_to_use, ema, log_line, to_device, train_epoch, workers_alive
+from utils.engine.steps import Muon, TrainingStep, device_to_use, ema, log_line, to_device, train_epoch, workers_alive
 from utils.errors import RunError
 
-WORDS = dict(optimizer=("sgd", "adam"), anneal=("cos", "linear"), precision=(None, *PRECISIONS))  # no numbers
+WORDS = dict(optimizer=("sgd", "adam", "muon"), anneal=("cos", "linear"), precision=(None, *PRECISIONS))  # no numbers
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Recipe:
 
     One cycle of the learning rate (Smith & Topin, "Super-Convergence", 2018): up to `lr` during the share `warmup` of
     all steps, then down; `anneal` is the shape of both, "cos" (a cosine) or "linear". `optimizer` is "sgd" (with
-    Nesterov momentum) or "adam" (`momentum` is its first beta). Weight decay acts on weights only, not on biases and
-    norms. `dropout` is the probability of every Dropout layer; 0 leaves each as the network has it. flip, affine and
-    hole are the probabilities of the augmentations. With `average`, such as 0.999, what is judged and kept is the
-    exponential moving average of the weights with this decay (Polyak & Juditsky, 1992). During the share `halved` of
-    all steps, the first ones, images have half their side, for speed (progressive resizing: Howard, fast.ai, 2018).
-    `precision` is "float32", "bfloat16" or "float16"; None takes what suits the device. RunError names the first value
-    that makes no sense. A new field stands in `records.LATER`, too, with the value that changes nothing, which all runs
-    before had.
+    Nesterov momentum), "adam" (`momentum` is its first beta) or "muon" (`steps.Muon`). Weight decay acts on weights
+    only, not on biases and norms. `dropout` is the probability of every Dropout layer; 0 leaves each as the network has
+    it. flip, affine and hole are the probabilities of the augmentations. With `average`, such as 0.999, what is judged
+    and kept is the exponential moving average of the weights with this decay (Polyak & Juditsky, 1992). During the
+    share `halved` of all steps, the first ones, images have half their side, for speed (progressive resizing: Howard,
+    fast.ai, 2018). `precision` is "float32", "bfloat16" or "float16"; None takes what suits the device. RunError names
+    the first value that makes no sense. A new field stands in `records.LATER`, too, with the value that changes
+    nothing, which all runs before had.
     """
 
     epochs: int
@@ -89,7 +89,9 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
     weights = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
     biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
     groups = [weights, biases_and_norms]
-    if recipe.optimizer == "adam":
+    if recipe.optimizer == "muon":
+        optimizer = Muon(groups, recipe.lr, recipe.momentum)
+    elif recipe.optimizer == "adam":
         optimizer = torch.optim.Adam(groups, recipe.lr, betas=(recipe.momentum, 0.999))
     else:
         optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)

@@ -24,7 +24,10 @@ BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints e
     cifar10/__init__ cifar10/files cifar10/sources""".split()
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
-SAME: dict[str, str] = {}
+SAME = {
+    "f109e63f": "a8bafd62",  # training.py: one more optimizer, Muon
+    "7fb3904e": "b9364c7c",  # engine/steps.py: the same
+}
 
 
 def code() -> dict[str, str]:

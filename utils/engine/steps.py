@@ -55,6 +55,44 @@ def ema(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
+class Muon(torch.optim.SGD):
+    """SGD, but a step of a convolution's kernels is an orthogonal matrix (Jordan et al., "Muon", 2024).
+
+    What momentum makes of the gradient is a matrix, a row for each output channel. In its place a step takes a matrix
+    near to it whose rows are orthogonal, so that all directions are learned alike, not only the few that gradients
+    mostly point to. The kernels keep the length that such a matrix has: `lr` is the share that a step changes. They
+    need no weight decay.
+    """
+
+    def __init__(self, groups: list[dict], lr: float, momentum: float) -> None:
+        kernels = dict(params=[p for group in groups for p in group["params"] if p.ndim > 2], decay=momentum)
+        others = [group | dict(params=[p for p in group["params"] if p.ndim <= 2]) for group in groups]
+        kernels |= dict(momentum=0.0, nesterov=False, weight_decay=0.0)  # of SGD itself
+        super().__init__([kernels, *others], lr, momentum, nesterov=momentum > 0)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        decay = self.param_groups[0]["decay"]
+        for p in self.param_groups[0]["params"]:
+            if p.grad is not None:
+                moving = self.state[p].setdefault("moving", torch.zeros_like(p))
+                moving.mul_(decay).add_(p.grad)
+                p.grad = orthogonal(p.grad.add(moving, alpha=decay).flatten(1)).reshape(p.shape)
+                p.mul_(len(p) ** 0.5 / p.norm().clamp(min=1e-7))
+        super().step(closure)
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """About U V^T for the matrix U S V^T: three steps of Newton and Schulz, with the coefficients of Jordan et al.,
+    bring the large singular values near to 1 and the small ones closer."""
+    x = matrix.mT if (tall := matrix.shape[0] > matrix.shape[1]) else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(3):
+        a = x @ x.mH
+        x = 3.4445 * x + (2.0315 * a @ a - 4.775 * a) @ x
+    return x.mT if tall else x
+
+
 @dataclass
 class TrainingStep:
     """What a step is made of; called with a batch it makes one and returns the mean loss and the right answers."""
