@@ -27,7 +27,7 @@ from utils.engine.speed import PRECISIONS, prepared
 from utils.engine.steps import TrainingStep, device_to_use, ema, log_line, to_device, train_epoch, workers_alive
 from utils.errors import RunError
 
-WORDS = dict(optimizer=("sgd", "adam"), anneal=("cos", "linear"), precision=(None, *PRECISIONS))  # no numbers
+WORDS = dict(optimizer=("sgd", "adam", "muon"), anneal=("cos", "linear"), precision=(None, *PRECISIONS))  # no numbers
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Recipe:
     average: float = 0.0
     anneal: str = "cos"
     halved: float = 0.0
+    muon_lr: float = 0.1
+    beta: float = 0.6
     precision: str | None = None
 
     def __post_init__(self) -> None:
@@ -84,11 +86,55 @@ class Recipe:
         return dict(flip=self.flip, affine=self.affine, hole=self.hole)
 
 
+class Muon(torch.optim.SGD):
+    """Momentum, orthogonalised by Newton-Schulz (Jordan et al., 2024), for the convolutions; SGD for the rest."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        own = self.param_groups[0]
+        for p in own["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if "buffer" not in state:
+                state["buffer"] = torch.zeros_like(p.grad)
+            state["buffer"].mul_(own["beta"]).add_(p.grad)
+            g = p.grad.add(state["buffer"], alpha=own["beta"])
+            p.mul_(len(p) ** 0.5 / p.norm())
+            p.add_(orthogonal(g.reshape(len(g), -1)).reshape(p.shape), alpha=-own["lr"])
+            p.grad = None
+        super().step()
+
+
+def orthogonal(g, steps=3, eps=1e-7):
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = g.bfloat16()
+    x = x / (x.norm() + eps)
+    if tall := x.shape[0] > x.shape[1]:
+        x = x.T
+    for _ in range(steps):
+        y = x @ x.T
+        x = a * x + (b * y + c * y @ y) @ x
+    return (x.T if tall else x).float()
+
+
 def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, OneCycleLR]:
     """The recipe's optimizer for the weights of `model`, and its learning rate over `steps` steps."""
     weights = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
     biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
     groups = [weights, biases_and_norms]
+    if recipe.optimizer == "muon":
+        convs = [p for p in model.parameters() if p.ndim == 4]
+        head = [p for p in model.parameters() if p.ndim == 2]
+        groups = [
+            {"params": convs, "muon": True, "beta": recipe.beta},
+            {"params": head, "muon": False, "weight_decay": recipe.weight_decay},
+            {"params": biases_and_norms["params"], "muon": False, "weight_decay": 0.0},
+        ]
+        optimizer = Muon(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+        warmup = min(float(recipe.warmup), 1 - 1 / steps)
+        shape = dict(pct_start=warmup, anneal_strategy=recipe.anneal, cycle_momentum=False)
+        return optimizer, OneCycleLR(optimizer, [recipe.muon_lr, recipe.lr, recipe.lr], steps, **shape)
     if recipe.optimizer == "adam":
         optimizer = torch.optim.Adam(groups, recipe.lr, betas=(recipe.momentum, 0.999))
     else:

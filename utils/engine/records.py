@@ -36,7 +36,7 @@ from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_n
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
-LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
+LATER = dict(anneal="cos", halved=0.0, muon_lr=0.1, beta=0.6)  # fields of the recipe that came later, and what all runs before had
 SEEN = "network data split code first_response first_values behaviour normalised fed".split()  # beside recipe and seed
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
