@@ -108,14 +108,13 @@ class Muon(torch.optim.SGD):
 
 def orthogonal(g, steps=3, eps=1e-7):
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g.bfloat16()
-    x = x / (x.norm() + eps)
+    x = g / (g.norm() + eps)
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
     for _ in range(steps):
         y = x @ x.T
         x = a * x + (b * y + c * y @ y) @ x
-    return (x.T if tall else x).float()
+    return x.T if tall else x
 
 
 def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, OneCycleLR]:
