@@ -60,7 +60,7 @@ EXPERIMENTS = {
     "fast": Experiment(replace(SHORT_CYCLE, epochs=4, lr=0.2), PriorWork("best elsewhere", 198_660, 16)),
     "quick": Experiment(replace(SHORT_CYCLE, epochs=7, lr=0.03, batch_size=128, optimizer="muon", halved=0.5)),
     "accurate": Experiment(replace(RECIPE, epochs=56, affine=0.5), PriorWork("best elsewhere", 197_858, 58, 92.00)),
-    "compact": Experiment(replace(RECIPE, epochs=70, lr=0.03, optimizer="muon", anneal="linear", halved=0.5)),
+    "compact": Experiment(replace(RECIPE, epochs=60, lr=0.03, optimizer="muon", anneal="linear", halved=0.5)),
     "strideless": Experiment(
         replace(MILD, epochs=30, affine=0.05, hole=0.05, anneal="linear"),
         PriorWork("best elsewhere", 88_384, 245, 87.45),
