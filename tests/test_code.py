@@ -1,5 +1,6 @@
 """The code that trains is a part of what a run is: a changed loss, loader or augmentation never shows an old run."""
 
+import inspect
 import json
 import runpy
 import shutil
@@ -10,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from utils import data, models, runs, training
+from utils import data, experiments, models, runs, training
 from utils.engine import code as code_module
 from utils.engine import records
 from utils.engine.code import TRAINED_BY, _digest, code, told
@@ -169,6 +170,8 @@ STALE = {
     "property": ("training.py", "return dict(flip=self.flip,", "return dict(flip=2 * self.flip,"),
     "decorated": ("engine/steps.py", "if not str(error)", "if str(error)"),
     "operator": ("engine/batches.py", "return -(-self.size", "return (self.size"),
+    "row": ("experiments.py", '"experiment_3": Experiment(RECIPE,', '"experiment_3": Experiment(NO_AUGMENTATION,'),
+    "figure elsewhere": ("experiments.py", "257, 85.08", "257, 85.09"),
     "network": ("models.py", "c5=conv(64, 32, dilation=2)", "c5=conv(64, 32, padding=2, dilation=2)"),
     "network's default": ("models.py", "def small(c1: int = 16, c2: int = 32", "def small(c1: int = 16, c2: int = 40"),
     "default": ("data.py", "validation: int = 5000, seed: int = 0", "validation: int = 5000, seed: int = 1"),
@@ -252,6 +255,38 @@ def test_comments_and_files_that_cannot_be_read_while_a_kernel_runs(copy):
             ):
                 code()
             (copy / name).write_bytes(before)
+
+
+def test_a_docstring_edited_while_a_kernel_runs_is_no_edit(copy):
+    for name, old in (
+        ("models", '"""`accurate` with half'),
+        ("data", '"""All images in order'),
+        ("training", '"""Mean '),
+    ):
+        edit(copy / f"{name}.py", old, old + "So: ")
+    assert code()
+
+
+def test_a_function_that_is_compiled_alone_is_the_same():
+    """As IPython's %autoreload does it; Python then calls what the file imports by other instructions."""
+    for module in [models, data, training, sys.modules["utils.engine.steps"], sys.modules["utils.engine.batches"]]:
+        for name, whole in vars(module).copy().items():
+            if inspect.isfunction(whole) and whole.__module__ == module.__name__:
+                exec(inspect.getsource(whole), alone := dict(vars(module)))
+                assert code_module._does(alone[name]) == code_module._does(whole), name
+    exec(inspect.getsource(models._layer).replace("ReLU", "SiLU"), alone := dict(vars(models)))
+    assert code_module._does(alone["_layer"]) != code_module._does(models._layer)
+
+
+def test_using_an_optimizer_is_no_edit():
+    """PyTorch then puts a wrapper in the place of its class's step."""
+    training.optimizer_and_schedule(models.small(), Recipe(1, optimizer="muon"), steps=2)
+    assert code()
+
+
+def test_a_row_that_a_cell_adds_is_no_edit_of_the_file(monkeypatch):
+    monkeypatch.setitem(experiments.EXPERIMENTS, "mine", experiments.EXPERIMENTS["small"])
+    assert code()
 
 
 def test_a_function_put_in_its_place_is_no_edit_of_the_file(monkeypatch):

@@ -20,7 +20,7 @@ from utils.__main__ import main
 from utils.engine import records
 from utils.engine.checkpoints import seal
 from utils.errors import NetworkError, RunError
-from utils.experiments import EXPERIMENTS, MAIN, RECORDS
+from utils.experiments import EXPERIMENTS, FINAL, MAIN, RECORDS
 from utils.report import readme, tables
 from utils.study import statistics
 
@@ -276,6 +276,26 @@ def test_a_missing_marker_is_named(copy):
     (copy / "README.md").write_bytes(b"\xff")
     with pytest.raises(RunError, match="^One of README.md, .* cannot be read"):
         readme.write()
+
+
+def test_a_torn_page_and_a_table_that_stands_there_twice_are_named(copy):
+    whole = (copy / "README.md").read_text(encoding="utf-8")
+    for text, sentence in (
+        (whole.replace("## Quick start", "<<<<<<< HEAD\n## Quick start", 1), "README.md holds a conflict"),
+        (whole + "\n<!-- headline -->\n99.99 %\n<!-- /headline -->\n", "headline.* more than once"),
+    ):
+        assert text != whole
+        (copy / "README.md").write_text(text, encoding="utf-8")
+        with pytest.raises(RunError, match=sentence):
+            readme.write()
+        assert (copy / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_a_weak_final_network_is_left_out_of_the_headline(monkeypatch):
+    table = statistics.published()
+    table.loc[FINAL, "accuracy"] = 50.0
+    monkeypatch.setattr(statistics, "published", lambda: table)
+    assert len(tables.headline()["network"]) == 3
 
 
 DOCUMENTS = [*(ROOT / page for page in readme.PAGES), ROOT / "CONTRIBUTING.md", *(ROOT / "notebooks").glob("*.ipynb")]

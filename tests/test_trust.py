@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import nn
 
@@ -317,7 +317,7 @@ def test_what_is_not_published_is_not_calibrated(root, images, capsys):
     runs.save(honest_run(images), root / "runs" / FINAL)
     before = tree(root)
     assert "is not published" in refused(capsys, "calibrate", f"runs/{FINAL}")
-    assert tree(root) == before
+    assert {path: content for path, content in tree(root).items() if path.name != ".publishing"} == before
 
 
 # ---------------------------------------------------------------- 3: a flipped bit
@@ -783,7 +783,7 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
 
 HOLDER = """
 import sys, time
-from filelock import FileLock
+from filelock import FileLock, Timeout
 with FileLock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -1118,6 +1118,62 @@ def test_publishing_waits_for_another_that_publishes(root):
         assert publishing.result(10) == root / "results" / "search"
 
 
+def test_nobody_publishes_from_the_first_look_on(root, images, monkeypatch):
+    """Else other weights get the temperature, or a row that was published meanwhile is lost."""
+    runs.save(honest_run(images), root / "results" / FINAL)
+    search_table(root, "runs")
+    seen = []
+
+    def looks(function):
+        def looking(*arguments):
+            with pytest.raises(Timeout), FileLock(root / "runs" / ".publishing", timeout=0):
+                pass
+            seen.append(function.__name__)
+            return function(*arguments)
+
+        return looking
+
+    monkeypatch.setattr(publish.runs, "load", looks(runs.load))
+    monkeypatch.setattr(publish.records, "read_table", looks(records.read_table))
+    publish.calibrate(FINAL)
+    publish_tables("search")
+    assert {"load", "read_table"} <= set(seen)
+
+
+def test_what_was_killed_between_two_renames_is_put_back_before_anything_is_published_there(root):
+    """Where the system cannot exchange folders: another seed's publishing would make the folder, and the next delete
+    the only copy."""
+    target = root / "results" / FINAL
+    put({"metrics.json": b"seed 1"}, target)
+    put({"metrics.json": b"seed 3"}, target / "seed_3")
+    before = tree(target)
+    target.rename(root / "results" / f".old-{FINAL}")
+    put({"metrics.json": b"seed 2"}, target / "seed_2")
+    assert before.items() <= tree(target).items()
+    assert not (root / "results" / f".old-{FINAL}").exists()
+
+
+def test_a_full_disk_in_publishing_is_a_sentence_and_leaves_nothing(root, monkeypatch, capsys):
+    target = root / "results" / FINAL
+    put({"metrics.json": b"old"}, target)
+    before = tree(root)
+
+    def full(source, copy):
+        copy.mkdir()
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device"), ("c", "d", "the same")])
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    monkeypatch.setattr("utils.__main__.COMMANDS", {"publish": lambda _: put({}, target)})
+    assert "cannot be written or read: [Errno 28] No space left on device." in refused(capsys, "publish", FINAL)
+    assert tree(root) == before and not list((root / "results").glob(".new-*"))
+
+
+def test_without_a_stderr_there_is_no_bar(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys, "stderr", None)
+    runs.train(tiny_network, ONE, random_images(), name="mine")
+
+
 def test_a_temperature_is_not_given_to_other_weights(root, images, monkeypatch, capsys):
     target = root / "results" / FINAL
     runs.save(honest_run(images), target)
@@ -1128,7 +1184,7 @@ def test_a_temperature_is_not_given_to_other_weights(root, images, monkeypatch, 
         return logits(*arguments)
 
     monkeypatch.setattr(analysis, "logits", meanwhile)
-    assert "were published meanwhile" in refused(capsys, "calibrate", FINAL)
+    assert "came into" in refused(capsys, "calibrate", FINAL)
     assert not (target / "calibration.json").exists()
 
 

@@ -4,6 +4,7 @@ import argparse
 import io
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -235,7 +236,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:  # a full disk among them
         name = printable(str(error.filename2 or error.filename or "A file"))
-        print(f"Error: {name} cannot be written or read: {error.strerror or error}.", file=sys.stderr)
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of all files that it lists
+        print(f"Error: {name} cannot be written or read: {error.strerror or first}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         trains = parsed.command in ("train", "search", "ablate")

@@ -180,7 +180,8 @@ def fit(
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             start, lr = time.perf_counter(), scheduler.get_last_lr()[0]
             train.sampler.set_epoch(epoch)
-            hidden = not (progress and first) or "TQDM_DISABLE" in os.environ  # which tqdm does not heed in Jupyter
+            # Jupyter's tqdm does not heed TQDM_DISABLE.
+            hidden = not (progress and first and sys.stderr) or "TQDM_DISABLE" in os.environ
             bar = tqdm(train, f"Epoch {epoch}", leave=False, file=sys.stderr, disable=hidden)
             train_loss, train_accuracy = train_epoch(step, bar, epoch)
             loss, accuracy = evaluate(averaged or step.model, judged, device)

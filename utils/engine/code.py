@@ -1,9 +1,11 @@
 """The code that trains, as a part of what a run is: whoever changes the loss or a loader sees what that does."""
 
 import ast
+import dis
 import inspect
 import runpy
 import sys
+from dataclasses import is_dataclass
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -25,18 +27,18 @@ BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints e
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
-    "f109e63f": "a8bafd62",  # training.py: one more optimizer, Muon
+    "9c1decf6": "a8bafd62",  # training.py: one more optimizer, Muon; no bar without a stderr
     "7fb3904e": "b9364c7c",  # engine/steps.py: the same
 }
 
 
 def code() -> dict[str, str]:
     """What the files TRAINED_BY say, and others of utils/ that these import, a digest each; comments, docstrings and
-    the breaks of lines do not count. RunError if one of them, or models.py, was edited after it was loaded.
+    the breaks of lines do not count. RunError if one of them, models.py or experiments.py was edited after loading.
     """
     try:
         found = told()
-        stale = edited(["models", *found])
+        stale = edited(["models", "experiments", *found])
     except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
         raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
     if stale:
@@ -114,8 +116,12 @@ def edited(names: list[str]) -> str | None:
 def _differ(there: Any, value: Any) -> bool:
     """Whether a function, class or constant is another one in its file; not where a cell put something in the place of
     a function of utils/, which shows in what a network computes or is fed."""
-    if type(there) is not type(value) or _named(value) and there.__module__ != value.__module__:
+    while inspect.isfunction(value) and _wrappers(value) > _wrappers(there):
+        value = value.__wrapped__  # PyTorch puts one around the step of an optimizer's class when it is first used
+    if type(there).__name__ != type(value).__name__ or _named(value) and there.__module__ != value.__module__:
         return not (_named(there) and there.__module__.startswith("utils."))
+    if isinstance(there, dict):
+        value = {key: value.get(key) for key in there}  # what a cell added is no edit of the file
     if inspect.isclass(value):
         return any(
             _differ(vars(there).get(key, inner), inner)
@@ -134,13 +140,16 @@ def _again(path: Path, module: str, source: bytes) -> dict:
         raise RunError(f"{path} cannot be loaded any more ({first_line(error)}); mend it.") from None
 
 
+def _wrappers(value: Any) -> int:
+    """How many decorators that keep what they decorate a function has."""
+    return 1 + _wrappers(value.__wrapped__) if hasattr(value, "__wrapped__") else 0
+
+
 def _does(value: Any) -> Any:
     """What a function does or a constant is, wherever in a file it stands."""
     if isinstance(value, CodeType):
-        constants = [_does(inner) if isinstance(inner, CodeType) else repr(inner) for inner in value.co_consts]
-        return value.co_name, value.co_code, value.co_names, value.co_varnames, constants
-    if inspect.isfunction(value):
-        value = inspect.unwrap(value)
+        return value.co_name, value.co_varnames, _steps(value)
+    if inspect.isfunction(value):  # of a decorated one what it was is enclosed
         enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
         return [*map(_does, (value.__code__, value.__defaults__, value.__kwdefaults__, enclosed))]
     if isinstance(value, property | staticmethod | classmethod):
@@ -149,6 +158,8 @@ def _does(value: Any) -> Any:
         return [*map(_does, (value.func, value.args, value.keywords))]
     if isinstance(value, nn.Module):
         return repr(value), _does(vars(value)), _does(dict(value.state_dict()))
+    if is_dataclass(value) and not inspect.isclass(value):
+        return type(value).__name__, _does(vars(value))
     if isinstance(value, dict | list | tuple):
         return [*map(_does, value.items() if isinstance(value, dict) else value)]
     if isinstance(value, set | frozenset):
@@ -156,6 +167,20 @@ def _does(value: Any) -> Any:
     if isinstance(value, np.ndarray | torch.Tensor):
         return str(value.dtype), value.tolist()
     return repr(value) if isinstance(value, int | float | str | bytes | None) else None
+
+
+def _steps(value: CodeType) -> list:
+    """The instructions of a function, without its docstring; the same whether the whole file was compiled or, as
+    IPython's %autoreload does, that function alone, where Python calls what was imported in another way."""
+    left_out = ("CACHE", "EXTENDED_ARG", "PRECALL", "PUSH_NULL")
+    kept = [i for i in dis.get_instructions(value) if i.opname not in left_out]
+
+    def argument(i: dis.Instruction) -> Any:
+        if i.opcode in dis.hasjrel + dis.hasjabs:
+            return sum(other.offset < i.argval for other in kept)
+        return _does(i.argval) if isinstance(i.argval, CodeType) else repr(i.argval)
+
+    return [(i.opname.replace("_METHOD", "_ATTR"), argument(i)) for i in kept]
 
 
 def _named(value: Any) -> bool:

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,15 @@ from utils.errors import RunError
 from utils.study import ablation, analysis, baselines
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Nobody else publishes as long as the block lasts, from the first look at what is there on."""
+    (utils.ROOT / "runs").mkdir(exist_ok=True)
+    with FileLock(utils.ROOT / "runs" / ".publishing"):  # of all of results/: a folder lies in another
+        yield
+
+
+@alone()
 def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int | None = None) -> Path:
     """Copy the finished run of the experiment `name`, as it stands in the code, into results/; returns its folder.
 
@@ -96,6 +107,7 @@ def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
         raise RunError(f"{run.folder} does not fit together: {why}. Delete that folder and train anew.")
 
 
+@alone()
 def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
@@ -157,23 +169,22 @@ def plain(row: dict) -> dict:
 
 
 def put(files: dict[str, bytes], target: Path) -> Path:
-    """Give the folder `target` these files and a seal, in one step: killed at any time, this leaves it old or new.
+    """Give the folder `target` these files and a seal, in one step: killed at any time, this leaves it old or new; what
+    was killed between two renames is mended by the next call.
 
     A calibration that is not among them is of other weights, and goes.
     """
-    old, new = (target.with_name(f".{word}-{target.name}") for word in ("old", "new"))
+    new, old = (target.with_name(f".{word}-{target.name}") for word in ("new", "old"))
     if target.is_symlink():
         raise RunError(f"{target} is a link to a folder elsewhere; put that folder itself there.")
 
-    def clean() -> None:
-        if old.is_dir() and not target.exists():  # it was killed between two renames
-            old.rename(target)
-        for leftover in (old, new):
-            remove(leftover)
-
-    (utils.ROOT / "runs").mkdir(exist_ok=True)
-    with FileLock(utils.ROOT / "runs" / ".publishing"):  # of all of results/: a folder lies in another
-        clean()
+    for folder in (*target.parents[::-1], target):  # a folder lies in another
+        before = folder.parent / f".old-{folder.name}"
+        if folder.is_relative_to(utils.ROOT / "results") and before.is_dir() and not folder.exists():
+            before.rename(folder)
+    remove(old)
+    remove(new)
+    try:
         if target.exists():
             shutil.copytree(target, new)
             (new / "calibration.json").unlink(missing_ok=True)
@@ -185,7 +196,9 @@ def put(files: dict[str, bytes], target: Path) -> Path:
             target.rename(old)
         if not target.exists():
             new.rename(target)
-        clean()
+    finally:  # also where the disk is full
+        remove(new)
+    remove(old)
     return target
 
 
@@ -197,6 +210,7 @@ def exchange(one: Path, other: Path) -> bool:
     return libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
+@alone()
 def calibrate(name: str) -> None:
     """Fit the temperature of a published run on the test images -> results/<name>/calibration.json, also printed.
 
@@ -222,6 +236,6 @@ def calibrate(name: str) -> None:
     )
     text = json.dumps(found, indent=2) + "\n"
     if checksums(run.folder).get("weights.pt") != judged:
-        raise RunError(f"Other weights of {name} were published meanwhile; start again.")
+        raise RunError(f"Other weights of {name} came into {run.folder} meanwhile; start again.")
     put({"calibration.json": text.encode()}, run.folder)
     print(text, end="")

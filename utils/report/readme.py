@@ -32,12 +32,17 @@ def filled() -> dict[str, str]:
         pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
     except (OSError, ValueError) as error:
         raise RunError(f"One of {', '.join(PAGES)} cannot be read ({first_line(error)}); fetch it again.") from None
+    if torn := [page for page, text in pages.items() if re.search(r"^(<{7}|>{7}) ", text, re.M)]:
+        raise RunError(f"{torn[0]} holds a conflict that git left there; mend it.")
+    whole = "".join(pages.values())
     for marker, table in TABLES.items():
         first, last = f"<!-- {marker} -->", f"<!-- /{marker} -->"
         place = [page for page, text in pages.items() if last in text.partition(first)[2]]
         if not place:
             where = f"{PAGES[0]} or {PAGES[1]}, in this order"
             raise RunError(f"No page has the lines {first} and {last}; put both back into {where}.")
+        if whole.count(first) + whole.count(last) > 2:
+            raise RunError(f"The lines {first} and {last} stand on the pages more than once; delete one of the tables.")
         pages[place[0]] = fill(pages[place[0]], marker, markdown(table()))
     return pages
 

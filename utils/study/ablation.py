@@ -18,7 +18,7 @@ import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
 from utils.engine import records
-from utils.engine.checkpoints import write_atomically
+from utils.engine.checkpoints import alone_in, write_atomically
 from utils.engine.code import code
 from utils.engine.records import read_table
 from utils.errors import RunError
@@ -146,7 +146,7 @@ def kept(name: str) -> pd.DataFrame:
         sound = False
     if not sound:
         raise RunError(f"{file} lacks a column or a value, or has a row twice; fetch it again, or delete it.")
-    return table
+    return table.astype(dict(seed=int))  # other programs write 1.0
 
 
 def judged(name: str) -> pd.DataFrame:
@@ -208,7 +208,8 @@ def ablate(data: ImageData) -> None:
         row = dict(change=change) | {key: records.row_of(found)[key] for key in KEPT}
         row["run"] = fingerprint(network, recipe, data.digest)
         if not utils.FAST_RUN:
-            before = kept(name)
-            others = before[(before.change != change) | (before.seed != seed)]  # a row of what it was before goes
-            table = pd.DataFrame([*others.to_dict("records"), row]).to_csv(index=False, lineterminator="\n")
-            write_atomically(table.encode(), utils.ROOT / "runs" / "ablation" / f"{name}.csv")
+            with alone_in(utils.ROOT / "runs" / "ablation"):  # two at once lose no row
+                before = kept(name)
+                others = before[(before.change != change) | (before.seed != seed)]  # a row of what it was before goes
+                table = pd.DataFrame([*others.to_dict("records"), row]).to_csv(index=False, lineterminator="\n")
+                write_atomically(table.encode(), utils.ROOT / "runs" / "ablation" / f"{name}.csv")

@@ -85,7 +85,8 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
         if before.exists():
             both = pd.DataFrame([*read_table(before).to_dict("records"), row])
             told = [column for column in both if column not in COMPARED]  # the first tries lack them
-            table = both.round(9).drop_duplicates(told, ignore_index=True)  # reading may change a last digit
+            digits = both.map(lambda value: float(f"{value:.12g}") if isinstance(value, float) else value)
+            table = digits.drop_duplicates(told, ignore_index=True)  # reading may change a last one
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
