@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +30,16 @@ from utils.study import ablation, analysis, baselines
 @contextmanager
 def alone() -> Iterator[None]:
     """Nobody else publishes as long as the block lasts, from the first look at what is there on."""
-    (utils.ROOT / "runs").mkdir(exist_ok=True)
-    with FileLock(utils.ROOT / "runs" / ".publishing"):  # of all of results/: a folder lies in another
-        yield
+    folder = utils.ROOT / "runs"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / ".publishing"):  # of all of results/: a folder lies in another
+        try:
+            yield
+        finally:
+            if os.listdir(folder) == [".publishing"]:  # there was nothing to publish
+                with suppress(OSError):  # Windows keeps what is open
+                    (folder / ".publishing").unlink()
+                    folder.rmdir()
 
 
 @alone()
