@@ -783,7 +783,7 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
 
 HOLDER = """
 import sys, time
-from filelock import FileLock, Timeout
+from filelock import FileLock
 with FileLock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
