@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from scipy import stats
 from torch import nn
 
@@ -15,7 +16,7 @@ import utils
 from tests.test_notebooks import cells, source
 from utils import ROOT, models, runs
 from utils.architecture import layer_table
-from utils.engine import records
+from utils.engine import checkpoints, records
 from utils.engine.code import code
 from utils.engine.records import read_table
 from utils.errors import RunError
@@ -127,6 +128,16 @@ def test_what_is_missing_is_trained_and_nothing_twice(few, monkeypatch, capsys):
     capsys.readouterr()
     ablation.ablate(few)
     assert "0 runs are missing" in capsys.readouterr().out
+
+
+def test_two_ablations_at_once_lose_no_row(few, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
+    (folder := utils.ROOT / "runs" / "ablation").mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(RunError, match="Another process is training in .*ablation"):
+        ablation.ablate(few)
+    assert not list(folder.glob("*.csv"))
+    ablation.ablate(few)
+    assert len(rows()) == 2
 
 
 def test_a_row_of_another_network_or_recipe_is_made_again(few, monkeypatch):

@@ -1299,6 +1299,19 @@ def test_a_file_that_joined_a_sealed_folder_and_an_empty_seal_are_noticed(root, 
     verify(target)
 
 
+def test_who_reads_while_another_process_publishes_sees_no_damage(root, images, monkeypatch):
+    target = root / "results" / FINAL
+    runs.save(honest_run(images), target)
+    old = (target / "history.csv").read_bytes()
+    (target / "history.csv").write_bytes(old + b"\n")  # the seal is of the other publishing
+    monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: (target / "history.csv").write_bytes(old))
+    verify(target)
+    (target / "history.csv").write_bytes(old + b"\n")
+    monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
+    with pytest.raises(RunError, match="history.csv is missing or damaged"):
+        verify(target)
+
+
 def test_a_file_that_joined_a_run_of_ones_own_does_no_harm(root):
     runs.save(finished_run(), root / "runs" / "mine")
     (root / "runs" / "mine" / "predictions.csv").write_text("mine", encoding="utf-8")

@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import subprocess
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -118,8 +119,11 @@ def seal(folder: Path, published_as: Path | None = None) -> None:
     write_atomically(json.dumps(sums, indent=2).encode() + b"\n", folder / SUMS)
 
 
-def verify(folder: Path) -> None:
-    """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
+def verify(folder: Path, again: bool = True) -> None:
+    """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal.
+
+    `again` looks a second time at what seems wrong: another process may just have published the folder.
+    """
     published = utils.ROOT / "results" in (folder, *folder.parents)
     if not published and not (folder / SUMS).exists():
         return
@@ -129,7 +133,11 @@ def verify(folder: Path) -> None:
         sealed = {}
     place, found = sealed.pop(PLACE, None), checksums(folder)
     sealed = sealed or {SUMS: "readable"}
-    if wrong := [name for name in sealed if sealed[name] != found.get(name)]:
+    wrong = [name for name in sealed if sealed[name] != found.get(name)]
+    if again and (wrong or published and found.keys() - sealed.keys()):
+        time.sleep(0.05)
+        return verify(folder, again=False)
+    if wrong:
         remedy = "fetch that folder again, or delete it to train anew"
         raise RunError(f"{folder / str(wrong[0])} is missing or damaged, or was changed by hand; {remedy}.")
     if published and (added := found.keys() - sealed.keys()):  # to a run of one's own one may add what one likes
