@@ -61,6 +61,7 @@ EXPERIMENTS = {
     "quick": Experiment(replace(SHORT_CYCLE, epochs=7, lr=0.03, batch_size=128, optimizer="muon", halved=0.5)),
     "accurate": Experiment(replace(RECIPE, epochs=56, affine=0.5), PriorWork("best elsewhere", 197_858, 58, 92.00)),
     "compact": Experiment(replace(RECIPE, epochs=100, batch_size=64, anneal="linear", halved=0.5)),
+    "compact_short": Experiment(replace(RECIPE, epochs=60, lr=0.03, optimizer="muon", anneal="linear", halved=0.5)),
     "strideless": Experiment(
         replace(MILD, epochs=30, affine=0.05, hole=0.05, anneal="linear"),
         PriorWork("best elsewhere", 88_384, 245, 87.45),
@@ -70,7 +71,7 @@ EXPERIMENTS = {
 FIVE = [f"experiment_{k}" for k in range(1, 6)]
 FINAL = "experiment_5"
 MAIN = [*FIVE, "experiment_5_long"]  # the reference's networks
-RECORDS = ["small", "tiny", "fast", "quick", "experiment_5_short", "accurate", "compact", "strideless"]
+RECORDS = "small tiny fast quick experiment_5_short accurate compact compact_short strideless".split()
 SHORT = 5  # epochs of the published runs on held-out images that a network of one's own is compared with
 
 

@@ -59,9 +59,10 @@ class Muon(torch.optim.SGD):
     """SGD, but a step of a convolution's kernels is an orthogonal matrix (Jordan et al., "Muon", 2024).
 
     What momentum makes of the gradient is a matrix, a row for each output channel. In its place a step takes a matrix
-    near to it whose rows are orthogonal, so that all directions are learned alike, not only the few that gradients
-    mostly point to. The kernels keep the length that such a matrix has: `lr` is the share that a step changes. They
-    need no weight decay.
+    near to it whose rows (or columns, where these are fewer) are about orthogonal, so that all directions are learned
+    alike, not only the few that gradients mostly point to. The kernels keep the length sqrt(rows), which orthogonal
+    rows have: `lr` is the share that a step changes at most. They need no weight decay. Three rounds and kernels of
+    a fixed length are those of airbench94_muon.py in KellerJordan/cifar10-airbench.
     """
 
     def __init__(self, groups: list[dict], lr: float, momentum: float) -> None:
