@@ -519,6 +519,39 @@ def test_what_is_kept_in_a_buffer_is_loaded_again(root):
     assert torch.equal(runs.load("runs/mine", Kept).model(images), run.model(images))
 
 
+class Drifting(Kept):
+    """It keeps on learning from the images that it is judged on."""
+
+    def forward(self, images):
+        self.usual = (0.9999 * self.usual + 0.0001 * images.mean()).detach()
+        return self.usual * self.linear(self.body(images).mean((2, 3)))
+
+
+def test_a_network_that_learns_from_what_it_is_judged_on_is_not_trained(root):
+    with pytest.raises(NetworkError, match="changes what it keeps in eval mode, too"):
+        train(Drifting)
+    assert not (root / "runs").exists()
+
+
+@pytest.mark.parametrize("mode", ["default type", "inference"])
+def test_a_setting_of_pytorch_is_not_taken_for_another_network(mode):
+    torch.set_default_dtype(torch.float64 if mode == "default type" else torch.float32)
+    try:
+        with torch.inference_mode(mode == "inference"), pytest.raises(RunError, match="PyTorch was set to another"):
+            records.build(models.small)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(root, monkeypatch):
+    def refused(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(RunError, match=r"runs/mine cannot be written \(.*Permission denied\); work in a copy"):
+        train(Kept)
+
+
 class ExtraState(Kept):
     """It keeps beside its weights what no file of weights may hold."""
 

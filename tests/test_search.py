@@ -73,6 +73,28 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     assert len(search.attempt("small", [*small, "lr=0.02"], few)) == 3, "what is published is gone on with"
 
 
+DAMAGES = {
+    "a value too many": lambda head, rows: [head, *(f"{row},7" for row in rows)],
+    "semicolons": lambda head, rows: [line.replace(",", ";") for line in (head, *rows)],
+    "no header": lambda head, rows: rows,
+    "header twice": lambda head, rows: [head, head, *rows],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_table_is_a_sentence_and_stays_as_it_is(tmp_path, monkeypatch, damage):
+    head, *rows = (utils.ROOT / "results" / "search" / "quick.csv").read_text(encoding="utf-8").splitlines()
+    metrics = records.read_metrics("quick/epochs_5/validation")
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    (path := tmp_path / "runs" / "search" / "quick.csv").parent.mkdir(parents=True)
+    path.write_text("\n".join(DAMAGES[damage](head, rows)), encoding="utf-8")
+    before = path.read_bytes()
+    monkeypatch.setattr(search.runs, "train", lambda *arguments, **options: search.runs.Run(None, None, metrics))
+    with pytest.raises(RunError, match="quick.csv"):
+        search.attempt("quick", [], None)
+    assert path.read_bytes() == before
+
+
 def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
     """One with other layers by its size; the same size with another activation by its modules, where they are kept."""
 

@@ -172,6 +172,33 @@ def test_muon_takes_orthogonal_steps_for_kernels_and_those_of_sgd_for_the_rest()
         assert torch.equal(p, other) == (name not in kernels), name
 
 
+def test_muon_steps_what_is_no_convolution_as_sgd_does():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.scale = nn.Parameter(torch.full((4, 1, 1), 1e-6))
+            self.position = nn.Parameter(torch.zeros(1, 4, 30, 30))
+
+    model = Scaled()
+    optimizer, _ = optimizer_and_schedule(model, replace(RECIPE, warmup=0.0, optimizer="muon"), steps=10**6)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) * 1e-6
+    optimizer.step()
+    assert model.conv.weight.norm() > 1
+    assert 0 < model.scale.abs().max() < 1e-5 and 0 < model.position.abs().max() < 1e-5
+
+
+def test_an_answer_in_half_precision_is_judged_in_float32():
+    class Half(nn.Module):
+        def forward(self, images):
+            return torch.linspace(0, 1, 10).repeat(len(images), 1).bfloat16()
+
+    images, labels = torch.zeros(500, 3, 32, 32), torch.zeros(500, dtype=torch.int64)
+    wanted = torch.nn.functional.cross_entropy(Half()(images).float(), labels)
+    assert training.evaluate(Half(), [(images, labels)])[0] == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_averaged_weights_are_judged_and_kept(monkeypatch):
     """Against the average computed by hand from the weights after every step."""
     seen, step = [], training.TrainingStep.__call__

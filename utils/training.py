@@ -90,7 +90,8 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
     biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
     groups = [weights, biases_and_norms]
     if recipe.optimizer == "muon":
-        optimizer = Muon(groups, recipe.lr, recipe.momentum)
+        convolutions = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd)]
+        optimizer = Muon(groups, convolutions, recipe.lr, recipe.momentum)
     elif recipe.optimizer == "adam":
         optimizer = torch.optim.Adam(groups, recipe.lr, betas=(recipe.momentum, 0.999))
     else:
@@ -206,7 +207,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device | None 
     for batch in batches:
         x, labels = to_device(device, *batch)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 has the 10 bits of float16
-            logits = model(x)
+            logits = model(x).float()  # a network may answer in half precision
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += (logits.argmax(1) == labels).sum().item()
         images += len(labels)

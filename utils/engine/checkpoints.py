@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 import utils
 from utils.engine import distributed
 from utils.engine.speed import suitable_precision
-from utils.errors import RunError
+from utils.errors import RunError, first_line
 
 UNKNOWN = "not known"
 PATIENCE = 6  # seconds; PyTorch's workers notice after five that their process is dead
@@ -86,19 +86,21 @@ def alone_in(folder: Path | None) -> Iterator[None]:
         raise RunError(f"{folder} is a link to somewhere else; take it away, or train under another name.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=PATIENCE).acquire()
     except (FileExistsError, NotADirectoryError):
         raise RunError(f"{folder} cannot be made, because a file is in its place; move that file.") from None
-    try:
-        with FileLock(folder / ".lock", timeout=PATIENCE):
-            try:
-                yield
-            finally:
-                if os.listdir(folder) == [".lock"]:
-                    with suppress(OSError):  # Windows keeps what is open
-                        (folder / ".lock").unlink()
-                        folder.rmdir()
     except Timeout:
         raise RunError(f"Another process is training in {folder}; wait for its end, or choose another name.") from None
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({first_line(error)}); work in a copy that can be.") from None
+    with lock:
+        try:
+            yield
+        finally:
+            if os.listdir(folder) == [".lock"]:
+                with suppress(OSError):  # Windows keeps what is open
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -51,6 +51,8 @@ def whole(seed: Any) -> int:
 
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
+    if torch.get_default_dtype() != torch.float32 or torch.is_inference_mode_enabled():
+        raise RunError("PyTorch was set to another default type, or to inference mode; take that back, or restart.")
     torch.manual_seed(seed)
     with rng_from(seed), of_a_network("be built"):
         model = network() if callable(network) and not isinstance(network, nn.Module) else network
@@ -266,7 +268,8 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 def first_values(model: nn.Module) -> dict[str, list[float]]:
     """Mean and root mean square of every parameter and buffer as built: what is too small for `response` to show it,
     or felt in a long training only."""
-    values = {name: t.detach().float() for name, t in (*model.named_parameters(), *model.named_buffers())}
+    kept = {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
+    values = {name: (torch.view_as_real(t) if t.is_complex() else t).float() for name, t in kept.items()}
     return {name: [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}")] for name, v in values.items()}
 
 
@@ -285,12 +288,19 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         copy = deepcopy(model).cpu().eval()
     images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
+    before = deepcopy(copy.state_dict())
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
         first, second, alone = copy(images), copy(images), copy(images[:1])
     if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
+    pairs = zip(tensors(before), tensors(copy.state_dict()), strict=True)
+    if not all(torch.allclose(one, other, 0, 0, equal_nan=True) for one, other in pairs):
+        raise NetworkError(
+            "The network changes what it keeps in eval mode, too, so it would learn from the images that it is judged "
+            "on; do so only where self.training is true."
+        )
     if not torch.allclose(first[:1], alone, 1e-3, 1e-3):
         raise NetworkError(
             "What the network says of an image depends on the other images of its batch, in eval mode, too; use a norm "
@@ -393,7 +403,7 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
     """Whether all parameters have the same first values, but for a hundredth of their size."""
     return found.keys() == recorded.keys() and all(
-        np.allclose(values, recorded[name], rtol=0, atol=0.01 * abs(values[1]), equal_nan=True)
+        np.allclose(values, recorded[name], 0, np.nan_to_num(0.01 * abs(values[1]), posinf=0), equal_nan=True)
         for name, values in found.items()
     )
 
@@ -639,6 +649,9 @@ def read_table(path: Path) -> pd.DataFrame:
     """A csv file of runs/ or results/; RunError if it is damaged."""
     verify(path.parent)
     try:
-        return pd.read_csv(path, dtype=dict.fromkeys(["commit", "run", "modules", "code"], str))  # digits, perhaps
+        table = pd.read_csv(path, dtype=dict.fromkeys(["commit", "run", "modules", "code"], str))  # digits, perhaps
+        if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first value of each for a name
+            raise ValueError("its rows have more values than its header")
+        return table
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise RunError(f"{path} cannot be read ({first_line(error)}); fetch or make it again.") from None

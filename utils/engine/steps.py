@@ -65,9 +65,10 @@ class Muon(torch.optim.SGD):
     a fixed length are those of airbench94_muon.py in KellerJordan/cifar10-airbench.
     """
 
-    def __init__(self, groups: list[dict], lr: float, momentum: float) -> None:
-        kernels = dict(params=[p for group in groups for p in group["params"] if p.ndim > 2], decay=momentum)
-        others = [group | dict(params=[p for p in group["params"] if p.ndim <= 2]) for group in groups]
+    def __init__(self, groups: list[dict], convolutions: list[nn.Module], lr: float, momentum: float) -> None:
+        theirs = {id(module.weight) for module in convolutions}
+        kernels = dict(params=[p for group in groups for p in group["params"] if id(p) in theirs], decay=momentum)
+        others = [group | dict(params=[p for p in group["params"] if id(p) not in theirs]) for group in groups]
         kernels |= dict(momentum=0.0, nesterov=False, weight_decay=0.0)  # of SGD itself
         super().__init__([kernels, *others], lr, momentum, nesterov=momentum > 0)
 

@@ -108,6 +108,7 @@ def cam_layer(model: nn.Module, size: int = 8) -> str:
     return names.iloc[-1].split(".")[0]
 
 
+@torch.enable_grad()
 def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> np.ndarray:
     """How strongly each input pixel moves the layer's central output: mean size of the gradient, (32, 32), sums to 1.
 

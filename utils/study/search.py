@@ -7,6 +7,7 @@ and adds a row to runs/search/fast.csv; the notebooks read what is published of 
 import inspect
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
@@ -83,12 +84,21 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
         before = path if path.exists() else published  # nor does publishing
         if before.exists():
-            both = pd.DataFrame([*read_table(before).to_dict("records"), row])
+            both = pd.DataFrame([*sound(read_table(before), before).to_dict("records"), row])
             told = [column for column in both if column not in COMPARED]  # the first tries lack them
             digits = both.map(lambda value: float(f"{value:.12g}") if isinstance(value, float) else value)
             table = digits.drop_duplicates(told, ignore_index=True)  # reading may change a last one
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
+    return table
+
+
+def sound(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The table of tries; RunError if it has no column of each, or words where numbers should be."""
+    try:
+        table[["epochs", "lr", "validation_accuracy"]].astype(float), table[KEPT]
+    except (KeyError, ValueError, TypeError):
+        raise RunError(f"{file} lacks a column, or has a word in the place of a number; mend or delete it.") from None
     return table
 
 
