@@ -195,9 +195,10 @@ def test_notebooks_of_ones_own_are_no_lessons_and_a_damaged_one_is_named(copy):
     for name in ("Untitled.ipynb", "05_experiment_1-Copy1.ipynb", "mine.ipynb"):
         (copy / "notebooks" / name).write_text('{"cells": []}', encoding="utf-8")
     assert tables.course_table() == before
-    assert tables.notebook_links(["experiment_1", "mine"]) == [
+    assert tables.notebook_links(["experiment_1", "mine", "experiment_5_long"]) == [
         "[experiment_1](notebooks/05_experiment_1.ipynb)",
         "mine",
+        "[experiment_5_long](notebooks/09_experiment_5.ipynb)",
     ]
     untitled = json.dumps({"cells": [{"cell_type": "markdown", "source": ["no title"], "metadata": {}}]})
     for damage in ('{"cells": []}', path.read_text(encoding="utf-8")[:-500], "[]", "{}", untitled, "\udcff"):

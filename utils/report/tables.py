@@ -61,9 +61,11 @@ def heading(first: str) -> str:
 
 
 def notebook_links(names: Iterable[str]) -> list[str]:
-    """Each name as a link to its notebook, where it has one."""
-    found = {path.stem[3:]: path for path in lessons()}
-    return [f"[{name}](notebooks/{found[name].name})" if name in found else name for name in names]
+    """Each name as a link to its notebook, or to that of the same network, where there is one."""
+    found = {path.stem[3:]: path.name for path in lessons()}
+    functions = {name: network.__name__ for name, network in models.networks().items()}
+    pages = ((name, found.get(name) or found.get(functions.get(name))) for name in names)
+    return [f"[{name}](notebooks/{page})" if page else name for name, page in pages]
 
 
 # ---------------------------------------------------------------- the tables
