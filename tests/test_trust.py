@@ -839,7 +839,7 @@ def test_the_table_of_tries_is_written_by_one_process_at_a_time(root, monkeypatc
     def read(path):
         with pytest.raises(RunError, match="Another process"), checkpoints.alone_in(path.parent):
             pass
-        return pd.DataFrame()
+        return pd.DataFrame(columns=["epochs", "lr", *search.KEPT])
 
     run = finished_run("tiny", judged_on="validation")
     run.metrics["seconds_per_epoch"] = 1.0
