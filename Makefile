@@ -12,7 +12,7 @@ run: .venv/installed  ## train an experiment, or go on where its last run stoppe
 
 test: .venv/tools  ## unit tests, then every notebook in fast mode
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
-	$(BIN)/python -m pytest -q --nbval-lax notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax notebooks
 
 faults: .venv/tools  ## attack it: crashes, damage, lies, nonsense -> results/faults.csv
 	$(BIN)/python -m tests.faults

@@ -169,6 +169,7 @@ def _does(value: Any) -> Any:
     return repr(value) if isinstance(value, int | float | str | bytes | None) else None
 
 
+@cache  # most functions are asked about in every training, and twice: as loaded, and as their file says
 def _steps(value: CodeType) -> list:
     """The instructions of a function, without its docstring; the same whether the whole file was compiled or, as
     IPython's %autoreload does, that function alone, where Python calls what was imported in another way."""
