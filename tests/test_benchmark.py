@@ -14,11 +14,14 @@ from utils.study import benchmark
 
 
 def test_the_loops_run_and_are_compared(cache, monkeypatch, capsys):
-    """On a few images of the stand-in; ours in a process of its own, as `make bench` runs them all."""
+    """On a few images of the stand-in; the plain loop in a process of its own, as `make bench` runs them all."""
     monkeypatch.setenv("FAST_RUN", "1")
     monkeypatch.setattr(utils, "FAST_RUN", True)
-    apart, here = benchmark.in_own_process, lambda function, *arguments: function(*arguments)
-    own_process = lambda function, loop, *arguments: (apart if loop == "our" else here)(function, loop, *arguments)  # noqa: E731
+    in_own_process = benchmark.in_own_process
+
+    def own_process(function, loop, *arguments):
+        return in_own_process(function, loop, *arguments) if loop == "plain" else function(loop, *arguments)
+
     monkeypatch.setattr(benchmark, "in_own_process", own_process)
     table = benchmark.compare(rounds=1, count=256)
     assert table.loop.tolist() == ["plain", "no dropout", "our"] and (table.images_per_second > 0).all()

@@ -543,6 +543,12 @@ def test_a_setting_of_pytorch_is_not_taken_for_another_network(mode):
         torch.set_default_dtype(torch.float32)
 
 
+def test_gradients_that_a_cell_switched_off_are_there_in_training(root):
+    with torch.set_grad_enabled(False):
+        off = train()
+    assert off.history.train_loss.tolist() == train(name="on").history.train_loss.tolist()
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(root, monkeypatch):
     def refused(*arguments, **options):
         raise PermissionError(13, "Permission denied")

@@ -81,7 +81,7 @@ def train(
         return run
     batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
-    with alone_in(folder), rng_from(seed):
+    with alone_in(folder), rng_from(seed), torch.enable_grad():  # which a cell may have switched off
         begun = folder and records.holds_a_run(folder)
         if why := distributed.from_first(lambda: begun and records.why_not(what, model, folder)):
             raise RunError(f"Another run was begun in {folder} just now: {why}. Start again.")

@@ -29,6 +29,7 @@ BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints e
 SAME = {
     "bcd08099": "a8bafd62",  # training.py: one more optimizer, Muon; no bar without a stderr; float32 answers
     "8ca92ee5": "b9364c7c",  # engine/steps.py: the same
+    "e046e916": "a1428291",  # runs.py: gradients also where a cell switched them off
 }
 
 
