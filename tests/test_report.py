@@ -130,7 +130,7 @@ def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
     shown, priors = published.loc[names], [EXPERIMENTS[name].prior for name in MAIN + RECORDS]
     for axis, cost in zip(plotting.landscape(shown, priors).axes, ("parameters", "epochs"), strict=True):
         labels = {text.get_text() for text in axis.texts}
-        assert labels == {plotting.SAID.get(name, name.removeprefix("experiment_").replace("_", " ")) for name in names}
+        assert labels == {name.removeprefix("experiment_").replace("_", " ") for name in names}
         boxes = [text.get_window_extent() for text in axis.texts]
         assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2)), "names on each other"
         assert all(axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1 for box in boxes), "a name leaves its panel"

@@ -120,9 +120,6 @@ COSTS = {  # column of the table of runs -> name on the axis, unit, and where a 
     "macs": ("multiply-adds an image (millions)", 1e6, None),
     "epochs": ("epochs", 1, "epoch"),
 }
-SAID = {f"experiment_5_{kind}": f"5, {epochs} epochs" for kind, epochs in (("long", 60), ("short", 16))}
-SAID |= {"small": "small (few parameters)", "tiny": "tiny (fewest)"}
-
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
     "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
     "best elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, best epoch on the test set"),
@@ -177,7 +174,7 @@ def landscape(
     several = "mean ± standard deviation over seeds (no bar: one seed)" if runs.seeds.max() > 1 else "one seed each"
     figure.suptitle(f"CIFAR-10, {images}, {several}; 1 to 5 are the experiments", fontsize=11)
     for axis, cost in zip(axes, costs, strict=True):
-        names = [SAID.get(name, name.removeprefix("experiment_").replace("_", " ")) for name in runs.index]
+        names = [name.removeprefix("experiment_").replace("_", " ") for name in runs.index]
         name_points(axis, names, runs[cost], runs.accuracy)
     return figure
 
