@@ -58,7 +58,7 @@ EXPERIMENTS = {
     "experiment_5_unaugmented": Experiment(NO_AUGMENTATION, REFERENCE_5),
     "small": Experiment(replace(MILD, epochs=50), SMALLEST_ELSEWHERE),
     "tiny": Experiment(replace(MILD, epochs=80), SMALLEST_ELSEWHERE),
-    "fast": Experiment(replace(SHORT_CYCLE, epochs=4, lr=0.2), PriorWork("best elsewhere", 198_660, 16)),
+    "fast": Experiment(replace(SHORT_CYCLE, epochs=3, lr=0.03, optimizer="muon"), PriorWork("best elsewhere", 198_660, 16)),
     "quick": Experiment(replace(SHORT_CYCLE, epochs=7, lr=0.03, batch_size=128, optimizer="muon", halved=0.5)),
     "accurate": Experiment(replace(RECIPE, epochs=56, affine=0.5), BEST_BELOW_200_000),
     "accurate_long": Experiment(
