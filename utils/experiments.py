@@ -53,7 +53,9 @@ EXPERIMENTS = {
     "experiment_4": Experiment(RECIPE, PriorWork("reference", 138_282, 43, 85.11, 61)),
     "experiment_5": Experiment(RECIPE, REFERENCE_5),
     "experiment_5_long": Experiment(replace(RECIPE, epochs=60), REFERENCE_5),
-    "experiment_5_short": Experiment(replace(SHORT_CYCLE, epochs=16), REFERENCE_5),
+    "experiment_5_short": Experiment(
+        replace(SHORT_CYCLE, epochs=12, lr=0.03, optimizer="muon"), REFERENCE_5
+    ),
     "experiment_5_adam": Experiment(REFERENCE_RECIPE, REFERENCE_5),
     "experiment_5_unaugmented": Experiment(NO_AUGMENTATION, REFERENCE_5),
     "small": Experiment(replace(MILD, epochs=50), SMALLEST_ELSEWHERE),
