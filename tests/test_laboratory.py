@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -39,11 +40,11 @@ from utils.engine.records import read_metrics
 from utils.errors import DataError, NetworkError, RunError
 from utils.experiments import EXPERIMENTS, FINAL, RECIPE
 from utils.models import ConvNet, conv
-from utils.study import search
+from utils.study import analysis, search
 from utils.training import Recipe
 from utils.transforms import augmentations
 
-from .conftest import random_images
+from .conftest import MEAN, STD, random_images
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = Recipe(epochs=1, batch_size=32, affine=0.0, precision="float32")
@@ -533,14 +534,40 @@ def test_a_network_that_learns_from_what_it_is_judged_on_is_not_trained(root):
     assert not (root / "runs").exists()
 
 
-@pytest.mark.parametrize("mode", ["default type", "inference"])
+@pytest.mark.parametrize("mode", ["default type", "default device", "inference", "autocast"])
 def test_a_setting_of_pytorch_is_not_taken_for_another_network(mode):
     torch.set_default_dtype(torch.float64 if mode == "default type" else torch.float32)
+    torch.set_default_device("meta" if mode == "default device" else None)
     try:
-        with torch.inference_mode(mode == "inference"), pytest.raises(RunError, match="PyTorch was set to another"):
-            records.build(models.small)
+        with torch.inference_mode(mode == "inference"), torch.autocast("cpu", enabled=mode == "autocast"):
+            with pytest.raises(RunError, match="PyTorch was set to another"):
+                records.build(models.small)
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+def test_an_autocast_that_was_left_on_changes_no_answer(root):
+    run, data = train(), random_images()
+    usual = runs.evaluate(run, data.test_images, data.test_labels)
+    logits = analysis.logits(run.model, data.test_images, MEAN, STD)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert runs.evaluate(run, data.test_images, data.test_labels) == usual
+        assert (analysis.logits(run.model, data.test_images, MEAN, STD) == logits).all()
+
+
+def test_a_run_is_kept_before_another_process_may_begin(root, monkeypatch):
+    save, locked = runs.save, []
+
+    def saved(run, folder):
+        with pytest.raises(Timeout):
+            FileLock(folder / ".lock", timeout=0).acquire()
+        locked.append(folder)
+        save(run, folder)
+
+    monkeypatch.setattr(runs, "save", saved)
+    train()
+    assert locked == [root / "runs" / "mine"]
 
 
 def test_gradients_that_a_cell_switched_off_are_there_in_training(root):

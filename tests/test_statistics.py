@@ -171,6 +171,17 @@ def test_seeds_of_different_networks_have_no_mean(tmp_path, monkeypatch):
             statistics.seeds("experiment_5")
 
 
+def test_a_seed_counts_once(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "results" / "experiment_5", tmp_path / "results" / "experiment_5")
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    second = tmp_path / "results" / "experiment_5" / "seed_2"
+    for file in ("metrics.json", "history.csv"):
+        shutil.copy(second.with_name("seed_3") / file, second)
+    seal(second)
+    with pytest.raises(RunError, match="holds a seed twice"):
+        statistics.seeds("experiment_5")
+
+
 def test_the_published_seeds_are_read_one_by_one():
     found = statistics.by_seed(["experiment_4", "experiment_5"])
     assert found.change.tolist() == ["experiment_4"] * 3 + ["experiment_5"] * 3 and found.seed.tolist() == [1, 2, 3] * 2

@@ -264,6 +264,8 @@ def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
         (dict(epochs=0), "epochs is 0, but must be a whole number of at least 1"),
         (dict(batch_size=2.5), "batch_size is 2.5"),
         (dict(lr=0), "lr is 0, but must be above 0"),
+        (dict(lr=10**400), "lr is 1000.*must be above 0"),
+        (dict(flip=np.array([0.5, 0.5])), "flip is .0.5 0.5., but must be between 0 and 1"),
         (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
         (dict(flip=float("nan")), "flip is nan"),
         (dict(optimizer="lion"), "optimizer is lion, but must be sgd or adam or muon"),

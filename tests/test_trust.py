@@ -210,6 +210,14 @@ def forge_training(run):
     run.metrics["train_accuracy_last"] = 99.9
 
 
+def forge_mean(run):
+    run.metrics["mean"][0] += 0.002
+
+
+def forge_classes(run):
+    run.metrics["classes"][3:6:2] = ["dog", "cat"]
+
+
 FORGERIES = [value for name, value in list(globals().items()) if name.startswith("forge_")]
 
 

@@ -65,7 +65,6 @@ EXPERIMENTS = {
     "accurate_long": Experiment(replace(LONG, epochs=80), BEST_BELOW_200_000),
     "compact": Experiment(replace(RECIPE, epochs=100, batch_size=64, anneal="linear", halved=0.5)),
     "compact_short": Experiment(replace(RECIPE, epochs=60, halved=0.5, **MUON)),
-    "compact_long": Experiment(replace(LONG, epochs=100)),
     "strideless": Experiment(
         replace(MILD, epochs=30, affine=0.05, hole=0.05, anneal="linear"),
         PriorWork("best elsewhere", 88_384, 245, 87.45),

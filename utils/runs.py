@@ -89,11 +89,11 @@ def train(
             if isinstance(module, nn.Dropout) and recipe.dropout:
                 module.p = recipe.dropout
         history, made_under = training.fit(model, recipe, batches, judged, **options)
-    metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, what, made_under))
-    metrics |= dict(mean=mean, std=std, classes=list(data.classes), built_by=records.built_by(network))
-    run = Run(model.eval(), history, metrics, folder)
-    if folder and distributed.rank() == 0:
-        save(run, folder)
+        metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, what, made_under))
+        metrics |= dict(mean=mean, std=std, classes=list(data.classes), built_by=records.built_by(network))
+        run = Run(model.eval(), history, metrics, folder)
+        if folder and distributed.rank() == 0:
+            save(run, folder)
     return run
 
 

@@ -4,7 +4,6 @@ Read `plain_loop` first: it is the whole of training. `fit` does the same and ad
 other images after every epoch, a checkpoint to go on from, mixed precision, and several processes.
 """
 
-import math
 import os
 import sys
 import time
@@ -65,14 +64,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
-            if hasattr(value, "item"):  # NumPy's numbers, which a checkpoint cannot hold
+            if getattr(value, "ndim", None) == 0:  # NumPy's numbers, which a checkpoint cannot hold
                 object.__setattr__(self, key, value := value.item())
             if key in WORDS:
                 sensible, wanted = value in WORDS[key], " or ".join(map(str, WORDS[key]))
             elif key in ("epochs", "batch_size"):
                 sensible, wanted = type(value) is int and value >= 1, "a whole number of at least 1"
             elif key == "lr":
-                sensible, wanted = isinstance(value, int | float) and 0 < value < math.inf, "above 0"
+                sensible, wanted = isinstance(value, int | float) and 0 < value <= sys.float_info.max, "above 0"
             else:
                 sensible, wanted = isinstance(value, int | float) and 0 <= value <= 1, "between 0 and 1"
             if not sensible:
@@ -206,7 +205,8 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device | None 
     device, loss, correct, images = device or torch.device("cpu"), 0.0, 0, 0
     for batch in batches:
         x, labels = to_device(device, *batch)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 has the 10 bits of float16
+        # TF32 has the 10 bits of float16, and an autocast may have been left on
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.autocast(device.type, enabled=False):
             logits = model(x).float()  # a network may answer in half precision
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += (logits.argmax(1) == labels).sum().item()

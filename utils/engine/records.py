@@ -51,8 +51,12 @@ def whole(seed: Any) -> int:
 
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
-    if torch.get_default_dtype() != torch.float32 or torch.is_inference_mode_enabled():
-        raise RunError("PyTorch was set to another default type, or to inference mode; take that back, or restart.")
+    usual = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
+    if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise RunError(
+            "PyTorch was set to another default type or device, to inference mode or to autocast; take that back, or "
+            "restart the kernel."
+        )
     torch.manual_seed(seed)
     with rng_from(seed), of_a_network("be built"):
         model = network() if callable(network) and not isinstance(network, nn.Module) else network

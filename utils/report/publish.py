@@ -19,7 +19,7 @@ from scipy.special import softmax
 import utils
 from utils import architecture, runs, training
 from utils.cifar10.files import ImageData, remove
-from utils.data import eval_loader, hold_out, load_cifar10
+from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
 from utils.engine import records
 from utils.engine.checkpoints import KEPT, checksums, seal, verify
 from utils.engine.steps import epochs_to_target
@@ -29,7 +29,7 @@ from utils.study import ablation, analysis, baselines
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Nobody else publishes as long as the block lasts, from the first look at what is there on."""
+    """Nobody else publishes or reports as long as the block lasts, from the first look at what is there on."""
     folder = utils.ROOT / "runs"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / ".publishing"):  # of all of results/: a folder lies in another
@@ -108,6 +108,10 @@ def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
         why = "history.csv lacks an epoch or a number"
     elif not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(loss):
         why = f"its weights reach {accuracy:.2f} %, metrics.json says {claimed:.2f}, history.csv {logged:.2f}"
+    elif not np.allclose((m["mean"], m["std"]), channel_statistics(part.train_images), 0, 1e-6):
+        why = "metrics.json has another mean or standard deviation than the images"
+    elif m["classes"] != list(part.classes):
+        why = "metrics.json has other classes than the images"
     elif wrong:
         why = f"metrics.json says {wrong[0]} {m.get(wrong[0])}, but it is {told[wrong[0]]}"
     if why:
@@ -118,8 +122,8 @@ def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
 def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
-    RunError if any was not measured on CIFAR-10, lacks rows that are published or has some that no run made, or if what
-    is published is damaged.
+    RunError if any was not measured on CIFAR-10, lacks a column that is published, or if what is published is damaged;
+    also, except of measured times, if it lacks rows that are published or has some that no run made.
     """
     files = sorted((utils.ROOT / "runs" / folder).glob("*.csv"))
     if not files:
@@ -136,8 +140,10 @@ def publish_tables(folder: str) -> Path:
         if sources != {"original"}:
             other = ", ".join(sorted(map(str, sources - {"original"}))) or "nothing"
             raise RunError(f"runs/{folder}/{file.name} was measured on the {other}; measure it on CIFAR-10.")
+        published = records.read_table(before) if before.exists() else table.iloc[:0]
+        if lost := sorted(set(published) - set(table)):
+            raise RunError(f"runs/{folder}/{file.name} lacks the column {lost[0]} that is published; make it anew.")
         if folder != "benchmark":
-            published = records.read_table(before) if before.exists() else table.iloc[:0]
             check_rows(table, published, folder, file.stem)
         if table.duplicated().any():
             raise RunError(f"runs/{folder}/{file.name} has a row twice; delete one of them.")

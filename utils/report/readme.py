@@ -12,6 +12,7 @@ from utils.engine.checkpoints import write_atomically
 from utils.engine.records import read_table
 from utils.errors import RunError, first_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
+from utils.report.publish import alone
 from utils.report.tables import TABLES, lessons, markdown, published
 from utils.study import statistics
 
@@ -60,6 +61,7 @@ def notebook_figures() -> dict[str, bytes]:
     return found
 
 
+@alone()
 def write() -> None:
     """Bring the tables of PAGES and every figure in images/ up to date with results/ and the notebooks.
 

@@ -23,7 +23,8 @@ def logits(model: nn.Module, images: np.ndarray, mean, std, batch_size: int = 50
     """float32 (N, 10) for uint8 images (N, 32, 32, 3); `model` is put into eval mode."""
     model.eval()
     parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    return np.concatenate([model(normalise_batch(part, mean, std)).numpy() for part in parts])
+    with torch.autocast("cpu", enabled=False):  # which a cell may have left on
+        return np.concatenate([model(normalise_batch(part, mean, std)).numpy() for part in parts])
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:

@@ -112,8 +112,10 @@ def seeds(name: str) -> pd.DataFrame:
     keys = ("network", "data", "code", "normalised")
     told = [{key: run.get(key, UNKNOWN) for key in keys} for run in found.run]
     told = [dict(recipe=records.recipe_of(recipe)) | run for recipe, run in zip(found.recipe, told, strict=True)]
-    if found.parameters.nunique() > 1 or any(records.difference(run, told[0]) for run in told):
-        raise RunError(f"{folder} holds seeds of different runs; fetch that folder again, or publish all seeds anew.")
+    twice = found.seed.duplicated().any()
+    if twice or found.parameters.nunique() > 1 or any(records.difference(run, told[0]) for run in told):
+        why = "a seed twice" if twice else "seeds of different runs"
+        raise RunError(f"{folder} holds {why}; fetch that folder again, or publish all seeds anew.")
     return found.set_index("seed")
 
 
