@@ -90,7 +90,8 @@ def honest_run(data, **options):
     run = finished_run(**options)
     judged_on = run.metrics["evaluated_on"]
     part = data if judged_on == "test" else hold_out(data)
-    run.metrics["mean"], run.metrics["std"] = channel_statistics(part.train_images)
+    run.metrics["mean"], run.metrics["std"] = map(list, channel_statistics(part.train_images))
+    run.metrics["classes"] = part.classes
     batches = eval_loader(part.test_images, part.test_labels, run.metrics["mean"], run.metrics["std"])
     _, accuracy = evaluate(run.model, batches)
     run.history[f"{judged_on}_accuracy"] = accuracy
@@ -215,7 +216,7 @@ def forge_mean(run):
 
 
 def forge_classes(run):
-    run.metrics["classes"][3:6:2] = ["dog", "cat"]
+    run.metrics["classes"] = run.metrics["classes"][::-1]
 
 
 FORGERIES = [value for name, value in list(globals().items()) if name.startswith("forge_")]
