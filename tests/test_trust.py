@@ -1333,6 +1333,15 @@ def test_export_of_what_is_not_published_leaves_nothing(root, images, capsys):
     assert not (root / "x.onnx").exists()
 
 
+def test_a_table_of_times_keeps_its_columns(root, capsys):
+    for place, text in (("results", "loop,data_source\nour,original\n"), ("runs", "data_source\noriginal\n")):
+        (root / place / "benchmark").mkdir(parents=True)
+        (root / place / "benchmark" / "speed.csv").write_text(text, encoding="utf-8")
+    checkpoints.seal(root / "results" / "benchmark")
+    assert "speed.csv lacks the column loop" in refused(capsys, "publish", "benchmark")
+    assert "our" in (root / "results" / "benchmark" / "speed.csv").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("write", ["export", "bench"])
 def test_a_full_disk_leaves_the_file_that_was_there(root, images, monkeypatch, capsys, write):
     if write == "export":
