@@ -1147,6 +1147,10 @@ def test_nobody_publishes_from_the_first_look_on(root, images, monkeypatch):
     publish.calibrate(FINAL)
     publish_tables("search")
     assert {"load", "read_table"} <= set(seen)
+    seen.clear()
+    with pytest.raises(RunError, match="cannot be read"):  # there are no pages here
+        readme.write()
+    assert "load" in seen, "nor does anybody publish while a report is made"
 
 
 def test_what_was_killed_between_two_renames_is_put_back_before_anything_is_published_there(root):

@@ -38,7 +38,7 @@ RECIPE = Recipe(epochs=24)
 MILD = replace(RECIPE, batch_size=64, affine=0.1, hole=0.1)  # for networks that are short of capacity or of time
 MUON = dict(lr=0.03, optimizer="muon", anneal="linear")  # `steps.Muon`, the same for all that it trains
 SHORT_CYCLE = replace(MILD, label_smoothing=0.1, affine=0.05, hole=0.05, **MUON)  # for a few epochs
-LONG = replace(RECIPE, affine=0.5, hole=0.5, halved=0.5, **MUON)  # for very many
+LONG = replace(RECIPE, affine=0.5, hole=0.5, halved=0.5, **MUON)  # for very many; set without a trial
 
 # The reference's own; but it stopped at the first 85 %, and says nothing of sparing biases and norms the weight decay.
 REFERENCE_RECIPE = Recipe(80, lr=1e-3, weight_decay=1e-4, dropout=0.05, affine=0.5, hole=0.5, optimizer="adam")
