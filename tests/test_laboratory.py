@@ -534,10 +534,11 @@ def test_a_network_that_learns_from_what_it_is_judged_on_is_not_trained(root):
     assert not (root / "runs").exists()
 
 
-@pytest.mark.parametrize("mode", ["default type", "default device", "inference", "autocast"])
+@pytest.mark.parametrize("mode", ["default type", "default device", "inference", "autocast", "overwrite"])
 def test_a_setting_of_pytorch_is_not_taken_for_another_network(mode):
     torch.set_default_dtype(torch.float64 if mode == "default type" else torch.float32)
     torch.set_default_device("meta" if mode == "default device" else None)
+    torch.__future__.set_overwrite_module_params_on_conversion(mode == "overwrite")
     try:
         with torch.inference_mode(mode == "inference"), torch.autocast("cpu", enabled=mode == "autocast"):
             with pytest.raises(RunError, match="PyTorch was set to another"):
@@ -545,6 +546,7 @@ def test_a_setting_of_pytorch_is_not_taken_for_another_network(mode):
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 
 def test_an_autocast_that_was_left_on_changes_no_answer(root):

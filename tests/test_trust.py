@@ -1289,6 +1289,9 @@ def test_a_row_that_no_run_made_is_not_published(root, capsys):
     table.write_text(text.replace("2,83.96", "2,92.14"), encoding="utf-8")
     assert "Row 3 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
     assert not (root / "results").exists()
+    for column, value in (("invented", 1), ("c1", 99)):  # no run says so; the run of the row has c1 as it is
+        pd.read_csv(io.StringIO(text)).assign(**{column: value}).to_csv(table, index=False)
+        assert "Row 1 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
     table.write_text(text, encoding="utf-8")
     publish_tables("search")
     shutil.rmtree(root / "runs" / "search" / "fast-0")  # what is published needs its run no more

@@ -24,7 +24,7 @@ from utils.engine import records
 from utils.engine.checkpoints import KEPT, checksums, seal, verify
 from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
-from utils.study import ablation, analysis, baselines
+from utils.study import ablation, analysis, baselines, search
 
 
 @contextmanager
@@ -151,8 +151,8 @@ def publish_tables(folder: str) -> Path:
 
 
 def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
-    """RunError unless every row that is published is in the table `name`, too, and every other row is in all that both
-    tell that of a finished run below runs/`folder`."""
+    """RunError unless every row that is published is in the table `name`, too, and every other row tells nothing but
+    what a finished run below runs/`folder` does."""
     rows, known = ([plain(row) for row in t.to_dict("records")] for t in (table, published))
     key = ["change", "seed"] if folder == "ablation" else list(published)  # a change may have been made again
     there = [{column: row.get(column) for column in key} for row in rows]
@@ -160,11 +160,12 @@ def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: 
         raise RunError(f"runs/{folder}/{name}.csv lacks published rows; take them over from results/{folder}.")
     new = [row for row in rows if {column: row.get(column) for column in published} not in known]
     paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json") if new and folder != "ablation" else ()
-    made = [plain(records.row_of(records.read_metrics(path.parent))) for path in paths]
+    usual = search.choices(name)[1] if new and folder == "search" else {}  # channels that a try did not change
+    made = [plain(usual | records.row_of(records.read_metrics(path.parent))) for path in paths]
     for row in new:
         if folder == "ablation":
             made = [plain(ablation.run_of(name, row["change"], int(row["seed"])))]
-        if not any(all(row[column] == run[column] for column in row.keys() & run.keys()) for run in made):
+        if not any(all(value == run.get(column) for column, value in row.items()) for run in made):
             raise RunError(
                 f"Row {rows.index(row) + 1} of runs/{folder}/{name}.csv is of no finished run in runs/{folder}; delete "
                 "the row and make the run again."

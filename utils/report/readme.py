@@ -8,7 +8,7 @@ import re
 
 import utils
 from utils import architecture, plotting, runs
-from utils.engine.checkpoints import write_atomically
+from utils.engine.checkpoints import verify, write_atomically
 from utils.engine.records import read_table
 from utils.errors import RunError, first_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
@@ -67,6 +67,8 @@ def write() -> None:
 
     RunError if a network or a recipe in the code is not that of the run in results/, or the pages lack a marker.
     """
+    for folder in sorted({path.parent for path in (utils.ROOT / "results").rglob("[!.]*") if path.is_file()}):
+        verify(folder)  # a second for all of them; what follows would take longer to come upon damage
     loaded = {name: runs.load(name) for name in statistics.published().index}
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
