@@ -224,9 +224,11 @@ def test_a_row_of_another_forward_is_not_of_today(few, monkeypatch):
 @pytest.mark.parametrize(
     "damage", ["twice", "no number", "no column", "semicolons", "words", "no response", "half a seed"]
 )
-def test_a_damaged_table_is_a_sentence(few, damage):
-    ablation.ablate(few)
-    path, table = utils.ROOT / "runs" / "ablation" / "recipe.csv", rows()
+def test_a_damaged_table_is_a_sentence(root, damage):
+    path, table = root / "runs" / "ablation" / "recipe.csv", pd.read_csv(ROOT / "results" / "ablation" / "recipe.csv")
+    path.parent.mkdir(parents=True)
+    table.to_csv(path, index=False)
+    assert len(ablation.kept("recipe")) == len(table)
     if damage == "twice":
         table = pd.concat([table, table.iloc[:1].assign(validation_accuracy=99.0)])
     elif damage == "no number":
@@ -241,7 +243,7 @@ def test_a_damaged_table_is_a_sentence(few, damage):
         table["validation_accuracy"] = "good"
     table.to_csv(path, index=False, sep=";" if damage == "semicolons" else ",")
     with pytest.raises(RunError, match="recipe.csv lacks a column or a value, or has a row twice"):
-        ablation.missing(few)
+        ablation.missing(random_images())
 
 
 def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(root, monkeypatch):
