@@ -5,7 +5,7 @@ import json
 import runpy
 import shutil
 import sys
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +13,7 @@ import pytest
 
 from utils import data, experiments, models, runs, training
 from utils.engine import code as code_module
-from utils.engine import records
+from utils.engine import records, steps
 from utils.engine.code import TRAINED_BY, _digest, code, told
 from utils.errors import RunError
 from utils.training import Recipe
@@ -289,9 +289,42 @@ def test_a_row_that_a_cell_adds_is_no_edit_of_the_file(monkeypatch):
     assert code()
 
 
-def test_a_function_put_in_its_place_is_no_edit_of_the_file(monkeypatch):
-    monkeypatch.setattr(training, "evaluate", lambda *_: (0.0, 0.0))
-    monkeypatch.setattr("utils.data.train_loader", partial(data.train_loader, workers=0))
+def test_a_network_or_a_loader_put_in_its_place_is_no_other_code(monkeypatch):
+    before = code()
     monkeypatch.setattr(models, "experiment_5", models.experiment_4)
+    monkeypatch.setattr("utils.data.train_loader", partial(data.train_loader, workers=0))
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, images: -self.layers(images))
-    assert code()
+    assert code() == before
+
+
+def wrapped(function):
+    @wraps(function)
+    def call(*arguments, **named):
+        return 0.9 * function(*arguments, **named)
+
+    return call
+
+
+PUT = {
+    "function": (training, "evaluate", lambda *_: (0.0, 0.0)),
+    "partial": (training, "evaluate", partial(training.evaluate, precision="float32")),
+    "where it is used": (training, "train_epoch", lambda *_: None),
+    "another of utils": (training, "evaluate", training.fit),
+    "in a wrapper": (training, "optimizer_and_schedule", wrapped(training.optimizer_and_schedule)),
+    "method": (steps.TrainingStep, "__call__", lambda self, images, labels: None),
+    "class": (training, "TrainingStep", type("TrainingStep", (), {})),
+}
+
+
+@pytest.mark.parametrize("place, name, value", PUT.values(), ids=PUT)
+def test_what_a_cell_puts_in_the_place_of_something_that_trains_is_another_code(monkeypatch, place, name, value):
+    before = code()
+    monkeypatch.setattr(place, name, value)
+    after = code()
+    (where,) = after.keys() - before.keys()
+    module = getattr(place, "__module__", place.__name__).removeprefix("utils.").replace(".", "/")
+    key = name if inspect.ismodule(place) else f"{place.__name__}.{name}"
+    assert where == f"{module}.py ({key})" and after == before | {where: after[where]}
+    said = records.difference(dict(code=after), dict(code=before))
+    assert said == f"utils/{where} trains otherwise here than it did there"
+    assert records.difference(dict(code=before), dict(code=after)) == said, "nor is the cell's run shown for the file's"

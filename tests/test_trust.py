@@ -37,7 +37,7 @@ from torch import nn
 
 import utils
 from tests.conftest import ROOT, fast_run, posix
-from tests.test_laboratory import ONE, random_images, tiny_network, with_digest
+from tests.test_laboratory import ONE, random_images, stop_after, tiny_network, with_digest
 from tests.test_runs import finished_run
 from utils import models, runs
 from utils.__main__ import main
@@ -1486,9 +1486,7 @@ def test_a_checkpoint_that_came_into_a_finished_run_decides_nothing(root):
 def test_numbers_of_numpy_in_a_recipe_can_be_gone_on_with(root, monkeypatch):
     recipe = replace(ONE, lr=np.float64(0.05), epochs=np.int64(2))
     assert type(recipe.lr) is float and type(recipe.epochs) is int
-    with pytest.MonkeyPatch.context() as stopped, pytest.raises(KeyboardInterrupt):
-        stopped.setattr("utils.training.log_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        runs.train(tiny_network, recipe, random_images(), name="mine", progress=False)
+    stop_after(1, recipe=recipe)
     run = runs.train(tiny_network, replace(ONE, lr=0.05, epochs=2), random_images(), name="mine", progress=False)
     assert run.folder.name == "mine" and len(run.history) == 2
 

@@ -5,6 +5,7 @@ import dis
 import inspect
 import runpy
 import sys
+from collections.abc import Collection
 from dataclasses import is_dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -24,6 +25,7 @@ TRAINED_BY = """transforms data training runs engine/batches engine/steps engine
 # What these import and that is known otherwise (such as the images), or keeps and compares what was trained:
 BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints engine/records engine/code
     cifar10/__init__ cifar10/files cifar10/sources""".split()
+LOOP = "training engine/steps engine/speed engine/distributed".split()  # the others show in what a network is fed
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
@@ -35,16 +37,17 @@ SAME = {
 
 def code() -> dict[str, str]:
     """What the files TRAINED_BY say, and others of utils/ that these import, a digest each; comments, docstrings and
-    the breaks of lines do not count. RunError if one of them, models.py or experiments.py was edited after loading.
+    the breaks of lines do not count; and what a cell put in the place of something there. RunError if one of them,
+    models.py or experiments.py was edited after loading.
     """
     try:
         found = told()
-        stale = edited(["models", "experiments", *found])
+        stale, own = edited(["models", "experiments", *found]), replaced(LOOP)
     except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
         raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
     if stale:
         raise RunError(f"utils/{stale}.py was edited after it was loaded; restart the kernel, and it counts.")
-    return {f"{name}.py": digest for name, digest in found.items()}
+    return {f"{name}.py": digest for name, digest in found.items()} | own
 
 
 # ---------------------------------------------------------------- what the files say
@@ -100,10 +103,7 @@ def _imported(source: bytes, name: str) -> list[str]:
 
 def edited(names: list[str]) -> str | None:
     """The first of these files of which something is loaded, also in another of them, that it no longer says."""
-    loaded = {f"utils.{name.removesuffix('/__init__').replace('/', '.')}": name for name in names}
-    loaded = {module: name for module, name in loaded.items() if module in sys.modules}
-    paths = {module: UTILS / f"{name}.py" for module, name in loaded.items()}
-    again = {module: _again(path, module, path.read_bytes()) for module, path in paths.items()}
+    loaded, again = _loaded(names)
     for module in loaded:
         for key, value in vars(sys.modules[module]).items():
             place, there = module, again[module].get(key, value)
@@ -114,9 +114,43 @@ def edited(names: list[str]) -> str | None:
     return None
 
 
+def replaced(names: list[str]) -> dict[str, str]:
+    """What a cell put in the place of a function or class of these files, or of a function of such a class: where it
+    did so -> a digest of it."""
+    (loaded, again), found = _loaded(names), {}
+    for module, name in loaded.items():
+        pairs = {key: (there, vars(sys.modules[module]).get(key)) for key, there in again[module].items()}
+        for key, (there, value) in pairs.copy().items():
+            if inspect.isclass(there) and inspect.isclass(value) and there.__module__ == module:
+                pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
+        for key, (there, value) in pairs.items():
+            if _is_another(there, value, again):
+                found[f"{name}.py ({key})"] = sha256(repr(_does(value)).encode()).hexdigest()[:8]
+    return found
+
+
+def _is_another(there: Any, value: Any, modules: Collection[str]) -> bool:
+    """Whether `value` stands in the place of a function or class of `modules` and is not the one of that name there, or
+    is in a wrapper, other than the one that PyTorch puts around the step of an optimizer's class when it is first used.
+    """
+    if not _named(there) or there.__module__ not in modules:
+        return False
+    if not _named(value) or (value.__module__, value.__qualname__) != (there.__module__, there.__qualname__):
+        return True
+    return _wrappers(value) != _wrappers(there) and not hasattr(value, "hooked")
+
+
+def _loaded(names: list[str]) -> tuple[dict[str, str], dict[str, dict]]:
+    """Of these files those that are loaded, by the name of the module, and what each defines now."""
+    loaded = {f"utils.{name.removesuffix('/__init__').replace('/', '.')}": name for name in names}
+    loaded = {module: name for module, name in loaded.items() if module in sys.modules}
+    paths = {module: UTILS / f"{name}.py" for module, name in loaded.items()}
+    return loaded, {module: _again(path, module, path.read_bytes()) for module, path in paths.items()}
+
+
 def _differ(there: Any, value: Any) -> bool:
     """Whether a function, class or constant is another one in its file; not where a cell put something in the place of
-    a function of utils/, which shows in what a network computes or is fed."""
+    a function of utils/, for which there is `replaced`."""
     while inspect.isfunction(value) and _wrappers(value) > _wrappers(there):
         value = value.__wrapped__  # PyTorch puts one around the step of an optimizer's class when it is first used
     if type(there).__name__ != type(value).__name__ or _named(value) and there.__module__ != value.__module__:

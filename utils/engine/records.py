@@ -55,8 +55,8 @@ def build(network: Network, seed: int = 1) -> nn.Module:
     usual &= not torch.__future__.get_overwrite_module_params_on_conversion()  # the optimizer would keep the old ones
     if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         raise RunError(
-            "PyTorch was set to another default type or device, to inference mode, to autocast or to overwrite parameters; "
-            "take that back, or restart the kernel."
+            "PyTorch was set to another default type or device, to inference mode, to autocast or to overwrite "
+            "parameters; take that back, or restart the kernel."
         )
     torch.manual_seed(seed)
     with rng_from(seed), of_a_network("be built"):
