@@ -65,6 +65,7 @@ EXPERIMENTS = {
     "accurate_long": Experiment(replace(LONG, epochs=80), BEST_BELOW_200_000),
     "compact": Experiment(replace(RECIPE, epochs=100, batch_size=64, anneal="linear", halved=0.5)),
     "compact_short": Experiment(replace(RECIPE, epochs=60, halved=0.5, **MUON)),
+    "compact_long": Experiment(replace(LONG, epochs=100)),
     "strideless": Experiment(
         replace(MILD, epochs=30, affine=0.05, hole=0.05, anneal="linear"),
         PriorWork("best elsewhere", 88_384, 245, 87.45),
@@ -74,7 +75,7 @@ EXPERIMENTS = {
 FIVE = [f"experiment_{k}" for k in range(1, 6)]
 FINAL = "experiment_5"
 MAIN = [*FIVE, "experiment_5_long"]  # the reference's networks
-RECORDS = "small tiny fast quick experiment_5_short accurate accurate_long compact compact_short strideless".split()
+RECORDS = "small tiny fast quick experiment_5_short accurate accurate_long compact compact_short compact_long strideless".split()
 SHORT = 5  # epochs of the published runs on held-out images that a network of one's own is compared with
 
 
