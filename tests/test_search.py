@@ -16,6 +16,8 @@ from utils.experiments import EXPERIMENTS
 from utils.report.publish import publish_tables
 from utils.study import search
 
+from .conftest import random_images
+
 
 def test_changes_are_read_with_the_type_of_what_they_change():
     recipe, channels = search.parse("fast", ["c2=40", "lr=0.2", "epochs=1", "precision=bfloat16"])
@@ -71,6 +73,17 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     path.rename(tmp_path / "results" / "search" / "small.csv")
     seal(tmp_path / "results" / "search")
     assert len(search.attempt("small", [*small, "lr=0.02"], few)) == 3, "what is published is gone on with"
+
+
+def test_what_the_command_made_is_published(tmp_path, monkeypatch):
+    """Each row as it is, with the channels that were changed and those that were not."""
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    few = random_images(source="original")
+    for rows, change in enumerate(["c2=8", "lr=0.05", "batch_size=32"], 1):
+        search.attempt("small", ["c1=8", "epochs=1", change], few)
+        if rows > 1:
+            target = publish_tables("search")
+            assert len(pd.read_csv(target / "small.csv")) == rows
 
 
 DAMAGES = {

@@ -25,7 +25,7 @@ TRAINED_BY = """transforms data training runs engine/batches engine/steps engine
 # What these import and that is known otherwise (such as the images), or keeps and compares what was trained:
 BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints engine/records engine/code
     cifar10/__init__ cifar10/files cifar10/sources""".split()
-LOOP = "training engine/steps engine/speed engine/distributed".split()  # the others show in what a network is fed
+LOOP = "training engine/steps engine/speed engine/distributed".split()  # what others do shows in what is fed
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
