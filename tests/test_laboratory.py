@@ -656,7 +656,7 @@ def test_a_run_made_by_hand_is_a_sentence_or_another_run(root):
     use()
 
 
-def test_a_checkpoint_made_by_hand_is_a_sentence_or_another_run(root, monkeypatch, capsys):
+def test_a_checkpoint_made_by_hand_is_a_sentence_or_another_run(root):
     model, recipe = tiny_network(), replace(ONE, epochs=2)
     stop_after(1, recipe=recipe)
     folder = root / "runs" / "mine"

@@ -712,7 +712,7 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "file",
     [f"{FINAL}/{file}" for file in (*checkpoints.KEPT, "calibration.json", SUMS)]
-    + [f"{FINAL}/seed_2/metrics.json", "benchmark/speed.csv", "faults.csv", SUMS],
+    + [f"{FINAL}/seed_2/metrics.json", "benchmark/speed.csv", "search/small.csv", "faults.csv", SUMS],
 )
 def test_a_damaged_file_in_results_is_a_sentence_in_every_command(results, monkeypatch, capsys, file, damage):
     monkeypatch.setattr(utils, "ROOT", results)
@@ -1483,7 +1483,7 @@ def test_a_checkpoint_that_came_into_a_finished_run_decides_nothing(root):
     assert train(0.01).metrics["recipe"]["lr"] == 0.01
 
 
-def test_numbers_of_numpy_in_a_recipe_can_be_gone_on_with(root, monkeypatch):
+def test_numbers_of_numpy_in_a_recipe_can_be_gone_on_with(root):
     recipe = replace(ONE, lr=np.float64(0.05), epochs=np.int64(2))
     assert type(recipe.lr) is float and type(recipe.epochs) is int
     stop_after(1, recipe=recipe)

@@ -65,10 +65,11 @@ def notebook_figures() -> dict[str, bytes]:
 def write() -> None:
     """Bring the tables of PAGES and every figure in images/ up to date with results/ and the notebooks.
 
-    RunError if a network or a recipe in the code is not that of the run in results/, or the pages lack a marker.
+    RunError if a file in results/ is damaged, a network or a recipe in the code is not that of the run there, or the
+    pages lack a marker.
     """
     for folder in sorted({path.parent for path in (utils.ROOT / "results").rglob("[!.]*") if path.is_file()}):
-        verify(folder)  # a second for all of them; what follows would take longer to come upon damage
+        verify(folder)  # in a second, also what no page shows
     loaded = {name: runs.load(name) for name in statistics.published().index}
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
