@@ -31,8 +31,7 @@ def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd
     field counts, and neither padding nor what a norm averages is counted as seen. macs are multiply-adds of
     convolutions and linear layers for one image. What is not known of a layer is empty, as the field of all behind it.
     Of a network whose forward cannot be traced, such as one with a Python `if` on a tensor, only the parameters are
-    known, and a printed line says so.
-    NetworkError if it does not take an image of `input_size`.
+    known, and a printed line says so. NetworkError if it does not take an image of `input_size`.
     """
     traced = trace(model, input_size)
     if traced is None:

@@ -46,6 +46,7 @@ REFERENCE_RECIPE = Recipe(80, lr=1e-3, weight_decay=1e-4, dropout=0.05, affine=0
 REFERENCE_5 = PriorWork("reference", 92_394, 69, 85.13, 61)
 BEST_BELOW_200_000 = PriorWork("best elsewhere", 197_858, 58, 92.00)
 SMALLEST_ELSEWHERE = PriorWork("best elsewhere", 69_706, 257, 85.08)
+STRIDELESS_ELSEWHERE = PriorWork("best elsewhere", 88_384, 245, 87.45)
 
 EXPERIMENTS = {
     "experiment_1": Experiment(RECIPE, PriorWork("reference", 183_882, 55, 85.16, 77)),
@@ -66,17 +67,15 @@ EXPERIMENTS = {
     "compact": Experiment(replace(RECIPE, epochs=100, batch_size=64, anneal="linear", halved=0.5)),
     "compact_short": Experiment(replace(RECIPE, epochs=60, halved=0.5, **MUON)),
     "compact_long": Experiment(replace(LONG, epochs=100)),
-    "strideless": Experiment(
-        replace(MILD, epochs=30, affine=0.05, hole=0.05, anneal="linear"),
-        PriorWork("best elsewhere", 88_384, 245, 87.45),
-    ),
+    "compact_distilled": Experiment(replace(LONG, epochs=80, teacher="accurate_long")),
+    "strideless": Experiment(replace(MILD, epochs=30, affine=0.05, hole=0.05, anneal="linear"), STRIDELESS_ELSEWHERE),
 }
 
 FIVE = [f"experiment_{k}" for k in range(1, 6)]
 FINAL = "experiment_5"
 MAIN = [*FIVE, "experiment_5_long"]  # the reference's networks
 RECORDS = """small tiny fast quick experiment_5_short accurate accurate_long compact compact_short compact_long
-    strideless""".split()
+    compact_distilled strideless""".split()
 SHORT = 5  # epochs of the published runs on held-out images that a network of one's own is compared with
 
 

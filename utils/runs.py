@@ -80,6 +80,9 @@ def train(
             print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
         return run
     batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
+    teacher = load(recipe.teacher) if recipe.teacher else None
+    if teacher and judged_on == "validation" != teacher.metrics["evaluated_on"]:
+        print(f"Its teacher, {recipe.teacher}, has learned the held-out images, too, which flatters it a little.")
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
     with alone_in(folder), rng_from(seed), torch.enable_grad():  # which a cell may have switched off
         begun = folder and records.holds_a_run(folder)
@@ -88,7 +91,7 @@ def train(
         for module in model.modules():
             if isinstance(module, nn.Dropout) and recipe.dropout:
                 module.p = recipe.dropout
-        history, made_under = training.fit(model, recipe, batches, judged, **options)
+        history, made_under = training.fit(model, recipe, batches, judged, teacher=teacher and teacher.model, **options)
         metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, what, made_under))
         metrics |= dict(mean=mean, std=std, classes=list(data.classes), built_by=records.built_by(network))
         run = Run(model.eval(), history, metrics, folder)
@@ -198,14 +201,9 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
         if not isinstance(run, str) and not hasattr(run, "metrics"):
             if not hasattr(run, "accuracy"):
                 raise RunError("compare takes runs, or names of runs, one after the other: compare(one, another).")
-            columns[free(run.source)] = {
-                "images": "original",
-                "judged on": "test",
-                "parameters": f"{run.parameters:,}",
-                "receptive field": run.receptive_field or UNKNOWN,
-                "epochs": run.epoch,
-                "test accuracy, in this epoch": f"{run.accuracy:.2f} %",
-            }
+            known = {"images": "original", "judged on": "test", "parameters": f"{run.parameters:,}"}
+            known |= {"receptive field": run.receptive_field or UNKNOWN, "epochs": run.epoch}
+            columns[free(run.source)] = known | {"test accuracy, in this epoch": f"{run.accuracy:.2f} %"}
             continue
         m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
         if title == title_of(None) and title in columns:

@@ -40,9 +40,9 @@ class Recipe:
     it. flip, affine and hole are the probabilities of the augmentations. With `average`, such as 0.999, what is judged
     and kept is the exponential moving average of the weights with this decay (Polyak & Juditsky, 1992). During the
     share `halved` of all steps, the first ones, images have half their side, for speed (progressive resizing: Howard,
-    fast.ai, 2018). `precision` is "float32", "bfloat16" or "float16"; None takes what suits the device. RunError names
-    the first value that makes no sense. A new field stands in `records.LATER`, too, with the value that changes
-    nothing, which all runs before had.
+    fast.ai, 2018). `precision` is "float32", "bfloat16" or "float16"; None takes what suits the device. `teacher` names
+    a published run whose answers are learned beside the labels (`steps.distillation`). RunError names the first value
+    that makes no sense. A new field stands in `records.LATER`, too, with the value that all runs before had.
     """
 
     epochs: int
@@ -61,6 +61,7 @@ class Recipe:
     anneal: str = "cos"
     halved: float = 0.0
     precision: str | None = None
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
@@ -68,6 +69,8 @@ class Recipe:
                 object.__setattr__(self, key, value := value.item())
             if key in WORDS:
                 sensible, wanted = value in WORDS[key], " or ".join(map(str, WORDS[key]))
+            elif key == "teacher":
+                sensible, wanted = isinstance(value, str | None), "the name of a published run"
             elif key in ("epochs", "batch_size"):
                 sensible, wanted = type(value) is int and value >= 1, "a whole number of at least 1"
             elif key == "lr":
@@ -146,6 +149,7 @@ def fit(
     identity: dict | None = None,
     device: torch.device | None = None,
     progress: bool = True,
+    teacher: nn.Module | None = None,
 ) -> tuple[pd.DataFrame, list[dict]]:
     """Train `model` in place; with `folder`, keep a checkpoint there after every epoch and go on from it.
 
@@ -170,13 +174,13 @@ def fit(
     history, first = state["history"], distributed.rank() == 0
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == "float16")
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-    with prepared(model, device):
+    with prepared(nn.ModuleList([model, teacher] if teacher else [model]), device):
         averaged = ema(model, recipe.average) if recipe.average else None
         parts |= {"averaged": averaged} if averaged else {}
         if history:
             restore(state, parts)
         ours = distributed.parallel(model)
-        step = TrainingStep(ours, recipe, optimizer, scheduler, scaler, device, precision, averaged)
+        step = TrainingStep(ours, recipe, optimizer, scheduler, scaler, device, precision, averaged, teacher)
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             start, lr = time.perf_counter(), scheduler.get_last_lr()[0]
             train.sampler.set_epoch(epoch)

@@ -29,9 +29,9 @@ LOOP = "training engine/steps engine/speed engine/distributed".split()  # what o
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
-    "41020647": "a8bafd62",  # training.py: one more optimizer, Muon; no bar without a stderr; judged in float32
-    "8ca92ee5": "b9364c7c",  # engine/steps.py: the same
-    "b5c24e9a": "a1428291",  # runs.py: gradients also where a cell switched them off; kept under the lock
+    "4730bc3c": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; float32
+    "ddd5f3ce": "b9364c7c",  # engine/steps.py: the same
+    "0503c626": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; kept under the lock
 }
 
 

@@ -29,15 +29,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 import utils
 from utils import models, transforms
-from utils.engine.checkpoints import KEPT, UNKNOWN, of_a_run, read_checkpoint, rng_from, rng_state, verify
+from utils.engine.checkpoints import KEPT, UNKNOWN, checksums, of_a_run, read_checkpoint, rng_from, rng_state, verify
 from utils.engine.code import code
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
-LATER = dict(anneal="cos", halved=0.0)  # fields of the recipe that came later, and what all runs before had
-SEEN = "network data split code first_response first_values behaviour normalised fed".split()  # beside recipe and seed
+LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
+SEEN = "network data split code first_response first_values behaviour normalised fed teacher".split()  # beside recipe
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -348,6 +348,9 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     with of_a_network("be described"):  # such as by an extra_repr that fails
         described, computed = modules(model), dict(first_response=response(model), first_values=first_values(model))
         computed |= dict(behaviour=behaviour(model, *felt), normalised=normalised())
+    if teacher := recipe.get("teacher"):
+        read_metrics(teacher)  # RunError if there is none
+        computed |= dict(teacher=checksums(path_of(teacher)).get("weights.pt", UNKNOWN)[:16])
     return dict(network=described, recipe=recipe_of(recipe), data=data, seed=seed, code=code()) | computed
 
 

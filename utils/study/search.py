@@ -63,7 +63,7 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
         if key in channels and type(now[key]) not in KINDS:
             raise RunError(f"{change!r}: {key} is {now[key]!r} in {name}; give it a number or a word as its default.")
         try:
-            parsed[key] = value if key == "precision" else KINDS[type(now[key])](value)
+            parsed[key] = value if key in ("precision", "teacher") else KINDS[type(now[key])](value)
         except (ValueError, KeyError):
             raise RunError(f"{change!r}: {key} must be of the kind of {now[key]!r}.") from None
         if key in channels and type(parsed[key]) is int and parsed[key] < 1:
@@ -77,7 +77,8 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     recipe, channels = parse(name, changes)
     network = partial(models.networks()[name], **channels)
     found = row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
-    row = {key: found[key] for key in asdict(recipe) if key != "precision"} | choices(name)[1] | channels
+    row = {key: found[key] for key in asdict(recipe) if key != "precision" and found[key] is not None}
+    row |= choices(name)[1] | channels
     row |= {key: found[key] for key in [*KEPT, *COMPARED]}
     path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])
