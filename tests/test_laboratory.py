@@ -1042,6 +1042,24 @@ def test_a_branch_that_starts_at_zero_is_seen_in_its_first_weights(monkeypatch):
     assert "in training they compute something else" in records.difference(identity(), before)
 
 
+def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
+    for name, seed in dict(teacher=1, other=2).items():
+        train(models.tiny, name=name, seed=seed, test=True)
+    taught = replace(ONE, teacher="runs/teacher")
+    capsys.readouterr()
+    run = train(recipe=taught)
+    assert "Its teacher, runs/teacher, has learned the held-out images, too" in capsys.readouterr().out
+    assert train(recipe=taught).folder == run.folder != train().folder
+    shutil.move(root / "runs/teacher", root / "runs/before")
+    with pytest.raises(RunError, match="runs/teacher holds no finished run"):
+        train(recipe=taught)
+    shutil.move(root / "runs/other", root / "runs/teacher")
+    capsys.readouterr()
+    assert train(recipe=taught, test=True).folder.name == "mine-3"
+    said = capsys.readouterr().out
+    assert re.search("mine-?2? in runs/ is another run", said) and "held-out" not in said
+
+
 def test_a_dropout_that_nothing_would_feel_is_refused(root):
     with pytest.raises(RunError, match=r"dropout is 0.1, but the network has no nn.Dropout; add some"):
         train(partial(sequential, 10), replace(ONE, dropout=0.1))

@@ -19,7 +19,7 @@ from utils import runs, training
 from utils.cifar10.sources import stand_in
 from utils.data import eval_loader, train_loader
 from utils.engine.checkpoints import read_checkpoint, save_atomically
-from utils.engine.steps import ema, log_line
+from utils.engine.steps import TrainingStep, ema, log_line
 from utils.errors import RunError
 from utils.models import ConvNet, conv, separable
 from utils.training import Recipe, evaluate, fit, optimizer_and_schedule, plain_loop
@@ -251,6 +251,52 @@ def test_the_first_images_are_halved(monkeypatch):
     assert {side for training, side in seen if not training} == {32}
 
 
+def test_a_teacher_is_learned_from_beside_the_labels():
+    """Hinton's loss by hand; the teacher sees images of whole size also while the network's have half, and is left as
+    it is."""
+    sides = []
+
+    class Teacher(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, images):
+            sides.append(images.shape[-1])
+            return 3 * self.norm(images).flatten(1)[:, :10]
+
+    torch.manual_seed(0)
+    model, teacher = small_network(dropout=0), Teacher().eval()
+    images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
+    logits = model.train()(F.avg_pool2d(images, 2))
+    wanted, found = F.softmax(teacher(images) / 4, 1), F.softmax(logits / 4, 1)
+    divergence = (wanted * (wanted / found).log()).sum(1).mean()
+    by_hand = 0.1 * F.cross_entropy(logits, labels) + 0.9 * 4**2 * divergence
+    recipe, scaler = replace(RECIPE, halved=1.0), torch.amp.GradScaler("cpu", enabled=False)
+    step = TrainingStep(model, recipe, *optimizer_and_schedule(model, recipe, 9), scaler, CPU, "float32", None, teacher)
+    assert step(images, labels)[0].item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert set(sides) == {32} and teacher.norm.num_batches_tracked == 0
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_what_a_teacher_knows_is_learned():
+    """The labels are wrong, and the network learns them; not so with a teacher that is right."""
+
+    class Teacher(nn.Module):  # the brightness says the class, see `loaders`
+        def forward(self, images):
+            brightness = (images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).mean((1, 2, 3))
+            return -0.1 * (255 * brightness[:, None] - 65 - 15 * torch.arange(10)).abs()
+
+    batches, judged = loaders()
+    batches.dataset.labels = (batches.dataset.labels + 1) % 10
+    recipe = replace(RECIPE, epochs=12)
+    options = dict(device=CPU, progress=False)
+    misled, _ = fit(small_network(dropout=0), recipe, batches, judged, **options)
+    taught, _ = fit(small_network(dropout=0), recipe, batches, judged, teacher=Teacher(), **options)
+    assert taught.train_accuracy.iloc[-1] < 10 < 30 < misled.train_accuracy.iloc[-1]
+    assert taught.test_accuracy.iloc[-1] > 20 and taught.test_loss.iloc[-1] < misled.test_loss.iloc[-1] - 0.5
+
+
 def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
     down = {
         shape: train(small_network(), replace(RECIPE, epochs=10, anneal=shape)).lr[2:] for shape in ("cos", "linear")
@@ -262,6 +308,7 @@ def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
     ("change", "sentence"),
     [
         (dict(epochs=0), "epochs is 0, but must be a whole number of at least 1"),
+        (dict(teacher=3), "teacher is 3, but must be the name of a published run"),
         (dict(batch_size=2.5), "batch_size is 2.5"),
         (dict(lr=0), "lr is 0, but must be above 0"),
         (dict(lr=10**400), "lr is 1000.*must be above 0"),
