@@ -443,6 +443,7 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "the same images reach the network otherwise here: other ones, in another order, or with other labels",
     ),
     "split": (operator.eq, "other images were held out of the same ones there"),
+    "teacher": (operator.eq, "its teacher has other weights here than it had there"),
 }
 
 
