@@ -77,7 +77,7 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     recipe, channels = parse(name, changes)
     network = partial(models.networks()[name], **channels)
     found = row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
-    row = {key: found[key] for key in asdict(recipe) if key != "precision" and found[key] is not None}
+    row = {key: found[key] for key in asdict(recipe) if key != "precision" and found.get(key) is not None}
     row |= choices(name)[1] | channels
     row |= {key: found[key] for key in [*KEPT, *COMPARED]}
     path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
