@@ -159,11 +159,12 @@ def results_table() -> dict:
 def records_table() -> dict:
     """What goes beyond the reference, each beside the best that was found elsewhere."""
     m = published(RECORDS)
+    taught = {name: f", taught by {t}" for name in m.index if (t := EXPERIMENTS[name].recipe.teacher)}
     return {
         "record": notebook_links(m.index),
         "parameters": m.parameters.map("{:,}".format),
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
-        "epochs": m.epochs,
+        "epochs": [f"{epochs}{taught.get(name, '')}" for name, epochs in m.epochs.items()],
         "test accuracy": accuracies(m),
         "elsewhere": [EXPERIMENTS[name].prior or "-" for name in m.index],
     }
