@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from urllib.parse import unquote
 
 import matplotlib
@@ -290,6 +291,13 @@ def test_a_torn_page_and_a_table_that_stands_there_twice_are_named(copy):
         with pytest.raises(RunError, match=sentence):
             readme.write()
         assert (copy / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_a_record_that_was_taught_names_its_teacher(monkeypatch):
+    row = EXPERIMENTS["tiny"]
+    monkeypatch.setitem(EXPERIMENTS, "tiny", replace(row, recipe=replace(row.recipe, teacher="accurate")))
+    epochs = dict(zip(RECORDS, tables.records_table()["epochs"], strict=True))
+    assert epochs["tiny"] == "80, taught by accurate" and epochs["fast"] == "3"
 
 
 def test_a_weak_final_network_is_left_out_of_the_headline(monkeypatch):

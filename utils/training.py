@@ -154,8 +154,8 @@ def fit(
     """Train `model` in place; with `folder`, keep a checkpoint there after every epoch and go on from it.
 
     A finished run is loaded and not trained again. On the CPU a resumed run ends bit-identical to one that was never
-    stopped, under the same circumstances. The recipe's batch size and augmentation are in `train` already, and its
-    dropout in `model` (`runs.train` puts them there).
+    stopped, under the same circumstances. The recipe's batch size and augmentation are in `train` already, its dropout
+    in `model`; the network of its teacher is `teacher`, in eval mode (`runs.train` sees to all that).
 
     Args:
         train: yields (images, labels) batches; its sampler has `set_epoch`.
