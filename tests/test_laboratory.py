@@ -1057,8 +1057,12 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
     capsys.readouterr()
     assert train(recipe=taught).folder.name == "mine-2"
     assert "mine in runs/ is another run: its teacher has other weights here" in capsys.readouterr().out
-    train(recipe=taught, test=True)
+    alone, other = train(recipe=replace(taught, teacher=None), test=True), train(recipe=taught, test=True)
     assert "held-out" not in capsys.readouterr().out
+    pairs = zip(alone.model.parameters(), other.model.parameters(), strict=True)
+    assert not any(torch.equal(one, another) for one, another in pairs), "it has learned from its teacher"
+    with pytest.raises(RunError, match="The teacher, runs/teacher, knows other classes"):
+        train(recipe=taught, data=replace(random_images(3), classes=list("ABCDEFGHIJ")))
 
 
 def test_a_dropout_that_nothing_would_feel_is_refused(root):

@@ -81,8 +81,8 @@ def train(
         return run
     batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
     teacher = load(recipe.teacher) if recipe.teacher else None
-    if teacher and judged_on == "validation" != teacher.metrics["evaluated_on"]:
-        print(f"Its teacher, {recipe.teacher}, has learned the held-out images, too, which flatters it a little.")
+    if teacher:
+        records.check_teacher(recipe.teacher, teacher.metrics, images, data.classes)
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
     with alone_in(folder), rng_from(seed), torch.enable_grad():  # which a cell may have switched off
         begun = folder and records.holds_a_run(folder)

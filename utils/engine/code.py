@@ -31,7 +31,7 @@ LOOP = "training engine/steps engine/speed engine/distributed".split()  # what o
 SAME = {
     "4730bc3c": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; float32
     "ddd5f3ce": "b9364c7c",  # engine/steps.py: the same
-    "0503c626": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; kept under the lock
+    "bc83cc54": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; kept under the lock
 }
 
 

@@ -12,7 +12,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
@@ -37,7 +37,8 @@ from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_n
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
-SEEN = "network data split code first_response first_values behaviour normalised fed teacher".split()  # beside recipe
+SEEN = """network data split code first_response first_values behaviour normalised fed
+    teacher""".split()  # beside recipe and seed
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -339,6 +340,15 @@ def check_outputs(model: nn.Module, classes: int) -> None:
             "The network computes with something that its forward changes and that is not saved with its weights: keep "
             "it by self.register_buffer(name, tensor), and take random numbers from torch."
         )
+
+
+def check_teacher(name: str, metrics: Mapping, data: Mapping, classes: Sequence[str]) -> None:
+    """RunError if the run `name`, from which another one is to learn, knows other classes; a line if it has learned the
+    images that are held out from that one. `data` says which images, as for `identity`."""
+    if list(metrics.get("classes", classes)) != list(classes):
+        raise RunError(f"The teacher, {name}, knows other classes than these images have; take one trained on them.")
+    if data["judged_on"] == "validation" != metrics["evaluated_on"] and data["source"] == metrics["data_source"]:
+        print(f"Its teacher, {name}, has learned the held-out images, too, which flatters it a little.")
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
