@@ -1783,6 +1783,16 @@ def test_images_that_were_changed_in_place_are_other_images(root, capsys):
     assert train(data=data).folder.name == "mine-2" and "digest is" in capsys.readouterr().out
 
 
+def test_the_same_images_with_other_names_of_their_classes_are_other_images(root, capsys):
+    data = random_images()
+    others = replace(data, classes=data.classes[::-1])
+    assert replace(data, classes=tuple(data.classes)).digest == data.digest != others.digest
+    train(data=data)
+    run = train(data=others)
+    assert run.folder.name == "mine-2" and "digest is" in capsys.readouterr().out
+    assert run.metrics["classes"] == others.classes
+
+
 def test_a_published_folder_that_holds_another_run_is_refused(root):
     shutil.copytree(ROOT / "results" / "experiment_1", root / "results" / "experiment_2")
     with pytest.raises(RunError, match="results/experiment_2 holds something else than its name says"):
