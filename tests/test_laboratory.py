@@ -1049,20 +1049,73 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
     capsys.readouterr()
     run = train(recipe=taught)
     assert "Its teacher, runs/teacher, has learned the held-out images, too" in capsys.readouterr().out
+    assert runs.compare(run)["runs/mine"]["taught by"] == "runs/teacher"
     assert train(recipe=taught).folder == run.folder
+    assert "Its teacher, runs/teacher, has learned" in capsys.readouterr().out, "also of a run that is finished"
     shutil.move(root / "runs/teacher", root / "runs/before")
-    with pytest.raises(RunError, match="runs/teacher holds no finished run"):
+    with pytest.raises(RunError, match="Its teacher, runs/teacher, cannot be asked: .*runs/teacher holds no finished"):
         train(recipe=taught)
     shutil.move(root / "runs/other", root / "runs/teacher")
     capsys.readouterr()
     assert train(recipe=taught).folder.name == "mine-2"
     assert "mine in runs/ is another run: its teacher has other weights here" in capsys.readouterr().out
+    assert runs.compare(run)["runs/mine"]["taught by"] == "an earlier runs/teacher"
+    rows = [records.row_of(read_metrics(f"runs/{name}"))["teacher"] for name in ("mine", "mine-2")]
+    assert rows[0] != rows[1] and all(row.startswith("runs/teacher ") for row in rows)
     alone, other = train(recipe=replace(taught, teacher=None), test=True), train(recipe=taught, test=True)
     assert "held-out" not in capsys.readouterr().out
     pairs = zip(alone.model.parameters(), other.model.parameters(), strict=True)
     assert not any(torch.equal(one, another) for one, another in pairs), "it has learned from its teacher"
     with pytest.raises(RunError, match="The teacher, runs/teacher, knows other classes"):
         train(recipe=taught, data=replace(random_images(3), classes=list("ABCDEFGHIJ")))
+
+
+def test_a_teacher_that_may_know_the_judged_images_is_said_to(root, capsys):
+    data = random_images(300)
+    turned = replace(data, train_images=data.train_images[::-1], train_labels=data.train_labels[::-1])
+    train(models.tiny, data=data, name="held_out")
+    train(models.tiny, data=turned, name="other_order")
+    train(models.tiny, data=data, name="all", test=True)
+    train(models.tiny, replace(ONE, teacher="runs/all"), data, name="taught")
+
+    def said(teacher, **options):
+        capsys.readouterr()
+        train(recipe=replace(ONE, teacher=f"runs/{teacher}"), data=data, **options)
+        return re.findall(r"Its teacher, runs/\w+, (.*) learned", capsys.readouterr().out)
+
+    assert said("held_out") == said("held_out", test=True) == said("all", test=True) == []
+    assert said("all") == ["has"] and said("other_order") == said("taught") == ["may have"]
+    assert said("other_order", test=True) == ["may have"], "its training images may be the test images here"
+
+
+def test_a_teacher_that_is_replaced_just_now_is_noticed(root, monkeypatch):
+    for name, seed in dict(teacher=1, other=2).items():
+        train(models.tiny, name=name, seed=seed)
+    load = runs.load
+
+    def replaced(name):
+        shutil.move(root / "runs/teacher", root / "runs/before")
+        shutil.move(root / "runs/other", root / "runs/teacher")
+        return load(name)
+
+    monkeypatch.setattr(runs, "load", replaced)
+    with pytest.raises(RunError, match="The teacher, runs/teacher, was replaced just now; start again"):
+        train(recipe=replace(ONE, teacher="runs/teacher"))
+
+
+def test_a_network_that_changes_the_images_it_is_given_is_refused(root):
+    """As a teacher it would change what the other network sees."""
+
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_network()
+
+        def forward(self, images):
+            return self.inner(images.clamp_(-0.5, 0.5))
+
+    with pytest.raises(NetworkError, match="changes the images that it is given"):
+        train(InPlace)
 
 
 def test_a_dropout_that_nothing_would_feel_is_refused(root):

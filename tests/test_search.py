@@ -24,6 +24,7 @@ def test_changes_are_read_with_the_type_of_what_they_change():
     assert recipe == replace(EXPERIMENTS["fast"].recipe, lr=0.2, epochs=1, precision="bfloat16")
     assert channels == {"c2": 40} and type(channels["c2"]) is int
     assert search.parse("fast", ["teacher=accurate"])[0] == replace(EXPERIMENTS["fast"].recipe, teacher="accurate")
+    assert search.parse("compact_distilled", ["teacher=None"])[0].teacher is None
     assert search.parse("fast", []) == (EXPERIMENTS["fast"].recipe, {})
 
 

@@ -111,6 +111,22 @@ def test_missing_path(cache, tmp_path):
         load_cifar10(tmp_path / "nowhere")
 
 
+def test_a_folder_that_may_not_be_read_is_passed_over(tmp_path, cache, monkeypatch):
+    """Such as lost+found."""
+    (tmp_path / "given" / "locked").mkdir(parents=True)
+    (tmp_path / "given" / "mine").mkdir()
+    stat = os.stat
+
+    def locked(path, *arguments, **options):
+        if "locked" in str(path) and not str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", locked)
+    with pytest.raises(DataError, match="holds neither cifar-10-batches-py nor class folders"):
+        load_cifar10(tmp_path / "given")
+
+
 def test_a_folder_with_something_else(cache, tmp_path):
     with pytest.raises(DataError, match="holds neither"):
         load_cifar10(tmp_path)

@@ -279,6 +279,11 @@ def test_a_teacher_is_learned_from_beside_the_labels():
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_a_teacher_that_is_not_handed_over_is_missed():
+    with pytest.raises(RunError, match="has a teacher, accurate; hand its network over"):
+        train(small_network(), replace(RECIPE, teacher="accurate"))
+
+
 def test_what_a_teacher_knows_is_learned():
     """The labels are wrong, and the network learns them; not so with a teacher that is right."""
 
@@ -309,6 +314,7 @@ def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
     [
         (dict(epochs=0), "epochs is 0, but must be a whole number of at least 1"),
         (dict(teacher=3), "teacher is 3, but must be the name of a published run"),
+        (dict(teacher=""), "teacher is , but must be the name of a published run"),
         (dict(batch_size=2.5), "batch_size is 2.5"),
         (dict(lr=0), "lr is 0, but must be above 0"),
         (dict(lr=10**400), "lr is 1000.*must be above 0"),

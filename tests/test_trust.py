@@ -47,7 +47,7 @@ from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, 
 from utils.engine import checkpoints, records, speed, steps
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, seal, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
-from utils.experiments import FINAL
+from utils.experiments import EXPERIMENTS, FINAL
 from utils.report import publish, readme
 from utils.report.publish import publish_run, publish_tables, put
 from utils.serve.predict import PictureError, open_picture
@@ -320,6 +320,12 @@ def test_a_calibration_joins_what_is_published_and_goes_with_it(root, images, ca
     assert all(tree(target)[path] == before[path] for path in before if path.name != SUMS)
     runs.save(honest_run(images), root / "runs" / FINAL)
     assert publish_run(FINAL) == target and not (target / "calibration.json").exists()
+
+
+def test_a_run_whose_teacher_is_not_published_is_not_published(root, images, monkeypatch, capsys):
+    row = EXPERIMENTS[FINAL]
+    monkeypatch.setitem(EXPERIMENTS, FINAL, replace(row, recipe=replace(row.recipe, teacher="runs/mine")))
+    assert "runs/mine, which teaches experiment_5, is not published" in refused(capsys, "publish", FINAL)
 
 
 def test_what_is_not_published_is_not_calibrated(root, images, capsys):
@@ -913,6 +919,7 @@ def test_two_downloads_at_once_are_one(serve, packed, cache, monkeypatch):
         ["predict", "n" * 300],
         ["links", "../.."],
         ["links", "a/.."],
+        ["links", "é/é"],
         ["train", "a" * 5000],
         ["publish", "../x"],
         ["search", FINAL, "c1=" + "9" * 5000],

@@ -73,6 +73,8 @@ def train(
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     part = data if test else hold_out(data)
     what = identity(model, recipe, images, seed, part)
+    if teacher := recipe.teacher and load(recipe.teacher):
+        records.check_teacher(recipe.teacher, teacher.metrics, what, data.classes)
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, what, model))
     if folder and (folder / "metrics.json").exists():
         run = load(folder, network)
@@ -80,9 +82,6 @@ def train(
             print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
         return run
     batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
-    teacher = load(recipe.teacher) if recipe.teacher else None
-    if teacher:
-        records.check_teacher(recipe.teacher, teacher.metrics, images, data.classes)
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
     with alone_in(folder), rng_from(seed), torch.enable_grad():  # which a cell may have switched off
         begun = folder and records.holds_a_run(folder)
@@ -220,5 +219,5 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
             "first epoch at 85 %": m["epochs_to_85"] or "not reached",
             "training accuracy, last epoch": f"{m['train_accuracy_last']:.2f} %",
             f"{m['evaluated_on']} accuracy, last epoch": f"{last_accuracy(m):.2f} %",
-        }
+        } | ({"taught by": teacher} if (teacher := records.taught_by(m)) else {})
     return pd.DataFrame(columns).fillna("-")

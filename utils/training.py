@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from utils.engine import distributed
 from utils.engine.checkpoints import begin_or_go_on, restore, rng_state, save_atomically
-from utils.engine.records import response
+from utils.engine.records import is_name, response
 from utils.engine.speed import PRECISIONS, prepared
 from utils.engine.steps import Muon, TrainingStep, device_to_use, ema, log_line, to_device, train_epoch, workers_alive
 from utils.errors import RunError
@@ -70,7 +70,7 @@ class Recipe:
             if key in WORDS:
                 sensible, wanted = value in WORDS[key], " or ".join(map(str, WORDS[key]))
             elif key == "teacher":
-                sensible, wanted = isinstance(value, str | None), "the name of a published run"
+                sensible, wanted = value is None or is_name(value), "the name of a published run"
             elif key in ("epochs", "batch_size"):
                 sensible, wanted = type(value) is int and value >= 1, "a whole number of at least 1"
             elif key == "lr":

@@ -137,9 +137,9 @@ def _key(*files: Path) -> str:
 def read_folder(folder: Path, cache: Path, named: Path) -> ImageData:
     """Find the official batches or the class folders in `folder` or below it; `named` is what the user gave."""
     for place in (folder, *sorted(p for p in folder.glob("*") if p.is_dir()), *sorted(folder.glob("*/*/"))):
-        if (place / "data_batch_1").exists() or place.name == OFFICIAL:
+        if os.path.exists(place / "data_batch_1") or place.name == OFFICIAL:  # False also for what may not be read
             return read_official(place, named)
-        if (place / "train").is_dir():
+        if os.path.isdir(place / "train"):
             return read_class_folders(place, cache)
     raise DataError(
         f"{named} holds neither {OFFICIAL} nor class folders (train/<class>/*.png); point CIFAR10_PATH at one of them."

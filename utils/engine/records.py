@@ -294,11 +294,13 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         copy = deepcopy(model).cpu().eval()
     images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
-    before = deepcopy(copy.state_dict())
+    before, given = deepcopy(copy.state_dict()), images.clone()
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
         first, second, alone = copy(images), copy(images), copy(images[:1])
     if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
+    if not torch.equal(images, given):
+        raise NetworkError("The network changes the images that it is given; leave out inplace=True on them.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
     pairs = zip(tensors(before), tensors(copy.state_dict()), strict=True)
@@ -342,13 +344,30 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         )
 
 
-def check_teacher(name: str, metrics: Mapping, data: Mapping, classes: Sequence[str]) -> None:
-    """RunError if the run `name`, from which another one is to learn, knows other classes; a line if it has learned the
-    images that are held out from that one. `data` says which images, as for `identity`."""
+def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[str]) -> None:
+    """RunError if the run `name`, from which another one is to learn, knows other classes, or has other weights than
+    `what`, the identity of that other one, says; a line if it has learned, or may have, what that one is judged on."""
     if list(metrics.get("classes", classes)) != list(classes):
         raise RunError(f"The teacher, {name}, knows other classes than these images have; take one trained on them.")
-    if data["judged_on"] == "validation" != metrics["evaluated_on"] and data["source"] == metrics["data_source"]:
+    if weights_of(name) != what["teacher"]:
+        raise RunError(f"The teacher, {name}, was replaced just now; start again.")
+    theirs, held_out = identity_of(metrics), what["data"]["judged_on"] == "validation"
+    alike = isinstance(theirs["data"], dict) and theirs["data"].get("digest") == what["data"]["digest"]
+    if alike and held_out and metrics["evaluated_on"] != "validation":
         print(f"Its teacher, {name}, has learned the held-out images, too, which flatters it a little.")
+    elif not alike or held_out and (theirs["split"] != what["split"] or taught_by(metrics)):
+        print(f"Its teacher, {name}, may have learned images on which this run is judged, which would flatter it.")
+
+
+def weights_of(name: str) -> str:
+    """What tells the weights of the finished run `name` from others."""
+    return checksums(path_of(name)).get("weights.pt", UNKNOWN)[:16]
+
+
+def taught_by(metrics: Mapping) -> str | None:
+    """What tables call the teacher of a run."""
+    name = metrics["recipe"].get("teacher")
+    return name if not name or weights_of(name) == metrics["run"].get("teacher") else f"an earlier {name}"
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
@@ -359,8 +378,11 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
         described, computed = modules(model), dict(first_response=response(model), first_values=first_values(model))
         computed |= dict(behaviour=behaviour(model, *felt), normalised=normalised())
     if teacher := recipe.get("teacher"):
-        read_metrics(teacher)  # RunError if there is none
-        computed |= dict(teacher=checksums(path_of(teacher)).get("weights.pt", UNKNOWN)[:16])
+        try:
+            read_metrics(teacher)
+        except RunError as error:
+            raise RunError(f"Its teacher, {teacher}, cannot be asked: {error}") from None
+        computed |= dict(teacher=weights_of(teacher))
     return dict(network=described, recipe=recipe_of(recipe), data=data, seed=seed, code=code()) | computed
 
 
@@ -622,6 +644,8 @@ def row_of(metrics: Mapping) -> dict:
     judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
     over |= dict(modules=digest_of(run["network"]), code=digest_of(run.get("code", UNKNOWN)))
+    if teacher := metrics["recipe"].get("teacher"):
+        over |= dict(teacher=f"{teacher} {run.get('teacher', UNKNOWN)}")
     first = run.get("first_response", UNKNOWN)
     over |= dict(first_response=first if first == UNKNOWN else " ".join(map(str, first)))
     arguments = metrics.get("built_by", {}).get("arguments", {})

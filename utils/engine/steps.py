@@ -120,6 +120,12 @@ class TrainingStep:
     averaged: AveragedModel | None = None
     teacher: nn.Module | None = None
 
+    def __post_init__(self) -> None:
+        if self.recipe.teacher and not self.teacher:
+            raise RunError(
+                f"The recipe has a teacher, {self.recipe.teacher}; hand its network over, or use runs.train."
+            )
+
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad(), autocast(self.device, self.precision):
             answers = self.teacher(images) if self.teacher else None  # it knows images of whole size

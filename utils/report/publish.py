@@ -52,6 +52,10 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     network, row = baselines.chosen(name)
     judged_on, epochs = "validation" if validation else "test", None if epochs == row.recipe.epochs else epochs
     recipe = replace(row.recipe, epochs=epochs or row.recipe.epochs)
+    if (recipe.teacher or "").startswith("runs/"):
+        raise RunError(
+            f"{recipe.teacher}, which teaches {name}, is not published; publish it, and name it without runs/."
+        )
     target = records.place(name, seed, judged_on, epochs)
     model = records.build(network, seed)
     images = records.OFFICIAL | dict(judged_on=judged_on)

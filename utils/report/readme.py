@@ -94,7 +94,7 @@ def write() -> None:
 
 def set_links(repository: str) -> None:
     """Point every Colab badge and bootstrap cell at the GitHub repository "owner/name"; RunError if it is no such."""
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository, re.ASCII):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
     for path in (utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))):
         text = path.read_text(encoding="utf-8")

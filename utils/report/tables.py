@@ -13,7 +13,7 @@ import pandas as pd
 
 import utils
 from utils import architecture, models, plotting
-from utils.engine.records import read_history, read_metrics, read_table
+from utils.engine.records import read_history, read_metrics, read_table, taught_by
 from utils.engine.steps import TARGET, log_line
 from utils.errors import RunError, first_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
@@ -159,7 +159,7 @@ def results_table() -> dict:
 def records_table() -> dict:
     """What goes beyond the reference, each beside the best that was found elsewhere."""
     m = published(RECORDS)
-    taught = {name: f", taught by {t}" for name in m.index if (t := EXPERIMENTS[name].recipe.teacher)}
+    taught = {name: f", taught by {t}" for name in m.index if (t := taught_by(read_metrics(name)))}
     return {
         "record": notebook_links(m.index),
         "parameters": m.parameters.map("{:,}".format),

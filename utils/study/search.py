@@ -63,7 +63,8 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
         if key in channels and type(now[key]) not in KINDS:
             raise RunError(f"{change!r}: {key} is {now[key]!r} in {name}; give it a number or a word as its default.")
         try:
-            parsed[key] = value if key in ("precision", "teacher") else KINDS[type(now[key])](value)
+            chosen = None if value == "None" else value
+            parsed[key] = chosen if key in ("precision", "teacher") else KINDS[type(now[key])](value)
         except (ValueError, KeyError):
             raise RunError(f"{change!r}: {key} must be of the kind of {now[key]!r}.") from None
         if key in channels and type(parsed[key]) is int and parsed[key] < 1:
