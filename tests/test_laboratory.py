@@ -1050,6 +1050,8 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
     run = train(recipe=taught)
     assert "Its teacher, runs/teacher, has learned the held-out images, too" in capsys.readouterr().out
     assert runs.compare(run)["runs/mine"]["taught by"] == "runs/teacher"
+    legends = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in plotting.curves(run).axes[:2]]
+    assert legends == [["training, with its teacher", "validation"], ["training", "validation"]]
     assert train(recipe=taught).folder == run.folder
     assert "Its teacher, runs/teacher, has learned" in capsys.readouterr().out, "also of a run that is finished"
     shutil.move(root / "runs/teacher", root / "runs/before")
@@ -1071,7 +1073,7 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
 
 
 def test_a_teacher_that_may_know_the_judged_images_is_said_to(root, capsys):
-    data = random_images(300)
+    data = random_images()
     turned = replace(data, train_images=data.train_images[::-1], train_labels=data.train_labels[::-1])
     train(models.tiny, data=data, name="held_out")
     train(models.tiny, data=turned, name="other_order")

@@ -33,7 +33,8 @@ def curves(run: Any, prior: Any = None) -> Figure:
     split, first = metrics["evaluated_on"], metrics["epochs_to_85"]
     figure, ((loss, accuracy, rate),) = subplots(1, 3, size=(9, 3.6), width_ratios=[1, 1.25, 0.8])
     for axis, measure, corner in ((loss, "loss", "upper right"), (accuracy, "accuracy", "lower right")):
-        parts = {"training": history[f"train_{measure}"], split: history[f"{split}_{measure}"]}
+        mixed = ", with its teacher" if measure == "loss" and metrics["recipe"].get("teacher") else ""
+        parts = {f"training{mixed}": history[f"train_{measure}"], split: history[f"{split}_{measure}"]}
         upper = max(values.iloc[-1] for values in parts.values())
         for (part, values), (colour, marker) in zip(parts.items(), LINES, strict=False):
             axis.plot(history.epoch, values, color=colour, marker=marker, ms=3, label=part)
