@@ -352,10 +352,10 @@ def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[
     if weights_of(name) != what["teacher"]:
         raise RunError(f"The teacher, {name}, was replaced just now; start again.")
     theirs, held_out = identity_of(metrics), what["data"]["judged_on"] == "validation"
-    alike = isinstance(theirs["data"], dict) and theirs["data"].get("digest") == what["data"]["digest"]
-    if alike and held_out and metrics["evaluated_on"] != "validation":
+    same = isinstance(theirs["data"], dict) and theirs["data"].get("digest") == what["data"]["digest"]
+    if same and held_out and metrics["evaluated_on"] != "validation":
         print(f"Its teacher, {name}, has learned the held-out images, too, which flatters it a little.")
-    elif not alike or held_out and (theirs["split"] != what["split"] or taught_by(metrics)):
+    elif not same or held_out and (theirs["split"] != what["split"] or taught_by(metrics)):
         print(f"Its teacher, {name}, may have learned images on which this run is judged, which would flatter it.")
 
 
