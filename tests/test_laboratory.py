@@ -44,7 +44,7 @@ from utils.study import analysis, search
 from utils.training import Recipe
 from utils.transforms import augmentations
 
-from .conftest import MEAN, STD, random_images
+from .conftest import MEAN, STD, random_images, shorten_the_stand_in
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = Recipe(epochs=1, batch_size=32, affine=0.0, precision="float32")
@@ -155,6 +155,7 @@ def copy_of_project(folder):
     for name in ("utils", "notebooks", "results", "images", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
+    shorten_the_stand_in(folder)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / "picture.png")
     return folder

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from itertools import chain, count, filterfalse
 from pathlib import Path
 from typing import Any
@@ -202,9 +202,10 @@ def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[st
     """
     with of_a_network("be copied"):
         copy = deepcopy(model).cpu()
+    pattern = cache(lambda count: 1 + 0.5 * torch.arange(count).cos())  # which takes its time
     for module in copy.modules():
         if type(module) is nn.Dropout:
-            module.forward = partial(_pattern_of_dropout, module)
+            module.forward = partial(_patterned, module, pattern)
         elif isinstance(module, nn.Dropout):  # of a kind of its own; the recipe decides on its probability
             module.p = 0.5
     images = torch.sin(torch.arange(40 * 3 * 32 * 32, dtype=torch.float64) * 0.7).float().reshape(40, 3, 32, 32)
@@ -246,8 +247,8 @@ def random_numbers() -> list:
     return [state["rng"].tolist(), state["numpy_rng"], state["python_rng"]]
 
 
-def _pattern_of_dropout(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
-    return x * (1 + 0.5 * torch.arange(x.numel()).cos().reshape(x.shape)) if module.training else x
+def _patterned(module: nn.Dropout, pattern: Callable[[int], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return x * pattern(x.numel()).reshape(x.shape) if module.training else x
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
