@@ -22,12 +22,12 @@ def test_a_network_that_decides_by_its_values_gets_a_sentence(tmp_path, monkeypa
 
 
 def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):
-    path = tmp_path / "network.onnx"
+    path = tmp_path / "net\x1b[31mwork.onnx"
     assert main(["export", "experiment_5", "--output", str(path)]) == 0
     out, err = capsys.readouterr()
-    assert "ratio" in out and "onnxruntime" in out and f"Written to {path}." in out
+    assert "ratio" in out and "onnxruntime" in out and f"Written to {tmp_path}/net\\x1b[31mwork.onnx." in out
     assert not [line for line in err.splitlines() if "triton not found" not in line]  # PyTorch has it on Linux alone
-    assert [p.name for p in tmp_path.iterdir()] == ["network.onnx"], "one file holds all"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name], "one file holds all"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     model = runs.load("experiment_5").model
     images = np.random.default_rng(0).normal(size=(100, 3, 32, 32)).astype(np.float32)

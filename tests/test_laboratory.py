@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import utils
@@ -1956,6 +1958,62 @@ class Noisy(nn.Module):
     def forward(self, x):
         noise = random.random() + np.random.rand() if self.training else 0
         return self.linear(x.flatten(1)) * (1 + noise)
+
+
+class DropsPixels(nn.Module):
+    """Random numbers meet the pixels of a map in the order in which they lie in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 3, 4, 1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.linear(functional.dropout(self.conv(x).relu(), 0.3, self.training).mean((2, 3)))
+
+
+def test_random_numbers_on_a_map_do_not_make_another_run(root, capsys):
+    straight = train(DropsPixels, THREE, name="straight")
+    stop_after(2, DropsPixels, THREE)
+    resumed = train(DropsPixels, THREE)
+    assert resumed.folder.name == "mine" and "Going on after epoch 2." in capsys.readouterr().out
+    assert torch.equal(straight.model.conv.weight, resumed.model.conv.weight)
+    assert train(DropsPixels, THREE).folder.name == "mine"
+
+
+STARTS_LATE = """
+import torch
+from torch import nn
+
+
+class Late(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, 10)
+        self.register_buffer("step", torch.tensor(0))
+
+    def forward(self, x):
+        self.step += self.training
+        return nn.functional.dropout(self.linear(x.flatten(1)), 0.5, self.training and self.step.item() > 100)
+"""
+
+
+def test_an_edit_that_no_probe_reaches_is_another_run(root, tmp_path, capsys):
+    def network(text):
+        path = tmp_path / f"file_{len(list(tmp_path.glob('file_*')))}.py"
+        path.write_text(text, encoding="utf-8")
+        return runpy.run_path(str(path))["Late"]
+
+    first = train(network(STARTS_LATE))
+    assert (
+        train(network(STARTS_LATE.replace("\n\n    def forward", "  # of steps\n\n    def forward"))).folder
+        == first.folder
+    )
+    assert "another run" not in capsys.readouterr().out
+    assert train(network(STARTS_LATE.replace("> 100", "> 60"))).folder.name == "mine-2"
+    assert "mine in runs/ is another run: its modules are the same, but the code of" in capsys.readouterr().out
+    nowhere = {}
+    exec(STARTS_LATE, nowhere)  # its source is lost
+    assert train(nowhere["Late"]).folder == first.folder
 
 
 def test_a_network_with_random_numbers_of_its_own_goes_on_bit_identical(root, capsys):

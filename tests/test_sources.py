@@ -95,9 +95,30 @@ def test_a_damaged_unpacked_copy_is_unpacked_again(official, cache, tmp_path):
     file.write_bytes(b"damaged")
     check_official(load_cifar10(path), official)  # its size tells
     file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(DataError, match="archive is not the official CIFAR-10"):
-        load_cifar10(path)
+    check_official(load_cifar10(path), official)  # its md5 does
+    (official / "data_batch_1").write_bytes(b"of another")
+    with pytest.raises(DataError, match="other is not the official CIFAR-10"):
+        load_cifar10(archive(official, tmp_path / "other"))
+
+
+def test_what_is_in_the_cache_is_read_where_it_cannot_be_written(official, cache, tmp_path, monkeypatch):
+    path = archive(official, tmp_path / "archive")
+    load_cifar10(path)
+
+    class ReadOnly(files.FileLock):
+        def __enter__(self):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(files, "FileLock", ReadOnly)
     check_official(load_cifar10(path), official)
+    with pytest.raises(DataError, match=r"The cache .* cannot be filled \(Read-only file system\)"):
+        load_cifar10(archive(official, tmp_path / "other"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that may be opened and not read, on Linux")
+def test_an_archive_that_cannot_be_read_is_named(cache):
+    with pytest.raises(DataError, match=r"^/proc/self/mem cannot be read \(Input/output error\)"):
+        load_cifar10("/proc/self/mem")
 
 
 def test_a_missing_batch_is_noticed(official, cache):

@@ -1230,6 +1230,17 @@ def test_links_that_were_set_halfway_are_finished(root):
     assert badge.format("me/new").removesuffix("me/new-x") in text and "OWNER/cifar10-notebooks-x" in text
 
 
+def test_links_are_set_when_nobody_else_writes_the_pages(root):
+    (root / "README.md").write_text("https://colab.research.google.com/github/OWNER/some/blob/main", encoding="utf-8")
+    setting = threading.Thread(target=readme.set_links, args=("me/new",))
+    with publish.alone():  # as a report, which has read the pages and is about to write them
+        setting.start()
+        setting.join(0.3)
+        assert "OWNER/some" in (root / "README.md").read_text(encoding="utf-8")
+    setting.join()
+    assert "me/new" in (root / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_full_disk_leaves_a_notebook_whole_when_its_links_are_set(root, monkeypatch):
     path = root / "notebooks" / "01.ipynb"
     (root / "README.md").write_text("", encoding="utf-8")
@@ -1238,6 +1249,7 @@ def test_a_full_disk_leaves_a_notebook_whole_when_its_links_are_set(root, monkey
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         readme.set_links("me/new")
+    shutil.rmtree(root / "runs")  # with the lock
     assert tree(root) == before
 
 

@@ -108,12 +108,15 @@ def read_path(path: Path, cache: Path) -> ImageData:
             unpack(path, work)
             (work / LISTING).write_text(listing(work), encoding="ascii")
 
+        before = folder.exists()
         make_once(folder, fill)
     try:
         return read_folder(folder, cache, named=path)
     except DataError:
         if folder != path:  # what was unpacked is not trusted again
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
+            if before:  # it was good once: the archive may still be
+                return read_path(path, cache)
         raise
 
 
@@ -164,7 +167,9 @@ def read_official(folder: Path, named: Path) -> ImageData:
 
 def make_once(target: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` fill a folder that becomes `target` when it ends well; otherwise nothing stays. One process at a time
-    does so, and others find it there. DataError if the cache cannot be written."""
+    does so, and others find it there. DataError if the cache cannot be written, which it need not be again."""
+    if target.exists():
+        return
     work = target.with_name(f".unfinished-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +198,11 @@ def remove(path: Path) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Write the files of a tar archive of at most LARGEST bytes into `folder`; DataError if it is larger, truncated, no
     tar archive, holds a link or leaves its folder, OSError if the disk is full."""
+    try:
+        with open(archive, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise DataError(f"{archive} cannot be read ({error.strerror}); make it readable, or fetch it again.") from None
     print(f"Unpacking {printable(archive.name)} once into the cache ...", flush=True)
     room, inside = LARGEST, folder.resolve()
     try:

@@ -5,12 +5,14 @@ import dis
 import inspect
 import runpy
 import sys
+import textwrap
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ TRAINED_BY = """transforms data training runs engine/batches engine/steps engine
 BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints engine/records engine/code
     cifar10/__init__ cifar10/files cifar10/sources""".split()
 LOOP = "training engine/steps engine/speed engine/distributed".split()  # what others do shows in what is fed
+PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
@@ -50,6 +53,19 @@ def code() -> dict[str, str]:
     return {f"{name}.py": digest for name, digest in found.items()} | own
 
 
+def classes_of(model: nn.Module) -> dict[str, str]:
+    """What the functions say of the classes of a network's modules that are not PyTorch's, a digest each, for not all
+    that they do shows in a few steps; without the classes whose source is lost."""
+    found = {}
+    for one in {one for module in model.modules() for one in type(module).__mro__}:
+        if one.__module__.split(".")[0] not in PYTHONS:
+            with suppress(OSError, SyntaxError, TypeError):
+                said = "".join(_said(value) for value in vars(one).values() if inspect.isfunction(value))
+                digest = sha256(said.encode()).hexdigest()[:8]
+                found[one.__qualname__] = SAME.get(digest, digest)
+    return found
+
+
 # ---------------------------------------------------------------- what the files say
 
 
@@ -63,6 +79,11 @@ def told() -> dict[str, str]:
             files = [file for other in _imported(source, name) for file in (other, f"{other}/__init__")]
             waiting += [file for file in files if file not in BESIDE and (UTILS / f"{file}.py").is_file()]
     return found
+
+
+@cache
+def _said(function: FunctionType) -> str:
+    return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
 
 
 @cache

@@ -30,7 +30,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 import utils
 from utils import models, transforms
 from utils.engine.checkpoints import KEPT, UNKNOWN, checksums, of_a_run, read_checkpoint, rng_from, rng_state, verify
-from utils.engine.code import code
+from utils.engine.code import PYTHONS, classes_of, code
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -38,8 +38,7 @@ Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
 SEEN = """network data split code first_response first_values behaviour normalised fed
-    teacher""".split()  # beside recipe and seed
-PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
+    teacher classes""".split()  # beside recipe and seed
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
 
@@ -159,6 +158,13 @@ def digest_of(modules: Mapping[str, str] | str) -> str:
     return hashlib.sha256(json.dumps(worded_alike(modules)).encode()).hexdigest()[:8]
 
 
+def as_built(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, its weights in the order in which a new network has them: training changes it, and then the
+    same random numbers meet other places of a map."""
+    with of_a_network("be copied"):
+        return deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+
+
 def response(model: nn.Module) -> list[float]:
     """What the network makes of eight images that are a formula; always on the CPU.
 
@@ -167,8 +173,7 @@ def response(model: nn.Module) -> list[float]:
     few percent. Without dropout, which the recipe decides. NetworkError if it computes with weights that are not among
     its parameters.
     """
-    with of_a_network("be copied"):
-        copy = deepcopy(model).cpu()
+    copy = as_built(model)
     images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
     copy.zero_grad()
@@ -200,8 +205,7 @@ def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[st
     from the first's; and the logits in training of a `batch` of so many images, of 512 at most. In the place of each
     nn.Dropout a pattern tells where it is called.
     """
-    with of_a_network("be copied"):
-        copy = deepcopy(model).cpu()
+    copy = as_built(model)
     pattern = cache(lambda count: 1 + 0.5 * torch.arange(count).cos())  # which takes its time
     for module in copy.modules():
         if type(module) is nn.Dropout:
@@ -384,7 +388,8 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
         except RunError as error:
             raise RunError(f"Its teacher, {teacher}, cannot be asked: {error}") from None
         computed |= dict(teacher=weights_of(teacher))
-    return dict(network=described, recipe=recipe_of(recipe), data=data, seed=seed, code=code()) | computed
+    known = dict(network=described, recipe=recipe_of(recipe), data=data, seed=seed, code=code())
+    return known | computed | dict(classes=classes_of(model))
 
 
 def identity_of(metrics: Mapping) -> dict:
@@ -476,6 +481,10 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "the same images reach the network otherwise here: other ones, in another order, or with other labels",
     ),
     "split": (operator.eq, "other images were held out of the same ones there"),
+    "classes": (
+        lambda found, recorded: all(recorded.get(name, digest) == digest for name, digest in found.items()),
+        "its modules are the same, but the code of their classes is another one here",
+    ),
     "teacher": (operator.eq, "its teacher has other weights here than it had there"),
 }
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,14 +32,8 @@ def alone() -> Iterator[None]:
     """Nobody else publishes or reports as long as the block lasts, from the first look at what is there on."""
     folder = utils.ROOT / "runs"
     folder.mkdir(exist_ok=True)
-    with FileLock(folder / ".publishing"):  # of all of results/: a folder lies in another
-        try:
-            yield
-        finally:
-            if os.listdir(folder) == [".publishing"]:  # there was nothing to publish
-                with suppress(OSError):  # Windows keeps what is open
-                    (folder / ".publishing").unlink()
-                    folder.rmdir()
+    with FileLock(folder / ".publishing"):  # of all of results/: a folder lies in another; whoever waits needs the file
+        yield
 
 
 @alone()

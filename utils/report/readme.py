@@ -92,6 +92,7 @@ def write() -> None:
     print("README.md, docs/ and images/ agree with results/.")
 
 
+@alone()
 def set_links(repository: str) -> None:
     """Point every Colab badge and bootstrap cell at the GitHub repository "owner/name"; RunError if it is no such."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository, re.ASCII):

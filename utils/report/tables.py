@@ -81,6 +81,11 @@ def accuracies(runs: pd.DataFrame) -> list[str]:
     return list(map(plus_minus, runs.accuracy, runs.deviation, runs.seeds))
 
 
+def epochs_and_teachers(runs: pd.DataFrame) -> list[str]:
+    taught = {name: f", taught by {teacher}" for name in runs.index if (teacher := taught_by(read_metrics(name)))}
+    return [f"{epochs}{taught.get(name, '')}" for name, epochs in runs.epochs.items()]
+
+
 def first_epochs(name: str) -> str:
     """In which epoch the seeds of a run reach 85 % for the first time."""
     epochs = statistics.seeds(name).epochs_to_85
@@ -106,7 +111,7 @@ def headline() -> dict:
         f"at least {TARGET:g} % under the assignment's rules": list(best),
         "network": notebook_links(m.index),
         "parameters": m.parameters.map("{:,}".format),
-        "epochs": m.epochs,
+        "epochs": epochs_and_teachers(m),
         "test accuracy": accuracies(m),
         "reference or elsewhere": [EXPERIMENTS[name].prior or "-" for name in m.index],
     }
@@ -159,12 +164,11 @@ def results_table() -> dict:
 def records_table() -> dict:
     """What goes beyond the reference, each beside the best that was found elsewhere."""
     m = published(RECORDS)
-    taught = {name: f", taught by {t}" for name in m.index if (t := taught_by(read_metrics(name)))}
     return {
         "record": notebook_links(m.index),
         "parameters": m.parameters.map("{:,}".format),
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
-        "epochs": [f"{epochs}{taught.get(name, '')}" for name, epochs in m.epochs.items()],
+        "epochs": epochs_and_teachers(m),
         "test accuracy": accuracies(m),
         "elsewhere": [EXPERIMENTS[name].prior or "-" for name in m.index],
     }

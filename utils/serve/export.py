@@ -13,7 +13,7 @@ import torch
 import utils
 from utils import runs
 from utils.engine.checkpoints import write_atomically
-from utils.errors import RunError
+from utils.errors import RunError, printable
 
 
 def write(name: str, output: str | None = None) -> None:
@@ -55,7 +55,7 @@ def write(name: str, output: str | None = None) -> None:
     write_atomically(program.model_proto.SerializeToString(), path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     print(compare(run.model, session, path, utils.ROOT / "results" / name / "weights.pt").to_string())
-    print(f"\nWritten to {path.relative_to(utils.ROOT) if output is None else path}.")
+    print(f"\nWritten to {path.relative_to(utils.ROOT) if output is None else printable(str(path))}.")
 
 
 def compare(model: torch.nn.Module, session, path: Path, weights: Path, rounds: int = 200) -> pd.DataFrame:
