@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +31,19 @@ from utils.study import ablation, analysis, baselines, search
 def alone() -> Iterator[None]:
     """Nobody else publishes or reports as long as the block lasts, from the first look at what is there on."""
     folder = utils.ROOT / "runs"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / ".publishing"):  # of all of results/: a folder lies in another; whoever waits needs the file
+    lock = FileLock(folder / ".publishing")  # of all of results/: a folder lies in another
+    while not lock.is_locked:
+        folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # whoever had it has removed both just now
+            lock.acquire()
+    try:
         yield
+    finally:
+        if os.listdir(folder) == [".publishing"]:  # there was nothing to publish
+            with suppress(OSError):  # Windows keeps what is open
+                (folder / ".publishing").unlink()
+                folder.rmdir()
+        lock.release()
 
 
 @alone()
