@@ -2011,7 +2011,7 @@ def test_an_edit_that_no_probe_reaches_is_another_run(root, tmp_path, capsys):
     assert "another run" not in capsys.readouterr().out
     assert train(network(STARTS_LATE.replace("> 100", "> 60"))).folder.name == "mine-2"
     assert "mine in runs/ is another run: its modules are the same, but the code of" in capsys.readouterr().out
-    nowhere = {}
+    nowhere = {"__name__": "nowhere"}
     exec(STARTS_LATE, nowhere)  # its source is lost
     assert train(nowhere["Late"]).folder == first.folder
 
