@@ -1585,12 +1585,22 @@ OWN = {
 
 
 @pytest.fixture(scope="module")
-def own_runs(tmp_path_factory, one_thread):
-    """A run of each of them, in one project."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(utils, "ROOT", tmp_path_factory.mktemp("own"))
+def project_of_its_own(tmp_path_factory, one_thread):
+    """A folder with a run of each of them in its runs/, and those."""
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as monkeypatch:  # not for longer: other tests may come in between
+        monkeypatch.setattr(utils, "ROOT", folder)
         monkeypatch.setattr(utils, "FAST_RUN", False)
-        yield {name: train(network, name=name) for name, network in OWN.items()}
+        return folder, {name: train(network, name=name) for name, network in OWN.items()}
+
+
+@pytest.fixture
+def own_runs(project_of_its_own, monkeypatch):
+    """A run of each of them, in one project."""
+    folder, trained_there = project_of_its_own
+    monkeypatch.setattr(utils, "ROOT", folder)
+    monkeypatch.setattr(utils, "FAST_RUN", False)
+    return trained_there
 
 
 @pytest.mark.parametrize("name", OWN)
