@@ -22,10 +22,10 @@ def test_a_network_that_decides_by_its_values_gets_a_sentence(tmp_path, monkeypa
 
 
 def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):
-    path = tmp_path / "net\x1b[31mwork.onnx"
+    path = tmp_path / "net\u202ework.onnx"  # a sign that turns what follows around
     assert main(["export", "experiment_5", "--output", str(path)]) == 0
     out, err = capsys.readouterr()
-    assert "ratio" in out and "onnxruntime" in out and f"Written to {tmp_path}/net\\x1b[31mwork.onnx." in out
+    assert "ratio" in out and "onnxruntime" in out and f"Written to {tmp_path / 'net'}\\u202ework.onnx." in out
     assert not [line for line in err.splitlines() if "triton not found" not in line]  # PyTorch has it on Linux alone
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "one file holds all"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

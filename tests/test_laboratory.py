@@ -26,7 +26,6 @@ import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import utils
@@ -35,7 +34,7 @@ from utils import data as data_module
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
 from utils.data import eval_loader, train_validation_split
-from utils.engine import records, speed
+from utils.engine import code, records, speed
 from utils.engine.batches import Batches, fed, loader
 from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
 from utils.engine.records import read_metrics
@@ -1978,7 +1977,7 @@ class DropsPixels(nn.Module):
         self.conv, self.linear = nn.Conv2d(3, 8, 3, 4, 1), nn.Linear(8, 10)
 
     def forward(self, x):
-        return self.linear(functional.dropout(self.conv(x).relu(), 0.3, self.training).mean((2, 3)))
+        return self.linear(nn.functional.dropout(self.conv(x).relu(), 0.3, self.training).mean((2, 3)))
 
 
 def test_random_numbers_on_a_map_do_not_make_another_run(root, capsys):
@@ -2014,16 +2013,31 @@ def test_an_edit_that_no_probe_reaches_is_another_run(root, tmp_path, capsys):
         return runpy.run_path(str(path))["Late"]
 
     first = train(network(STARTS_LATE))
-    assert (
-        train(network(STARTS_LATE.replace("\n\n    def forward", "  # of steps\n\n    def forward"))).folder
-        == first.folder
-    )
+    commented = STARTS_LATE.replace("torch.tensor(0))", "torch.tensor(0))  # of this training")
+    assert train(network(commented)).folder == first.folder
     assert "another run" not in capsys.readouterr().out
     assert train(network(STARTS_LATE.replace("> 100", "> 60"))).folder.name == "mine-2"
     assert "mine in runs/ is another run: its modules are the same, but the code of" in capsys.readouterr().out
     nowhere = {"__name__": "nowhere"}
     exec(STARTS_LATE, nowhere)  # its source is lost
     assert train(nowhere["Late"]).folder == first.folder
+
+
+def test_classes_of_one_name_are_told_apart_and_methods_of_any_kind_count():
+    class ConvNet(models.ConvNet):
+        @staticmethod
+        def scale(x):
+            return 2 * x
+
+    first = code.classes_of(ConvNet(8, c1=conv(3, 8)))
+    assert len(first) == 2 and code.classes_of(tiny_network()).items() < first.items()
+
+    class ConvNet(models.ConvNet):
+        @staticmethod
+        def scale(x):
+            return 3 * x
+
+    assert first.keys() == (second := code.classes_of(ConvNet(8, c1=conv(3, 8)))).keys() and first != second
 
 
 def test_a_network_with_random_numbers_of_its_own_goes_on_bit_identical(root, capsys):

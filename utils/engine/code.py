@@ -54,15 +54,15 @@ def code() -> dict[str, str]:
 
 
 def classes_of(model: nn.Module) -> dict[str, str]:
-    """What the functions say of the classes of a network's modules that are not PyTorch's, a digest each, for not all
-    that they do shows in a few steps; without the classes whose source is lost."""
+    """Class -> digest of what its functions say, of the classes of a network's modules that are not PyTorch's, for not
+    all that they do shows in a few steps; without those whose source is lost."""
     found = {}
-    for one in {one for module in model.modules() for one in type(module).__mro__}:
-        if one.__module__.split(".")[0] not in PYTHONS:
+    for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
+        if kind.__module__.split(".")[0] not in PYTHONS:
             with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
-                said = "".join(_said(value) for value in vars(one).values() if inspect.isfunction(value))
-                digest = sha256(said.encode()).hexdigest()[:8]
-                found[one.__qualname__] = SAME.get(digest, digest)
+                inner = [getattr(v, "fget", None) or getattr(v, "__func__", v) for v in vars(kind).values()]
+                digest = sha256("".join(map(_said, filter(inspect.isfunction, inner))).encode()).hexdigest()[:8]
+                found[f"{kind.__module__}.{kind.__qualname__}"] = SAME.get(digest, digest)
     return found
 
 
