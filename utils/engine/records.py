@@ -39,6 +39,7 @@ OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of C
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
 SEEN = """network data split code first_response first_values behaviour normalised fed
     teacher classes""".split()  # beside recipe and seed
+KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
 
@@ -434,13 +435,13 @@ def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: d
 
 
 def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
-    """Whether two responses agree within a thousandth of the largest logit, and of the gradient, which covers what
-    machines differ in; one that is not known agrees with any."""
+    """Whether two responses agree within a thousandth of the largest logit, which covers what machines differ in, and
+    in their gradients, see KINKS; one that is not known agrees with any."""
     if UNKNOWN in (found, recorded):
         return True
     found, recorded = np.array(found), np.array(recorded)
     largest = np.abs(recorded[:-1]).max(initial=1e-6, where=~np.isnan(recorded[:-1]))
-    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), 0.001 * abs(recorded[-1]))
+    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), KINKS * abs(recorded[-1]))
     if found.shape != recorded.shape:
         return False
     return bool(((np.abs(found - recorded) <= allowed) | (np.isnan(found) & np.isnan(recorded))).all())
@@ -455,10 +456,14 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
 
 
 def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether all numbers agree but for five thousandths of the largest of their kind."""
+    """Whether all numbers agree but for five thousandths of the largest of their kind; of gradients, see KINKS."""
+
+    def off(key: str, values: list[float]) -> float:
+        return (KINKS if key == "gradient" else 0.005) * np.abs(values).max(initial=1e-4)
+
     return all(
         len(found.get(key, ())) == len(values)
-        and np.allclose(found[key], values, rtol=0, atol=0.005 * np.abs(values).max(initial=1e-4), equal_nan=True)
+        and np.allclose(found[key], values, rtol=0, atol=off(key, values), equal_nan=True)
         for key, values in recorded.items()
     )
 
