@@ -1993,7 +1993,7 @@ ROUNDED = [1e-7]  # what one machine makes of a sum that is 0
 
 
 class Kinked(nn.Module):
-    """The input of its ReLU is 0 but for the rounding of the machine, which decides whether its weight has a gradient."""
+    """The input of its ReLU is 0 but for rounding, which decides whether its weight has a gradient."""
 
     def __init__(self):
         super().__init__()
