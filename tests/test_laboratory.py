@@ -1051,7 +1051,9 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
     capsys.readouterr()
     run = train(recipe=taught)
     assert "Its teacher, runs/teacher, has learned the held-out images, too" in capsys.readouterr().out
-    assert runs.compare(run)["runs/mine"]["taught by"] == "runs/teacher"
+    named = "runs/teacher, which has learned the held-out images, too"
+    assert runs.compare(run)["runs/mine"]["taught by"] == named
+    assert search.tries().loc["runs/mine", "teacher"] == named
     legends = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in plotting.curves(run).axes[:2]]
     assert legends == [["training, with its teacher", "validation"], ["training", "validation"]]
     assert train(recipe=taught).folder == run.folder
@@ -1255,6 +1257,19 @@ def test_a_run_that_has_diverged_is_found_again():
     assert records.alike([none, 1.0, 2.0], [none, 1.0, 2.0]) and records.alike([none] * 3, [none] * 3)
     assert not records.alike([none, 1.0, 2.0], [0.0, 1.0, 2.0])
     assert not records.alike([0.0, 1.0, 2.0], [none, 1.0, 2.0])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+@pytest.mark.parametrize("file", [*KEPT, SUMS, "checkpoint.pt"])
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_file_of_a_run(root, file):
+    folder = train().folder
+    if file == "checkpoint.pt":
+        for path in folder.iterdir():
+            path.unlink()
+    (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / file)
+    with pytest.raises(RunError, match="cannot be read|is missing or damaged"):
+        train() if file == "checkpoint.pt" else runs.load("runs/mine", tiny_network)
 
 
 def test_an_array_as_an_argument_is_no_reason_to_lose_a_run(root):

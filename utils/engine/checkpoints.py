@@ -52,9 +52,18 @@ def save_atomically(state: dict, path: Path) -> None:
     write_atomically(content.getvalue(), path)
 
 
+def text_of(path: Path) -> str:
+    """What a text file says; OSError also for what is no file, such as a pipe, on which reading would wait."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+    return path.read_text(encoding="utf-8")
+
+
 def read_checkpoint(path: Path) -> dict:
     """The state that `save_atomically` saved; RunError if the file is damaged."""
     try:
+        if not path.is_file():
+            raise FileNotFoundError
         with zipfile.ZipFile(path) as file:
             if file.testzip():  # torch does not compare the checksums
                 raise ValueError
@@ -130,7 +139,7 @@ def verify(folder: Path, again: bool = True) -> None:
     if not published and not (folder / SUMS).exists():
         return
     try:
-        sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
+        sealed = dict(json.loads(text_of(folder / SUMS)))
     except (OSError, ValueError, TypeError, RecursionError):
         sealed = {}
     place, found = sealed.pop(PLACE, None), checksums(folder)

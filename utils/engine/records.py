@@ -29,7 +29,17 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 import utils
 from utils import models, transforms
-from utils.engine.checkpoints import KEPT, UNKNOWN, checksums, of_a_run, read_checkpoint, rng_from, rng_state, verify
+from utils.engine.checkpoints import (
+    KEPT,
+    UNKNOWN,
+    checksums,
+    of_a_run,
+    read_checkpoint,
+    rng_from,
+    rng_state,
+    text_of,
+    verify,
+)
 from utils.engine.code import PYTHONS, classes_of, code
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
@@ -352,17 +362,24 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
 def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[str]) -> None:
     """RunError if the run `name`, from which another one is to learn, knows other classes, or has other weights than
-    `what`, the identity of that other one, says; a line if it has learned, or may have, what that one is judged on."""
+    `what`, the identity of that other one, says; a line if that flatters that one."""
     if list(metrics.get("classes", classes)) != list(classes):
         raise RunError(f"The teacher, {name}, knows other classes than these images have; take one trained on them.")
     if weights_of(name) != what["teacher"]:
         raise RunError(f"The teacher, {name}, was replaced just now; start again.")
+    if why := flatters(metrics, what):
+        print(f"Its teacher, {name}, {why}, which flatters it a little.")
+
+
+def flatters(metrics: Mapping, what: Mapping) -> str | None:
+    """In words that a teacher with these `metrics` knows, or may know, what the run `what` is judged on; else None."""
     theirs, held_out = identity_of(metrics), what["data"]["judged_on"] == "validation"
     same = isinstance(theirs["data"], dict) and theirs["data"].get("digest") == what["data"]["digest"]
     if same and held_out and metrics["evaluated_on"] != "validation":
-        print(f"Its teacher, {name}, has learned the held-out images, too, which flatters it a little.")
-    elif not same or held_out and (theirs["split"] != what["split"] or taught_by(metrics)):
-        print(f"Its teacher, {name}, may have learned images on which this run is judged, which would flatter it.")
+        return "has learned the held-out images, too"
+    if not same or held_out and (theirs["split"] != what["split"] or metrics["recipe"].get("teacher")):
+        return "may have learned images on which this run is judged"
+    return None
 
 
 def weights_of(name: str) -> str:
@@ -371,9 +388,15 @@ def weights_of(name: str) -> str:
 
 
 def taught_by(metrics: Mapping) -> str | None:
-    """What tables call the teacher of a run."""
-    name = metrics["recipe"].get("teacher")
-    return name if not name or weights_of(name) == metrics["run"].get("teacher") else f"an earlier {name}"
+    """What tables call the teacher of a run, with what makes its accuracy look better than it is."""
+    name, what = metrics["recipe"].get("teacher"), metrics["run"]
+    if not name or weights_of(name) != what.get("teacher"):
+        return name and f"an earlier {name}"
+    try:
+        why = flatters(read_metrics(name), what)
+    except RunError:
+        why = "cannot be read"
+    return f"{name}, which {why}" if why else name
 
 
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
@@ -673,7 +696,7 @@ def read_metrics(run: str | Path) -> dict:
     """metrics.json of a finished run; RunError if there is none, or one in results/ is not on all of CIFAR-10."""
     path = path_of(run) / "metrics.json"
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(text_of(path))
         kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
         kinds |= dict(epochs=int, macs=int | None, receptive_field=int | None, train_accuracy_last=float)
         kinds |= dict(epochs_to_85=int | None, mean=list, std=list, classes=list, built_by=dict)

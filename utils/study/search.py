@@ -28,6 +28,7 @@ from utils.engine.records import (
     read_table,
     response,
     row_of,
+    taught_by,
     title_of,
 )
 from utils.errors import RunError
@@ -158,7 +159,8 @@ def tries() -> pd.DataFrame:
             print(error)
             continue
         row = {title: m[key] for title, key in SHOWN.items()}
-        row |= dict(images=images_of(m)) | LATER | m["recipe"] | dict(accuracy=round(last_accuracy(m), 2))
+        row |= dict(images=images_of(m)) | LATER | m["recipe"] | dict(teacher=taught_by(m))
+        row |= dict(accuracy=round(last_accuracy(m), 2))
         rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN)) | row
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
