@@ -1272,6 +1272,31 @@ def test_nobody_waits_for_a_pipe_in_the_place_of_a_file_of_a_run(root, file):
         train() if file == "checkpoint.pt" else runs.load("runs/mine", tiny_network)
 
 
+class ReadsP(nn.Module):
+    """With dropout by a function, of the probability that its module keeps, and whole numbers among its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.drop = nn.Linear(3 * 32 * 32, 10), nn.Dropout(0.0)
+        self.order = nn.Parameter(torch.arange(10), requires_grad=False)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.linear(x.flatten(1)), self.drop.p, self.training)[:, self.order]
+
+
+def test_a_forward_that_reads_the_probability_of_its_dropout_is_found_again(root):
+    recipe = replace(ONE, dropout=0.1)
+    assert train(ReadsP, recipe).folder == train(ReadsP, recipe).folder
+
+
+def test_a_number_that_is_none_leaves_the_others_their_rounding():
+    none, large = float("nan"), float("inf")
+    assert records.behave_alike({"strong": [1.00001, none]}, {"strong": [1.0, none]})
+    assert records.behave_alike({"strong": [1.00001, large]}, {"strong": [1.0, large]})
+    assert not records.behave_alike({"strong": [1.1, none]}, {"strong": [1.0, none]})
+    assert not records.behave_alike({"strong": [1.1, large]}, {"strong": [1.0, large]})
+
+
 def test_an_array_as_an_argument_is_no_reason_to_lose_a_run(root):
     network = partial(lambda widths: tiny_network(int(widths[0])), widths=np.array([8, 16]))
     assert train(network).metrics["built_by"]["arguments"] == "not known"

@@ -221,7 +221,7 @@ def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[st
     for module in copy.modules():
         if type(module) is nn.Dropout:
             module.forward = partial(_patterned, module, pattern)
-        elif isinstance(module, nn.Dropout):  # of a kind of its own; the recipe decides on its probability
+        if isinstance(module, nn.Dropout):  # whose p a forward may read; the recipe decides on it
             module.p = 0.5
     images = torch.sin(torch.arange(40 * 3 * 32 * 32, dtype=torch.float64) * 0.7).float().reshape(40, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 40).reshape(40, 1, 1, 1)
@@ -345,7 +345,8 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
     loaded = deepcopy(model).cpu()
     for p in copy.parameters():
-        p += 0.01 * p.requires_grad  # as a step would
+        if p.requires_grad:
+            p += 0.01  # as a step would
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("be trained"):
         for _ in range(25):
             copy.train()(images[:4])  # which may change what it keeps
@@ -482,7 +483,7 @@ def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]
     """Whether all numbers agree but for five thousandths of the largest of their kind; of gradients, see KINKS."""
 
     def off(key: str, values: list[float]) -> float:
-        return (KINKS if key == "gradient" else 0.005) * np.abs(values).max(initial=1e-4)
+        return (KINKS if key == "gradient" else 0.005) * np.abs(values).max(initial=1e-4, where=np.isfinite(values))
 
     return all(
         len(found.get(key, ())) == len(values)
