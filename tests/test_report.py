@@ -303,6 +303,22 @@ def test_a_record_that_was_taught_names_its_teacher(monkeypatch):
     assert tables.headline()["epochs"][0] == "80, taught by an earlier accurate_long"
 
 
+def test_what_is_no_published_run_stops_no_report(copy, monkeypatch):
+    """A seed judged on held-out images only, what a killed publishing leaves, and what Jupyter puts beside a table."""
+    small = copy / "results" / "small"
+    shutil.copytree(small / "seed_2", small / "seed_9" / "validation")
+    assert 9 not in statistics.seeds("small").index
+    shutil.rmtree(small / "seed_9")
+    for hidden in (".new-seed_2", ".ipynb_checkpoints"):
+        shutil.copytree(small / "seed_2", small / hidden)
+    monkeypatch.setattr(statistics, "published", lambda: pd.DataFrame())  # comes after all folders were looked at
+    with pytest.raises(RunError, match=f"results/ lacks {FINAL}"):
+        readme.write()
+    (small / "seed_2" / "metrics.json").unlink()
+    with pytest.raises(RunError, match="seed_2 holds no finished run"):
+        statistics.seeds("small")
+
+
 def test_a_weak_final_network_is_left_out_of_the_headline(monkeypatch):
     table = statistics.published()
     table.loc[FINAL, "accuracy"] = 50.0

@@ -363,13 +363,13 @@ def check_outputs(model: nn.Module, classes: int) -> None:
 
 def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[str]) -> None:
     """RunError if the run `name`, from which another one is to learn, knows other classes, or has other weights than
-    `what`, the identity of that other one, says; a line if that flatters that one."""
+    `what`, the identity of that other one, says; a line if the teacher knows what that one is judged on."""
     if list(metrics.get("classes", classes)) != list(classes):
         raise RunError(f"The teacher, {name}, knows other classes than these images have; take one trained on them.")
     if weights_of(name) != what["teacher"]:
         raise RunError(f"The teacher, {name}, was replaced just now; start again.")
     if why := flatters(metrics, what):
-        print(f"Its teacher, {name}, {why}, which flatters it a little.")
+        print(f"Its teacher, {name}, {why}; that makes its accuracy look better than it is.")
 
 
 def flatters(metrics: Mapping, what: Mapping) -> str | None:

@@ -68,8 +68,10 @@ def write() -> None:
     RunError if a file in results/ is damaged, a network or a recipe in the code is not that of the run there, or the
     pages lack a marker.
     """
-    for folder in sorted({path.parent for path in (utils.ROOT / "results").rglob("[!.]*") if path.is_file()}):
-        verify(folder)  # in a second, also what no page shows
+    results = utils.ROOT / "results"
+    for folder in sorted({path.parent for path in results.rglob("[!.]*") if path.is_file()}):
+        if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
+            verify(folder)  # in a second, also what no page shows
     loaded = {name: runs.load(name) for name in statistics.published().index}
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")

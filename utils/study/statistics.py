@@ -13,7 +13,7 @@ from scipy import stats
 
 import utils
 from utils.engine import records
-from utils.engine.checkpoints import KEPT, UNKNOWN
+from utils.engine.checkpoints import KEPT, SUMS, UNKNOWN
 from utils.engine.records import last_accuracy, path_of, read_metrics, title_of
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS
@@ -108,6 +108,7 @@ def seeds(name: str) -> pd.DataFrame:
     folder = path_of(name)
     held_out = folder.name == "validation"  # then "seed_2/validation" lies beside it
     others = folder.parent.glob("seed_*/validation") if held_out else folder.glob("seed_*")
+    others = (path for path in others if any((path / file).exists() for file in (*KEPT, SUMS)))
     found = pd.DataFrame(map(read_metrics, (folder, *sorted(others))))
     keys = ("network", "data", "code", "normalised")
     told = [{key: run.get(key, UNKNOWN) for key in keys} for run in found.run]
