@@ -5,6 +5,7 @@ NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
 OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(VALIDATION),--validation)
 
+.DELETE_ON_ERROR:  # half an environment is none
 .PHONY: run test faults lab notebooks predict app bench report links site
 
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
@@ -44,10 +45,11 @@ site: .venv/site  ## the pages and notebooks as they are, as a website: build/si
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; name another one, such as: make PYTHON=python3.12")'
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 
 .venv/installed: requirements.txt constraints.txt | .venv/bin/python
 	@echo "Setting up .venv once (a few minutes; torch is large) ..."
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	@touch $@
 

@@ -179,6 +179,13 @@ STALE = {
     "constant": ("transforms.py", "HOLE = 16", "HOLE = 8"),
     "constants": ("training.py", 'anneal=("cos", "linear")', 'anneal=("cos",)'),
     "precision": ("engine/speed.py", 'PRECISIONS = ("float32", "bfloat16"', 'PRECISIONS = ("bfloat16", "float32"'),
+    "new method": (
+        "models.py",
+        "        return x + self.layers(x)",
+        "        return x\n\n    def extra_repr(self):\n        return ''",
+    ),
+    "base class": ("models.py", "class Residual(nn.Module)", "class Residual(nn.Sequential)"),
+    "import": ("training.py", "from torch.nn import functional as F", "from torch import functional as F"),
 }
 
 
@@ -212,21 +219,92 @@ OBJECTS = {
     "function from elsewhere": ("F.cross_entropy", "F.nll_loss"),
     "kind": ("F.cross_entropy", "partial(F.cross_entropy, label_smoothing=0.1)"),
     "kind of number": ("1", "1.5"),
+    "results kept": ("cache(lambda: 1)", "cache(lambda: 2)"),
+    "class in a table": ("dict(muon=torch.optim.SGD)", "dict(muon=torch.optim.Adam)"),
+    "built in": ("torch.relu", "torch.tanh"),
+    "file": ("nn.init", "nn.utils"),
 }
 
 
-@pytest.mark.parametrize("before, after", OBJECTS.values(), ids=OBJECTS)
-def test_an_edit_of_an_object_after_loading_is_said(tmp_path, monkeypatch, before, after):
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    """A function that loads a file utils/loss.py of this text, and one that asks whether one of this text would be an
+    edit."""
     monkeypatch.setattr(code_module, "UTILS", tmp_path)
-    module = ModuleType("utils.loss")
+    module, path = ModuleType("utils.loss"), tmp_path / "loss.py"
+    module.__file__ = str(path)
     monkeypatch.setitem(sys.modules, "utils.loss", module)
-    for first, said in ((before, None), (after, "loss")):
-        lines = ["from functools import partial", "import numpy as np", "import torch", "from torch import nn"]
-        lines += ["from torch.nn import functional as F", f"LOSS = {first}"]
-        (tmp_path / "loss.py").write_text("\n".join(lines), encoding="utf-8")
-        if first == before:
-            exec((tmp_path / "loss.py").read_text(encoding="utf-8"), vars(module))
-        assert code_module.edited(["loss"]) == said
+    head = """from functools import cache, cached_property, partial
+import time
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+"""
+
+    def load(text):
+        exec(compile(head + text, path, "exec"), vars(module))
+
+    def is_edit(text):
+        path.write_text(head + text, encoding="utf-8")
+        return code_module.edited(["loss"]) == "loss"
+
+    return load, is_edit
+
+
+@pytest.mark.parametrize("before, after", OBJECTS.values(), ids=OBJECTS)
+def test_an_edit_of_an_object_after_loading_is_said(loaded, before, after):
+    load, is_edit = loaded
+    load(f"LOSS = {before}")
+    assert not is_edit(f"LOSS = {before}") and is_edit(f"LOSS = {after}")
+
+
+CLASS = """class Loss(nn.Module):
+    def forward(self, x):
+        return x
+    @property
+    def scale(self):
+        return 1
+    @cached_property
+    def weights(self):
+        return 1
+    @cache
+    def table(self):
+        return 1
+"""
+CLASS_EDITS = {
+    "a method more": (CLASS, CLASS + "    def extra_repr(self):\n        return ''\n"),
+    "a method of the class more": (CLASS, CLASS + "    @classmethod\n    def of(cls):\n        return cls()\n"),
+    "a constant more": (CLASS, CLASS + "    inplace = True\n"),
+    "a method less": (CLASS, CLASS.split("    @property")[0]),
+    "a property less": (CLASS, CLASS.replace("    @property\n    def scale(self):\n        return 1\n", "")),
+    "another base": (CLASS, CLASS.replace("nn.Module", "nn.Sequential")),
+    "a property": (CLASS, CLASS.replace("scale(self):\n        return 1", "scale(self):\n        return 2")),
+    "computed once": (CLASS, CLASS.replace("weights(self):\n        return 1", "weights(self):\n        return 2")),
+    "results kept": (CLASS, CLASS.replace("table(self):\n        return 1", "table(self):\n        return 2")),
+}
+
+
+@pytest.mark.parametrize("before, after", CLASS_EDITS.values(), ids=CLASS_EDITS)
+def test_an_edit_of_a_class_after_loading_is_said(loaded, before, after):
+    load, is_edit = loaded
+    load(before)
+    assert not is_edit(before) and is_edit(after) and not is_edit(before)
+
+
+def test_what_a_cell_adds_to_a_class_is_no_edit_of_the_file(loaded):
+    load, is_edit = loaded
+    load(CLASS)
+    sys.modules["utils.loss"].Loss.forward_twice = lambda self, x: self(self(x))
+    sys.modules["utils.loss"].Loss.factor = 2
+    assert not is_edit(CLASS) and is_edit(CLASS.replace("return x", "return -x"))
+
+
+def test_a_constant_that_is_another_one_each_time_is_no_edit(loaded):
+    load, is_edit = loaded
+    begun = "BEGUN = time.perf_counter()\n"
+    load(begun + "LOSS = 1")
+    assert not is_edit(begun + "LOSS = 1") and is_edit(begun + "LOSS = 2")
 
 
 def test_an_edit_that_is_loaded_in_one_file_only_is_said(copy, monkeypatch):
@@ -240,6 +318,20 @@ def test_an_edit_that_is_loaded_in_one_file_only_is_said(copy, monkeypatch):
         code()
     monkeypatch.setattr(training, "TrainingStep", again["TrainingStep"])
     assert code()
+
+
+def test_an_import_from_elsewhere_while_a_kernel_runs_is_another_code(copy, monkeypatch):
+    """The kernel trains with what it imported before."""
+    before = code()
+    monkeypatch.setitem(sys.modules, "utils.mine", mine := ModuleType("utils.mine"))
+    (copy / "mine.py").write_text("def autocast(device, precision):\n    return nullcontext()\n", encoding="utf-8")
+    exec((copy / "mine.py").read_text(encoding="utf-8"), vars(mine))
+    old = "from utils.engine.speed import autocast, memory_format"
+    edit(copy / "engine/steps.py", old, "from utils.engine.speed import memory_format\nfrom utils.mine import autocast")
+    after = code()
+    assert after.keys() - before.keys() == {"mine.py", "engine/steps.py (autocast)"}
+    monkeypatch.setattr(steps, "autocast", mine.autocast)  # as after a restart
+    assert code() == {key: value for key, value in after.items() if "(" not in key}
 
 
 def test_comments_and_files_that_cannot_be_read_while_a_kernel_runs(copy):

@@ -2091,6 +2091,32 @@ def test_an_edit_that_no_probe_reaches_is_another_run(root, tmp_path, capsys):
     assert train(nowhere["Late"]).folder == first.folder
 
 
+def test_what_python_writes_itself_leaves_the_code_of_a_class_told():
+    @dataclass(eq=False)
+    class Scaled(nn.Module):
+        factor: float
+
+        def __post_init__(self):
+            super().__init__()
+
+        def forward(self, x):
+            return self.factor * x
+
+    first = code.classes_of(Scaled(2.0))
+
+    def forward(self, x):
+        return self.factor + x
+
+    Scaled.forward = forward
+    assert first and first.keys() == (second := code.classes_of(Scaled(2.0))).keys() and first != second
+
+
+def test_a_class_of_torchvision_is_not_told_by_its_code():
+    """Another version of it would be another run."""
+    ops = pytest.importorskip("torchvision.ops")
+    assert code.classes_of(nn.Sequential(ops.StochasticDepth(0.1, "row"), nn.ReLU())) == {}
+
+
 def test_classes_of_one_name_are_told_apart_and_methods_of_any_kind_count():
     class ConvNet(models.ConvNet):
         @staticmethod
@@ -2106,6 +2132,78 @@ def test_classes_of_one_name_are_told_apart_and_methods_of_any_kind_count():
             return 3 * x
 
     assert first.keys() == (second := code.classes_of(ConvNet(8, c1=conv(3, 8)))).keys() and first != second
+
+
+class Masked(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.25, self.training)
+
+
+class MaskedByRand(Masked):
+    def forward(self, x):
+        x = nn.Sequential.forward(self, x)
+        return x * (torch.rand(x.shape) < 0.75) / 0.75 if self.training else x
+
+
+def test_random_masks_are_the_same_on_every_processor():
+    """bernoulli_(p), with which PyTorch draws them, asks MKL on a processor of Intel's alone."""
+    model, other = records.build(Masked), records.build(MaskedByRand)
+    assert records.response(model) == pytest.approx(records.response(other), abs=1e-4)
+    assert records.behave_alike(records.behaviour(model), records.behaviour(other))
+
+
+def test_the_words_of_a_network_do_not_depend_on_how_a_cell_prints():
+    class Kept(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale, self.table = scale, [np.linspace(0, 1, 3), {"a": torch.linspace(0, 1, 3)}]
+            self.linear = nn.Linear(3072, 10)
+
+    first = records.modules(Kept(np.float64(0.5)))
+    with np.printoptions(precision=1):
+        torch.set_printoptions(precision=1)
+        try:
+            assert records.modules(Kept(np.float64(0.5))) == first == records.modules(Kept(0.5))
+        finally:
+            torch.set_printoptions(profile="default")
+    other = Kept(0.5)
+    other.table[1]["a"] = torch.linspace(0, 2, 3)
+    assert records.modules(other) != first and first["scale"] == "0.5"
+    other.table = [torch.tensor([0, 2, 1])]
+    assert records.modules(other)["table"] == "[('torch.int64', (3,), [0, 2, 1])]"
+
+
+def test_a_train_that_returns_nothing_is_a_sentence(root):
+    class Frozen(nn.Linear):
+        def train(self, mode=True):
+            super().train(mode)
+
+    with pytest.raises(NetworkError, match=r"^The network's train\(\) does not return the network; end it with return"):
+        train(lambda: Frozen(3, 10))
+
+
+class Precise(nn.Module):
+    """A depthwise convolution with a stride, nn.Dropout, and weights of 64 or 16 bits."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=4, groups=3), nn.Dropout(0.1), nn.Flatten(), nn.Linear(384, 10)
+        )
+        self.dtype = self.to(dtype) and dtype
+
+    def forward(self, x):
+        return self.layers(x.to(self.dtype)).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_network_in_another_precision_trains(root, dtype):
+    run = train(partial(Precise, dtype), replace(ONE, dropout=0.1))
+    assert {p.dtype for p in run.model.parameters()} == {dtype}
+    assert train(partial(Precise, dtype), replace(ONE, dropout=0.1)).folder == run.folder
 
 
 def test_a_network_with_random_numbers_of_its_own_goes_on_bit_identical(root, capsys):

@@ -347,6 +347,21 @@ def test_pictures_have_an_alternative_text():
     assert texts and all(texts)
 
 
+def test_no_picture_of_the_stand_in_gets_into_the_readme(copy, capsys):
+    path = min(path for path in (copy / "notebooks").glob("*.ipynb") if '"images/' in path.read_text(encoding="utf-8"))
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    cell["outputs"].append(
+        {"name": "stdout", "output_type": "stream", "text": ["  STAND-IN DATA: handwritten digits\n"]}
+    )
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    before = {path: path.read_bytes() for path in (copy / "images").iterdir()}
+    with pytest.raises(RunError, match=f"^notebooks/{path.name} was run without CIFAR-10"):
+        readme.notebook_figures()
+    assert main(["report"]) == 2 and "was run without CIFAR-10" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_one_call_moves_every_link(copy, capsys):
     assert main(["links", "someone/else.where"]) == 0
     documents = [copy / "README.md", *sorted((copy / "notebooks").glob("*.ipynb"))]
@@ -362,5 +377,6 @@ def test_one_call_moves_every_link(copy, capsys):
 
 def test_a_wrong_address_is_refused(copy, capsys):
     assert main(["links", "https://github.com/owner/name"]) == 2
+    assert main(["links", "owner/name.git"]) == 2
     assert main(["links"]) == 2
     assert "owner/name" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, FINAL, RECIPE, experiment
 from utils.report import publish
-from utils.report.publish import official_images, publish_run, publish_tables, published_seeds
+from utils.report.publish import official_images, publish_run, publish_tables
 from utils.runs import Run
 from utils.study import search, statistics
 from utils.study.baselines import BASELINES, chosen
@@ -308,22 +308,27 @@ def test_another_seed_is_published_only_beside_a_first_one_of_the_same_network(r
     publish_run("experiment_5", seed=2)
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: -self.linear(self.pool(self.layers(x)).flatten(1)))
     runs.save(finished_run(seed=2), root / "runs" / "experiment_5-3")
-    with pytest.raises(RunError, match=r"The published experiment_5 is another seed of another run \(.*computes"):
+    with pytest.raises(RunError, match=r"The published experiment_5 is of another network or recipe \(.*computes"):
         publish_run("experiment_5", seed=2)
     runs.save(finished_run(), root / "runs" / "experiment_5-4")
-    with pytest.raises(RunError, match=r"The published experiment_5/seed_2 is another seed .*; delete results/exp"):
+    with pytest.raises(RunError, match=r"The published experiment_5/seed_2 is of another .*; delete results/exp"):
         publish_run("experiment_5")
     shutil.rmtree(root / "results" / "experiment_5" / "seed_2")
     publish_run("experiment_5")
 
 
-def test_only_folders_tell_which_seeds_are_published(root, monkeypatch):
-    monkeypatch.setattr(utils, "ROOT", root / "seed_5")
-    for folder in ("seed_7_net", "seed_7_net/seed_2", "seed_7_net/seed_4 copy", "seed_7_net/seed_3/validation"):
-        (there := utils.ROOT / "results" / folder).mkdir(parents=True, exist_ok=True)
-        (there / "metrics.json").touch()
-    assert published_seeds("seed_7_net", "test", None) == {1, 2}
-    assert published_seeds("seed_7_net", "validation", None) == {3}
+def test_no_shorter_run_of_another_network_stays_below_a_published_one(root, monkeypatch):
+    few = replace(experiment(FINAL).recipe, epochs=5)
+    runs.save(finished_run(recipe=few, judged_on="validation"), root / "runs" / "experiment_5")
+    shorter = publish_run("experiment_5", epochs=5, validation=True)
+    runs.save(finished_run(), root / "runs" / "experiment_5-2")
+    publish_run("experiment_5")
+    monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: -self.linear(self.pool(self.layers(x)).flatten(1)))
+    runs.save(finished_run(), root / "runs" / "experiment_5-3")
+    with pytest.raises(RunError, match=r"The published experiment_5/epochs_5/validation is of another net"):
+        publish_run("experiment_5")
+    shutil.rmtree(shorter)
+    publish_run("experiment_5")
 
 
 def test_what_is_published_is_not_checked_on_the_few_images_of_a_fast_run(monkeypatch):

@@ -81,11 +81,29 @@ def test_what_the_command_made_is_published(tmp_path, monkeypatch):
     """Each row as it is, with the channels that were changed and those that were not."""
     monkeypatch.setattr(utils, "ROOT", tmp_path)
     few = random_images(source="original")
+    monkeypatch.setattr(records, "OFFICIAL", dict(source="original", digest=few.digest))
     for rows, change in enumerate(["c2=8", "lr=0.05", "batch_size=32"], 1):
         search.attempt("small", ["c1=8", "epochs=1", change], few)
         if rows > 1:
             target = publish_tables("search")
             assert len(pd.read_csv(target / "small.csv")) == rows
+
+
+def test_a_try_is_published_after_a_default_of_its_network_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    few = random_images(source="original")
+    monkeypatch.setattr(records, "OFFICIAL", dict(source="original", digest=few.digest))
+    search.attempt("small", ["c1=8", "c2=8", "epochs=1"], few)
+    monkeypatch.setattr(models.small, "__defaults__", tuple(2 * default for default in models.small.__defaults__))
+    assert len(pd.read_csv(publish_tables("search") / "small.csv")) == 1
+
+
+def test_a_part_of_the_images_is_not_published_as_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    table = search.attempt("small", ["c1=8", "c2=8", "epochs=1"], random_images(source="original"))
+    assert table.data_source.tolist() == ["original, not all"]
+    with pytest.raises(RunError, match="was measured on the original, not all; measure it on CIFAR-10"):
+        publish_tables("search")
 
 
 DAMAGES = {

@@ -61,6 +61,21 @@ def test_an_old_python_is_refused_in_a_sentence(makefile):
     assert not (makefile / ".venv").exists()
 
 
+@posix
+def test_an_environment_without_pip_is_mended_and_half_of_one_is_made_anew(makefile):
+    """As where Python's venv package is not installed, or uv made the environment."""
+    bin = makefile / ".venv" / "bin"
+    fails = f"mkdir -p {bin}; touch {bin}/python; exit 1"
+    half = fake_python(makefile / "half", f'case "$*" in *venv*) {fails};; esac')
+    assert subprocess.run(["make", ".venv/installed", f"PYTHON={half}"], cwd=makefile, capture_output=True).returncode
+    assert not (bin / "python").exists()
+    log = makefile / "log"
+    fake_python(bin / "python", f'echo "$*" >> {log}; [ "$*" != "-m pip --version" ]')
+    subprocess.run(["make", ".venv/installed"], cwd=makefile, check=True, capture_output=True)
+    pip = "-m pip install --quiet --requirement requirements.txt --constraint constraints.txt"
+    assert log.read_text(encoding="utf-8").splitlines() == ["-m pip --version", "-m ensurepip", pip]
+
+
 def test_an_old_python_is_refused_by_the_package_too():
     old = "import sys; sys.version_info = (3, 9, 18); import utils"
     result = subprocess.run([sys.executable, "-c", old], cwd=ROOT, capture_output=True, encoding="utf-8")

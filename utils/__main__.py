@@ -166,10 +166,10 @@ def predict(arguments: argparse.Namespace) -> int:
     from utils import plotting
     from utils.serve.predict import PictureError, Predictor, open_picture, sentence
 
-    files = [os.path.expanduser(name) for name in arguments.files]
-    if arguments.figure and os.path.realpath(arguments.figure) in map(os.path.realpath, files):
+    files, drawn = [os.path.expanduser(name) for name in arguments.files], os.path.expanduser(arguments.figure or "")
+    if drawn and os.path.realpath(drawn) in map(os.path.realpath, files):
         raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
-    if arguments.figure and not arguments.figure.lower().endswith(".png"):
+    if drawn and not drawn.lower().endswith(".png"):
         raise PictureError(f"{arguments.figure} does not end in .png; name the picture so.")
     predictor, answered = Predictor(arguments.network), []
     for file in map(Path, files):
@@ -178,10 +178,10 @@ def predict(arguments: argparse.Namespace) -> int:
             print(sentence(file, answered[-1]), flush=True)
         except PictureError as error:
             print(f"Error: {error}", file=sys.stderr)
-    if arguments.figure and answered:
+    if drawn and answered:
         best = [dict(list(p.probabilities.items())[:3]) for p in answered]
         figure = plotting.predictions([p.pixels for p in answered], map(predictor.grad_cam, answered), best)
-        plotting.save(figure, Path(arguments.figure))
+        plotting.save(figure, Path(drawn))
         print(f"What the network saw is in {printable(arguments.figure)}.")
     return 0 if len(answered) == len(arguments.files) else 2
 

@@ -6,10 +6,9 @@ import inspect
 import runpy
 import sys
 import textwrap
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import is_dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -34,6 +33,7 @@ PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here ch
 SAME = {
     "b11e385e": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; float32
     "88da1bb5": "b9364c7c",  # engine/steps.py: the same
+    "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
     "e23297a6": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; kept under the lock
 }
 
@@ -55,14 +55,16 @@ def code() -> dict[str, str]:
 
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class -> digest of what its functions say, of the classes of a network's modules that are not PyTorch's, for not
-    all that they do shows in a few steps; without those whose source is lost."""
+    all that they do shows in a few steps; without what has no source any more."""
     found = {}
     for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
-        if kind.__module__.split(".")[0] not in PYTHONS:
-            with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
-                inner = [getattr(v, "fget", None) or getattr(v, "__func__", v) for v in vars(kind).values()]
-                digest = sha256("".join(map(_said, filter(inspect.isfunction, inner))).encode()).hexdigest()[:8]
-                found[f"{kind.__module__}.{kind.__qualname__}"] = SAME.get(digest, digest)
+        if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision"):
+            texts = []
+            for function in filter(inspect.isfunction, map(_inner, vars(kind).values())):
+                with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
+                    texts.append(_said(function))
+            digest = sha256("".join(texts).encode()).hexdigest()[:8]
+            found |= {f"{kind.__module__}.{kind.__qualname__}": SAME.get(digest, digest)} if texts else {}
     return found
 
 
@@ -127,11 +129,13 @@ def edited(names: list[str]) -> str | None:
     loaded, again = _loaded(names)
     for module in loaded:
         for key, value in vars(sys.modules[module]).items():
-            place, there = module, again[module].get(key, value)
-            if _named(value) and value.__module__ in again:
-                place, there = value.__module__, again[value.__module__].get(value.__qualname__, there)
+            place, name = module, key
+            if _named(value) and value.__qualname__ in again.get(value.__module__, ()):
+                place, name = value.__module__, value.__qualname__
+            there = again[place].get(name, value)
             if key[:2] != "__" and _differ(there, value):
-                return loaded[place]
+                if not _differ(there, _loaded(names, once_more=True)[1][place].get(name)):  # no constant like the hour
+                    return loaded[place]
     return None
 
 
@@ -145,33 +149,35 @@ def replaced(names: list[str]) -> dict[str, str]:
             if inspect.isclass(there) and inspect.isclass(value) and there.__module__ == module:
                 pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
         for key, (there, value) in pairs.items():
-            if _is_another(there, value, again):
+            if _is_another(there, value):
                 found[f"{name}.py ({key})"] = sha256(repr(_does(value)).encode()).hexdigest()[:8]
     return found
 
 
-def _is_another(there: Any, value: Any, modules: Collection[str]) -> bool:
-    """Whether `value` stands in the place of a function or class of `modules` and is not the one of that name there, or
+def _is_another(there: Any, value: Any) -> bool:
+    """Whether `value` stands in the place of a function or class of utils/ and is not the one of that name there, or
     is in a wrapper, other than the one that PyTorch puts around the step of an optimizer's class when it is first used.
     """
-    if not _named(there) or there.__module__ not in modules:
+    if not _named(there) or not there.__module__.startswith("utils."):
         return False
     if not _named(value) or (value.__module__, value.__qualname__) != (there.__module__, there.__qualname__):
         return True
     return _wrappers(value) != _wrappers(there) and not hasattr(value, "hooked")
 
 
-def _loaded(names: list[str]) -> tuple[dict[str, str], dict[str, dict]]:
+def _loaded(names: list[str], once_more: bool = False) -> tuple[dict[str, str], dict[str, dict]]:
     """Of these files those that are loaded, by the name of the module, and what each defines now."""
     loaded = {f"utils.{name.removesuffix('/__init__').replace('/', '.')}": name for name in names}
     loaded = {module: name for module, name in loaded.items() if module in sys.modules}
     paths = {module: UTILS / f"{name}.py" for module, name in loaded.items()}
-    return loaded, {module: _again(path, module, path.read_bytes()) for module, path in paths.items()}
+    return loaded, {module: _again(path, module, path.read_bytes(), once_more) for module, path in paths.items()}
 
 
 def _differ(there: Any, value: Any) -> bool:
     """Whether a function, class or constant is another one in its file; not where a cell put something in the place of
     a function of utils/, for which there is `replaced`."""
+    if there is value:
+        return False
     while inspect.isfunction(value) and _wrappers(value) > _wrappers(there):
         value = value.__wrapped__  # PyTorch puts one around the step of an optimizer's class when it is first used
     if type(there).__name__ != type(value).__name__ or _named(value) and there.__module__ != value.__module__:
@@ -179,17 +185,18 @@ def _differ(there: Any, value: Any) -> bool:
     if isinstance(there, dict):
         value = {key: value.get(key) for key in there}  # what a cell added is no edit of the file
     if inspect.isclass(value):
-        return any(
-            _differ(vars(there).get(key, inner), inner)
-            for key, inner in vars(value).items()
-            if key[:2] != "__" or inspect.isfunction(inner)
-        )
+        now, held = ({k: v for k, v in vars(c).items() if k[:2] != "__" or _code(v)} for c in (there, value))
+        file = getattr(sys.modules.get(value.__module__), "__file__", None)
+        lost = any(_code(held[key]).co_filename == file for key in held.keys() - now.keys() if _code(held[key]))
+        bases = [[(base.__module__, base.__qualname__) for base in c.__bases__] for c in (there, value)]
+        more = lost or now.keys() - held.keys() or bases[0] != bases[1]
+        return bool(more) or any(_differ(now[key], held[key]) for key in now.keys() & held.keys())
     return _does(there) != _does(value)
 
 
 @cache
-def _again(path: Path, module: str, source: bytes) -> dict:
-    """What a file defines, executed beside the module that was loaded of it."""
+def _again(path: Path, module: str, source: bytes, once_more: bool) -> dict:
+    """What a file defines, executed beside the module that was loaded of it, and then perhaps a second time."""
     try:
         return runpy.run_path(str(path), run_name=module)
     except Exception as error:
@@ -208,8 +215,6 @@ def _does(value: Any) -> Any:
     if inspect.isfunction(value):  # of a decorated one what it was is enclosed
         enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
         return [*map(_does, (value.__code__, value.__defaults__, value.__kwdefaults__, enclosed))]
-    if isinstance(value, property | staticmethod | classmethod):
-        return _does(getattr(value, "fget", None) or getattr(value, "__func__", None))
     if isinstance(value, partial):
         return [*map(_does, (value.func, value.args, value.keywords))]
     if isinstance(value, nn.Module):
@@ -222,7 +227,25 @@ def _does(value: Any) -> Any:
         return sorted(map(repr, value))
     if isinstance(value, np.ndarray | torch.Tensor):
         return str(value.dtype), value.tolist()
-    return repr(value) if isinstance(value, int | float | str | bytes | None) else None
+    if isinstance(value, int | float | str | bytes | None):
+        return repr(value)
+    if (inner := _inner(value)) is not value:
+        return _does(inner)
+    return [getattr(value, key, None) for key in ("__module__", "__qualname__", "__name__")]  # a class, a module
+
+
+def _inner(value: Any) -> Any:
+    """The function in a property, a method of the class, or one whose results are kept; else the value itself."""
+    if isinstance(value, property | cached_property):
+        return value.fget if isinstance(value, property) else value.func
+    if isinstance(value, staticmethod | classmethod):
+        return value.__func__
+    return value if inspect.isfunction(value) else getattr(value, "__wrapped__", value)
+
+
+def _code(value: Any) -> CodeType | None:
+    """The code of a function, also of one in a property or such."""
+    return getattr(_inner(value), "__code__", None)
 
 
 @cache  # most functions are asked about in every training, and twice: as loaded, and as their file says

@@ -13,6 +13,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache, partial
@@ -26,6 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import utils
 from utils import models, transforms
@@ -82,7 +84,10 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         raise NetworkError("A lazy layer has no sizes, because an image does not reach it; give it its sizes.")
     with of_a_network("be copied"):
         refuse_what_no_copy_keeps(model)
-        return deepcopy(model)  # a function, too, may return the same module again
+        copy = deepcopy(model)  # a function, too, may return the same module again
+    if copy.train(copy.training) is not copy:
+        raise NetworkError("The network's train() does not return the network; end it with return self.")
+    return copy
 
 
 def refuse_what_no_copy_keeps(model: nn.Module) -> None:
@@ -140,6 +145,20 @@ def modules(model: nn.Module) -> dict[str, str]:
             return all(map(plain, value))
         return value is None or isinstance(value, int | float | str | np.number | np.ndarray | torch.Tensor)
 
+    def bare(value: Any) -> Any:
+        """In Python's own kinds, which look the same whatever a cell set for printing, and in any version of NumPy."""
+        if isinstance(value, dict):
+            return {bare(key): bare(inner) for key, inner in value.items()}
+        if isinstance(value, tuple | list):
+            return (tuple if isinstance(value, tuple) else list)(map(bare, value))
+        if isinstance(value, np.generic):
+            return value.item()
+        if not isinstance(value, torch.Tensor | np.ndarray):
+            return value
+        number = torch.is_tensor(value) and not value.dtype.is_floating_point and not value.is_complex()
+        whole = number or isinstance(value, np.ndarray) and value.dtype.kind not in "fc"
+        return str(value.dtype), tuple(value.shape), value.tolist() if whole else size_of(torch.as_tensor(value))
+
     def own(module: nn.Module) -> str:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
         said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
@@ -153,7 +172,7 @@ def modules(model: nn.Module) -> dict[str, str]:
         if own_classes:
             values = {key: value for c in own_classes for key, value in vars(c).items() if not key.startswith("__")}
             values |= {key: value for key, value in vars(module).items() if key not in usual}
-            found |= {f"{name}.{key}".lstrip("."): repr(value) for key, value in values.items() if plain(value)}
+            found |= {f"{name}.{key}".lstrip("."): repr(bare(value)) for key, value in values.items() if plain(value)}
     return found
 
 
@@ -191,7 +210,7 @@ def response(model: nn.Module) -> list[float]:
     for module in copy.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
+    with probing():
         torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
         judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
@@ -230,7 +249,7 @@ def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[st
         for p in filterfalse(torch.any, copy.parameters()):
             p.fill_(0.5)  # a branch that starts at zero would not be seen
     drawn = []
-    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
+    with probing():
         torch.default_generator.manual_seed(0)
         stood = random_numbers()
         trained = copy.train()(images)
@@ -256,6 +275,13 @@ def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[st
     return {key: [float(f"{value:.6g}") for value in values] for key, values in found.items()}
 
 
+@contextmanager
+def probing() -> Iterator[None]:
+    """In the block a network is tried in training, by random numbers that are the same wherever it is done."""
+    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"), EqualMasks():
+        yield
+
+
 def random_numbers() -> list:
     """Where the random numbers of PyTorch, NumPy and Python stand, fit for a comparison."""
     state = rng_state()
@@ -263,7 +289,18 @@ def random_numbers() -> list:
 
 
 def _patterned(module: nn.Dropout, pattern: Callable[[int], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return x * pattern(x.numel()).reshape(x.shape) if module.training else x
+    return x * pattern(x.numel()).reshape(x.shape).to(x.real.dtype) if module.training else x
+
+
+class EqualMasks(TorchDispatchMode):
+    """In the block masks, such as those of F.dropout, are drawn by torch.rand: what bernoulli_(p) draws depends on who
+    made the processor, because on Intel's PyTorch asks MKL for it."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.bernoulli_.float:
+            mask, p = (*args, 0.5)[:2]
+            return mask.copy_(torch.rand(mask.shape, **(kwargs or {})) < p)
+        return function(*args, **(kwargs or {}))
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -290,9 +327,13 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 def first_values(model: nn.Module) -> dict[str, list[float]]:
     """Mean and root mean square of every parameter and buffer as built: what is too small for `response` to show it,
     or felt in a long training only."""
-    kept = {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
-    values = {name: (torch.view_as_real(t) if t.is_complex() else t).float() for name, t in kept.items()}
-    return {name: [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}")] for name, v in values.items()}
+    return {name: size_of(values) for name, values in (*model.named_parameters(), *model.named_buffers())}
+
+
+def size_of(values: torch.Tensor) -> list[float]:
+    """Mean and root mean square, in four digits."""
+    values = (torch.view_as_real(values) if values.is_complex() else values).detach().float()
+    return [float(f"{values.mean():.4g}"), float(f"{values.square().mean().sqrt():.4g}")]
 
 
 def normalised() -> list[float]:
@@ -392,7 +433,7 @@ def taught_by(metrics: Mapping) -> str | None:
     """What tables call the teacher of a run, with what makes its accuracy look better than it is."""
     name, what = metrics["recipe"].get("teacher"), metrics["run"]
     if not name or weights_of(name) != what.get("teacher"):
-        return name and f"an earlier {name}"
+        return name and (f"an earlier {name}" if weights_of(name) != UNKNOWN else f"{name}, which is gone")
     try:
         why = flatters(read_metrics(name), what)
     except RunError:
@@ -464,11 +505,9 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
     if UNKNOWN in (found, recorded):
         return True
     found, recorded = np.array(found), np.array(recorded)
-    largest = np.abs(recorded[:-1]).max(initial=1e-6, where=~np.isnan(recorded[:-1]))
-    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), KINKS * abs(recorded[-1]))
-    if found.shape != recorded.shape:
-        return False
-    return bool(((np.abs(found - recorded) <= allowed) | (np.isnan(found) & np.isnan(recorded))).all())
+    largest = np.abs(recorded[:-1]).max(initial=1e-6, where=np.isfinite(recorded[:-1]))
+    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), np.nan_to_num(KINKS * abs(recorded[-1]), posinf=0))
+    return found.shape == recorded.shape and np.isclose(found, recorded, 0, allowed, equal_nan=True).all().item()
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
@@ -683,6 +722,7 @@ def row_of(metrics: Mapping) -> dict:
     judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
     over |= dict(modules=digest_of(run["network"]), code=digest_of(run.get("code", UNKNOWN)))
+    over |= dict(data_source=images_of(metrics))
     if teacher := metrics["recipe"].get("teacher"):
         over |= dict(teacher=f"{teacher} {run.get('teacher', UNKNOWN)}")
     first = run.get("first_response", UNKNOWN)

@@ -94,4 +94,4 @@ def kept_in_float32(model: nn.Module) -> Iterator[nn.Conv2d]:
 
 def _forward_in_float32(module: nn.Conv2d, input: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
     with torch.autocast("cpu", enabled=False):
-        return type(module).forward(module, input.float(), *others, **named)
+        return type(module).forward(module, input.to(module.weight.dtype), *others, **named)

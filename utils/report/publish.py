@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 from scipy.special import softmax
+from torch import nn
 
 import utils
 from utils import architecture, runs, training
@@ -64,26 +64,23 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     model = records.build(network, seed)
     images = records.OFFICIAL | dict(judged_on=judged_on)
     records.find(name, runs.identity(model, recipe, images, seed), model)  # what differs needs no images to be said
-    part = hold_out(official_images()) if validation else official_images()
-    for other in published_seeds(name, judged_on, epochs) - {seed}:
-        folder, built = records.place(name, other, judged_on, epochs), records.build(network, other)
-        if why := records.why_not(runs.identity(built, recipe, images, other, part), built, folder):
-            title = records.title_of(folder)
-            raise RunError(f"The published {title} is another seed of another run ({why}); delete results/{title}.")
-    wanted = runs.identity(model, recipe, images, seed, part)
+    parts = dict(test=(whole := official_images()), validation=hold_out(whole))
+
+    def as_now(seed: int, judged_on: str, epochs: int) -> tuple[dict, nn.Module]:
+        model, images = records.build(network, seed), records.OFFICIAL | dict(judged_on=judged_on)
+        return runs.identity(model, replace(recipe, epochs=epochs), images, seed, parts[judged_on]), model
+
+    beside = utils.ROOT / "results" / name
+    for folder in sorted({path.parent for path in beside.glob("**/metrics.json")} - {target}):
+        m, title = records.read_metrics(folder), records.title_of(folder)
+        fewer = m["epochs"] if (beside / f"epochs_{m['epochs']}") in (folder, *folder.parents) else row.recipe.epochs
+        if why := records.why_not(*as_now(m["seed"], m["evaluated_on"], fewer), folder):
+            raise RunError(f"The published {title} is of another network or recipe ({why}); delete results/{title}.")
+    wanted, model = as_now(seed, judged_on, recipe.epochs)
     source = records.find(name, wanted, model)
-    check(runs.load(source, network), wanted, part)
+    check(runs.load(source, network), wanted, parts[judged_on])
     kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
     return put({file: (source / file).read_bytes() for file in kept}, target)
-
-
-def published_seeds(name: str, judged_on: str, epochs: int | None) -> set[int]:
-    """The seeds with which such a run is published."""
-    first, several = (records.place(name, seed, judged_on, epochs) for seed in (1, "*"))
-    found = filter(records.holds_a_run, utils.ROOT.glob(several.relative_to(utils.ROOT).as_posix()))
-    folders = (part for path in found for part in path.relative_to(utils.ROOT / "results" / name).parts)
-    numbers = {int(part[5:]) for part in folders if re.fullmatch(r"seed_\d+", part)}
-    return numbers | ({1} if records.holds_a_run(first) else set())
 
 
 def official_images() -> ImageData:

@@ -4,6 +4,7 @@ The pages hold pairs of lines such as <!-- steps --> and <!-- /steps -->; what s
 """
 
 import base64
+import json
 import re
 
 import utils
@@ -51,7 +52,9 @@ def filled() -> dict[str, str]:
 def notebook_figures() -> dict[str, bytes]:
     """The PNGs that need the images themselves: those of executed notebook cells with a tag such as images/cams.png."""
     found = {}
-    for notebook in lessons().values():
+    for path, notebook in lessons().items():
+        if "STAND-IN DATA" in json.dumps([cell.get("outputs") for cell in notebook["cells"]]):
+            raise RunError(f"notebooks/{path.name} was run without CIFAR-10, on the stand-in; run it again with it.")
         for cell in notebook["cells"]:
             pictures = [o["data"]["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
             for tag in cell["metadata"].get("tags", []):
@@ -75,6 +78,7 @@ def write() -> None:
     loaded = {name: runs.load(name) for name in statistics.published().index}
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
+    pictures = notebook_figures()
     for page, text in filled().items():
         write_atomically(text.encode(), utils.ROOT / page)
 
@@ -89,7 +93,7 @@ def write() -> None:
     }
     for file, figure in figures.items():
         plotting.save(figure, utils.ROOT / "images" / file)
-    for file, png in notebook_figures().items():
+    for file, png in pictures.items():
         write_atomically(plotting.shrunk(png), utils.ROOT / "images" / file)
     print("README.md, docs/ and images/ agree with results/.")
 
@@ -97,7 +101,7 @@ def write() -> None:
 @alone()
 def set_links(repository: str) -> None:
     """Point every Colab badge and bootstrap cell at the GitHub repository "owner/name"; RunError if it is no such."""
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository, re.ASCII):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.git)", repository, re.ASCII):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
     for path in (utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))):
         text = path.read_text(encoding="utf-8")

@@ -77,10 +77,12 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
 def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd.DataFrame:
     """Train `name` with `changes`; returns the table of all tries so far, also kept in runs/search/."""
     recipe, channels = parse(name, changes)
-    network = partial(models.networks()[name], **channels)
+    usual = choices(name)[1]  # handed over, too, so that the run tells them when they are others in the code
+    told = {key: value for key, value in (usual | channels).items() if type(value) in KINDS}
+    network = partial(models.networks()[name], **told)
     found = row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
     row = {key: found[key] for key in asdict(recipe) if key != "precision" and found.get(key) is not None}
-    row |= choices(name)[1] | channels
+    row |= usual | channels
     row |= {key: found[key] for key in [*KEPT, *COMPARED]}
     path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])
@@ -88,9 +90,9 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
         before = path if path.exists() else published  # nor does publishing
         if before.exists():
             both = pd.DataFrame([*sound(read_table(before), before).to_dict("records"), row])
-            told = [column for column in both if column not in COMPARED]  # the first tries lack them
+            known = [column for column in both if column not in COMPARED]  # the first tries lack them
             digits = both.map(lambda value: float(f"{value:.12g}") if isinstance(value, float) else value)
-            table = digits.drop_duplicates(told, ignore_index=True)  # reading may change a last one
+            table = digits.drop_duplicates(known, ignore_index=True)  # reading may change a last one
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table

@@ -129,7 +129,8 @@ def published(held_out: int | None = None) -> pd.DataFrame:
     """
     pattern = "[!.]*/*" if held_out is None else "[!.]*/**/validation/*"
     folders = {path.parent for path in (utils.ROOT / "results").glob(pattern) if path.name in KEPT}
-    folders = sorted(folders)  # of several seeds the first wins: "validation" comes after "seed_2/validation"
+    folders = sorted(path for path in folders if not title_of(path).startswith("baselines/"))
+    # of several seeds the first wins: "validation" comes after "seed_2/validation"
     known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
     found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
     names = [name for name in {**EXPERIMENTS, **found} if name in found]
