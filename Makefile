@@ -3,7 +3,8 @@ PYTHON ?= python3
 EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
-OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(VALIDATION),--validation)
+OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(filter-out 0 no false,$(VALIDATION)),--validation)
+PIP_THERE := $(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 
 .DELETE_ON_ERROR:  # half an environment is none
 .PHONY: run test faults lab notebooks predict app bench report links site
@@ -45,11 +46,12 @@ site: .venv/site  ## the pages and notebooks as they are, as a website: build/si
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; name another one, such as: make PYTHON=python3.12")'
-	@$(PYTHON) -m venv --clear .venv
+	@rm -f $(BIN)/python $(BIN)/python3* .venv/installed .venv/tools .venv/site  # of a Python that is gone
+	@$(PYTHON) -m venv .venv
 
 .venv/installed: requirements.txt constraints.txt | .venv/bin/python
 	@echo "Setting up .venv once (a few minutes; torch is large) ..."
-	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
+	@$(PIP_THERE)
 	@$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	@touch $@
 
@@ -60,5 +62,6 @@ site: .venv/site  ## the pages and notebooks as they are, as a website: build/si
 
 .venv/site: requirements-site.txt constraints.txt | .venv/bin/python
 	@echo "Adding to .venv what the website needs ..."
+	@$(PIP_THERE)
 	@$(BIN)/python -m pip install --quiet --requirement requirements-site.txt --constraint constraints.txt
 	@touch $@

@@ -21,6 +21,20 @@ def test_a_network_that_decides_by_its_values_gets_a_sentence(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_runtime_that_computes_something_else_is_noticed(tmp_path, monkeypatch, capsys):
+    class Wrong:
+        def __init__(self, *_, **__):
+            pass
+
+        def run(self, _, inputs):
+            return [np.zeros((len(inputs["images"]), 10), np.float32)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
+    assert main(["export", "experiment_5", "--output", str(tmp_path / "a.onnx")]) == 2
+    assert "experiment_5 computes something else: a logit is off by" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_onnx_gives_the_same_logits_for_any_batch(tmp_path, capsys):
     path = tmp_path / "net\u202ework.onnx"  # a sign that turns what follows around
     assert main(["export", "experiment_5", "--output", str(path)]) == 0

@@ -2176,6 +2176,46 @@ def test_the_words_of_a_network_do_not_depend_on_how_a_cell_prints():
     assert records.modules(other)["table"] == "[('torch.int64', (3,), [0, 2, 1])]"
 
 
+def words(value):
+    model = tiny_network()
+    model.__class__ = type("Kept", (ConvNet,), {})
+    model.kept = value
+    return records.modules(model)["kept"]
+
+
+def test_the_words_of_a_tensor_do_not_depend_on_the_machine():
+    """Where the mean is 0, its digits are noise."""
+    values = torch.linspace(-1, 1, 64)
+    assert words(values) == words(values * (1 + 1e-7)) == words(torch.nextafter(values, torch.tensor(2.0)))
+    assert len({words(torch.tensor(v)) for v in ([0, 0.1, 0.3], [0, 0.3, 0.1], [0.3, 0.1, 0], [0, 0.1, 0.31])}) == 4
+    assert len({words(np.array(v)) for v in ([0, 0.1, 0.3], [0, 0.3, 0.1], [0, 0.1j, 0.3])}) == 3
+    for value in (torch.eye(3).to_sparse(), torch.eye(3).bfloat16(), torch.empty(0), np.array(["a"]), torch.zeros(2)):
+        assert words(value) == words(value) != words(torch.full((4,), 7.0))
+
+
+class WithoutModes(nn.Linear):
+    """As torch.cond, which bears no mode of dispatch."""
+
+    def __init__(self):
+        super().__init__(3 * 32 * 32, 10)
+
+    def forward(self, x):
+        if torch.utils._python_dispatch._get_current_dispatch_mode():
+            raise AssertionError("Please convert all Tensors to FakeTensors first")
+        return super().forward(x.flatten(1))
+
+
+def test_a_network_that_bears_no_mode_is_asked_without_one(root):
+    assert train(WithoutModes).folder == train(WithoutModes).folder
+
+
+def test_what_is_no_number_agrees_with_itself():
+    for value in (float("inf"), float("-inf"), float("nan")):
+        assert records.alike([value, 1.0, 2.0], [value, 1.0, 2.0])
+        assert not records.alike([1.0, 1.0, 2.0], [value, 1.0, 2.0])
+        assert not records.alike([value, 1.0, 2.0], [1.0, 1.0, 2.0])
+
+
 def test_a_train_that_returns_nothing_is_a_sentence(root):
     class Frozen(nn.Linear):
         def train(self, mode=True):

@@ -158,6 +158,14 @@ def test_transparent_parts_are_white(tmp_path):
     assert (to_cifar(open_picture(tmp_path / "a.png")) == 255).all()
 
 
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
+    values = np.full((32, 32), 128 * 257, np.uint16)
+    values[:16] = 1000
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    seen = to_cifar(open_picture(tmp_path / "a.png"))
+    assert (seen[:16] == 255).all() and (seen[16:] == 128).all()
+
+
 def test_16_bits_keep_their_brightness(tmp_path):
     Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save(tmp_path / "a.png")
     assert (to_cifar(open_picture(tmp_path / "a.png")) == 128).all()

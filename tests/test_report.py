@@ -21,6 +21,7 @@ from utils.engine import records
 from utils.engine.checkpoints import seal
 from utils.errors import NetworkError, RunError
 from utils.experiments import EXPERIMENTS, FINAL, MAIN, RECORDS
+from utils.plotting import style
 from utils.report import readme, tables
 from utils.study import statistics
 
@@ -176,18 +177,22 @@ def test_curves_show_what_the_run_was_judged_on(name):
 
 
 def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
-    def cell(png, *tags):
-        outputs = [{"data": {"text/plain": "x"}}, {"data": {"image/png": base64.b64encode(png).decode()}}]
-        return {"cell_type": "code", "metadata": {"tags": list(tags)} if tags else {}, "outputs": outputs}
+    def cell(colour, *tags):
+        Image.new("RGB", (2, 2), colour).save(png := io.BytesIO(), "png")
+        outputs = [{"data": {"text/plain": "x"}}, {"data": {"image/png": base64.b64encode(png.getvalue()).decode()}}]
+        return bare | {"metadata": {"tags": list(tags)} if tags else {}, "outputs": outputs}
+
+    bare = {"cell_type": "code", "source": "", "metadata": {}}
 
     shutil.rmtree(copy / "notebooks")
     (copy / "notebooks").mkdir()
-    not_run = {"cell_type": "code", "metadata": {"tags": ["images/c.png"]}, "outputs": []}
-    cells = [cell(b"a", "images/a.png"), cell(b"b"), cell(b"c", "parameters"), not_run, {"metadata": {}}]
+    not_run = bare | {"metadata": {"tags": ["images/c.png"]}, "outputs": []}
+    cells = [cell("red", "images/a.png"), cell("blue"), cell("green", "parameters"), not_run, bare]
     first = {"cell_type": "markdown", "metadata": {}, "source": ["badge\n", "# 1. One"]}
     cells[0]["outputs"][1]["data"]["image/png"] = cells[0]["outputs"][1]["data"]["image/png"].splitlines(keepends=True)
     (copy / "notebooks" / "01_one.ipynb").write_text(json.dumps({"cells": [first, *cells]}), encoding="utf-8")
-    assert readme.notebook_figures() == {"a.png": b"a"}
+    ((name, png),) = readme.notebook_figures().items()
+    assert name == "a.png" and Image.open(io.BytesIO(png)).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_notebooks_of_ones_own_are_no_lessons_and_a_damaged_one_is_named(copy):
@@ -309,8 +314,9 @@ def test_what_is_no_published_run_stops_no_report(copy, monkeypatch):
     shutil.copytree(small / "seed_2", small / "seed_9" / "validation")
     assert 9 not in statistics.seeds("small").index
     shutil.rmtree(small / "seed_9")
-    for hidden in (".new-seed_2", ".ipynb_checkpoints"):
+    for hidden in (".new-seed_2", ".ipynb_checkpoints", ".new-epochs_5/validation"):
         shutil.copytree(small / "seed_2", small / hidden)
+    assert "small" in statistics.published(5).index
     monkeypatch.setattr(statistics, "published", lambda: pd.DataFrame())  # comes after all folders were looked at
     with pytest.raises(RunError, match=f"results/ lacks {FINAL}"):
         readme.write()
@@ -360,6 +366,70 @@ def test_no_picture_of_the_stand_in_gets_into_the_readme(copy, capsys):
         readme.notebook_figures()
     assert main(["report"]) == 2 and "was run without CIFAR-10" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
+
+
+def notebook_with(copy, change):
+    """The notebook of the first picture, changed; `change` gets it."""
+    path = min(path for path in (copy / "notebooks").glob("*.ipynb") if '"images/' in path.read_text(encoding="utf-8"))
+    change(notebook := json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    return path.name
+
+
+def picture_of(notebook):
+    (cell,) = [c for c in notebook["cells"] if any(tag.startswith("images/") for tag in c["metadata"].get("tags", []))][
+        :1
+    ]
+    return next(output["data"] for output in cell["outputs"] if "image/png" in output.get("data", {}))
+
+
+NOTEBOOKS = {
+    "no outputs": lambda notebook: notebook["cells"][-2].update(outputs=None),
+    "no metadata": lambda notebook: notebook["cells"][-2].pop("metadata"),
+    "a text": lambda notebook: notebook["cells"].append("text"),
+    "base64": lambda notebook: picture_of(notebook).update({"image/png": "iVBORw0KGgoA"}),
+    "half a picture": lambda notebook: picture_of(notebook).update({"image/png": "iVBORw0KGgo="}),
+}
+
+
+@pytest.mark.parametrize("damage", NOTEBOOKS.values(), ids=NOTEBOOKS)
+def test_a_damaged_notebook_is_a_sentence_and_nothing_is_written(copy, damage):
+    name = notebook_with(copy, damage)
+    before = {path: path.read_bytes() for path in (copy / "images").iterdir()}
+    with pytest.raises(RunError, match=name):
+        readme.write()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def executed(*times):
+    cells = [{"cell_type": "code", "metadata": {"execution": dict(zip(KEYS, both, strict=True))}} for both in times]
+    return tables.running_minutes(cells)
+
+
+KEYS = ("iopub.status.busy", "iopub.status.idle")
+
+
+def test_the_minutes_of_a_notebook_are_those_of_one_run():
+    one, two = ("2026-01-01T10:00:00Z", "2026-01-01T10:01:00Z"), ("2026-01-01T10:01:01Z", "2026-01-01T10:02:30Z")
+    assert executed(one, two) == 3
+    assert executed(two, one) == executed(one, [time.replace("01-01", "01-02") for time in two]) == executed() == "-"
+    assert tables.running_minutes([{"cell_type": "code", "metadata": {"execution": {KEYS[0]: one[0]}}}]) == "-"
+
+
+def test_links_change_all_or_nothing(copy, capsys):
+    (copy / "notebooks" / "zz.ipynb").write_bytes(b"\xff")
+    before = (copy / "README.md").read_bytes()
+    assert main(["links", "someone/else"]) == 2
+    assert "cannot be read" in capsys.readouterr().err and (copy / "README.md").read_bytes() == before
+
+
+def test_no_two_lines_look_the_same():
+    assert len(set(style.LINES)) == 36 and style.LINES[:2] == [(style.BLUE, "o"), (style.ORANGE, "s")]
+
+
+def test_one_experiment_alone_has_no_step(monkeypatch):
+    monkeypatch.setattr(tables, "FIVE", [FINAL])
+    assert tables.markdown(tables.steps_table()).count("\n") == 1, "the head alone"
 
 
 def test_one_call_moves_every_link(copy, capsys):

@@ -317,6 +317,27 @@ def test_another_seed_is_published_only_beside_a_first_one_of_the_same_network(r
     publish_run("experiment_5")
 
 
+def test_what_a_killed_publishing_left_is_removed_by_the_next(root):
+    runs.save(finished_run(), root / "runs" / "experiment_5")
+    target = publish_run("experiment_5")
+    for place in (".new-seed_2", "seed_3/.new-epochs_5/validation"):
+        (target / place).mkdir(parents=True)
+        (target / place / "metrics.json").write_text("half", encoding="utf-8")
+    target.rename(target.with_name(".old-experiment_5"))
+    assert publish_run("experiment_5") == target
+    assert {path.name for path in target.iterdir() if path.name != "seed_3"} == {*checkpoints.KEPT, SUMS}
+    assert not [*root.glob("results/**/.*")]
+
+
+def test_a_run_that_claims_to_be_judged_on_nothing_known_is_refused(root):
+    for change in (dict(evaluated_on="train"), dict(run=dict(data="not known"))):
+        run = finished_run()
+        run.metrics.update(change)
+        runs.save(run, root / "results" / "experiment_5")
+        with pytest.raises(RunError, match="cannot be read|is no run on all images"):
+            read_metrics("experiment_5")
+
+
 def test_no_shorter_run_of_another_network_stays_below_a_published_one(root, monkeypatch):
     few = replace(experiment(FINAL).recipe, epochs=5)
     runs.save(finished_run(recipe=few, judged_on="validation"), root / "runs" / "experiment_5")

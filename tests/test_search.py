@@ -98,6 +98,18 @@ def test_a_try_is_published_after_a_default_of_its_network_changed(tmp_path, mon
     assert len(pd.read_csv(publish_tables("search") / "small.csv")) == 1
 
 
+def test_a_list_as_a_default_is_a_word_in_the_table(tmp_path, monkeypatch):
+    def mine(widths=[8, 8]):  # noqa: B006 (as a student may write it)
+        return models.ConvNet(widths[0], c1=models.conv(3, widths[0]))
+
+    mine.__module__ = "utils.models"
+    monkeypatch.setattr(models, "mine", mine, raising=False)
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    for lr in (0.1, 0.2, 0.2):
+        table = search.attempt("mine", ["epochs=1", f"lr={lr}"], random_images())
+    assert table.widths.tolist() == ["[8, 8]"] * 2
+
+
 def test_a_part_of_the_images_is_not_published_as_all(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "ROOT", tmp_path)
     table = search.attempt("small", ["c1=8", "c2=8", "epochs=1"], random_images(source="original"))

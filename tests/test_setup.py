@@ -121,7 +121,8 @@ def test_a_second_call_installs_nothing(makefile):
 
     assert "pip" not in plan("run", "EPOCHS=2", "SEED=3")
     assert "train experiment_5 --epochs 2 --seed 3" in plan("run", "EPOCHS=2", "SEED=3")
-    assert "--validation" in plan("run", "VALIDATION=1") and "--validation" not in plan("run")
+    for words, held_out in (["VALIDATION=1"], True), (["VALIDATION=0"], False), ([], False):
+        assert ("--validation" in plan("run", *words)) == held_out
     assert "requirements-tools.txt" in plan("test") and "requirements-tools.txt" in plan("app")
     (makefile / ".venv" / "tools").touch()
     assert "pip" not in plan("test")

@@ -93,6 +93,15 @@ def test_over_seeds_is_students_t():
     assert alone["mean"] == 85 and np.isnan([alone["deviation"], alone["low"], alone["high"]]).all()
 
 
+def test_nothing_to_judge_is_a_sentence_or_no_number():
+    for right, images in ((11, 10), (-1, 10), (0, 0), (float("nan"), 10)):
+        with pytest.raises(RunError, match="is no number of images"):
+            statistics.accuracy_interval(right, images)
+    with pytest.raises(RunError, match="what each got right"):
+        statistics.paired(np.array([], bool), np.array([], bool))
+    assert np.isnan(statistics.pooled_deviation([[1.0], [2.0]]))
+
+
 def test_the_pooled_deviation_is_that_of_the_residuals():
     first, second = [86.1, 85.9, 85.8], [84.2, 84.9]
     squares = 2 * np.var(first, ddof=1) + np.var(second, ddof=1)

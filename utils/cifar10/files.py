@@ -299,6 +299,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if not np.isfinite(values).all():
             raise ValueError("not every pixel has a value")
         top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
+        if isinstance(transparent := image.info.get("transparency"), int):
+            values = np.where(values == transparent, top, values)
         image = Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
+import utils
+from utils.engine.checkpoints import rng_from
 from utils.errors import RunError, first_line
 
 UTILS = Path(__file__).resolve().parent.parent
@@ -43,26 +45,22 @@ def code() -> dict[str, str]:
     the breaks of lines do not count; and what a cell put in the place of something there. RunError if one of them,
     models.py or experiments.py was edited after loading.
     """
-    try:
-        found = told()
-        stale, own = edited(["models", "experiments", *found]), replaced(LOOP)
-    except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
-        raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
-    if stale:
-        raise RunError(f"utils/{stale}.py was edited after it was loaded; restart the kernel, and it counts.")
-    return {f"{name}.py": digest for name, digest in found.items()} | own
+    refuse_edits([*TRAINED_BY, "models", "experiments"])
+    return {f"{name}.py": digest for name, digest in told().items()} | replaced(LOOP)
 
 
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class -> digest of what its functions say, of the classes of a network's modules that are not PyTorch's, for not
     all that they do shows in a few steps; without what has no source any more."""
-    found = {}
-    for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
+    found, kinds = {}, dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
+    refuse_edits([_place(kind) for kind in kinds if kind.__module__.startswith("utils.")])
+    for kind in kinds:
         if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision"):
             texts = []
-            for function in filter(inspect.isfunction, map(_inner, vars(kind).values())):
+            own = [_inner(value) for key, value in vars(kind).items() if key != "__annotate_func__"]  # Python 3.14's
+            for function in filter(inspect.isfunction, own):
                 with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
-                    texts.append(_said(function))
+                    texts.append(_said(function, function.__code__))
             digest = sha256("".join(texts).encode()).hexdigest()[:8]
             found |= {f"{kind.__module__}.{kind.__qualname__}": SAME.get(digest, digest)} if texts else {}
     return found
@@ -72,20 +70,37 @@ def classes_of(model: nn.Module) -> dict[str, str]:
 
 
 def told() -> dict[str, str]:
-    """File -> digest, or the one of SAME in its place."""
-    found, waiting = {}, [*TRAINED_BY]
+    """File -> digest, or the one of SAME in its place, of those TRAINED_BY and what they import."""
+    digests = {name: _digest(source) for name, source in _reached(TRAINED_BY).items()}
+    return {name: SAME.get(digest, digest) for name, digest in digests.items()}
+
+
+def _reached(names: list[str]) -> dict[str, bytes]:
+    """What these files say now, and others of utils/ that they import."""
+    found, waiting = {}, [*names]
     for name in waiting:  # which grows
         if name not in found:
-            source = (UTILS / f"{name}.py").read_bytes()
-            found[name] = SAME.get(digest := _digest(source), digest)
+            found[name] = source = (UTILS / f"{name}.py").read_bytes()
             files = [file for other in _imported(source, name) for file in (other, f"{other}/__init__")]
             waiting += [file for file in files if file not in BESIDE and (UTILS / f"{file}.py").is_file()]
     return found
 
 
 @cache
-def _said(function: FunctionType) -> str:
-    return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
+def _said(function: FunctionType, _: CodeType) -> str:
+    """What a function says; %autoreload may give it another code."""
+    if not function.__module__.startswith("utils."):
+        return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    file = _place(function)  # where it stands by its name: comments above it may have moved it since it was loaded
+    part = ast.parse((UTILS / f"{file}.py").read_bytes() if reloading() else utils.SOURCES[file])
+    for name in function.__qualname__.split("."):
+        part = next(inner for inner in part.body if getattr(inner, "name", None) == name)
+    return _text(ast.Module([part], []))
+
+
+def _place(value: Any) -> str:
+    """The file of utils/ that a function or class is of, such as engine/steps."""
+    return value.__module__.removeprefix("utils.").replace(".", "/")
 
 
 @cache
@@ -124,7 +139,25 @@ def _imported(source: bytes, name: str) -> list[str]:
 # ---------------------------------------------------------------- whether they say what was loaded
 
 
-def edited(names: list[str]) -> str | None:
+def refuse_edits(names: list[str]) -> None:
+    """RunError if one of these files, or one that they import, was edited after loading."""
+    try:
+        now = _reached(names)
+        stale = [name for name in now if _digest(now[name]) != _digest(utils.SOURCES.get(name, b""))]
+        if stale and reloading():
+            stale = [outdated([*now])]
+    except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
+        raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
+    if any(stale):
+        raise RunError(f"utils/{stale[0]}.py was edited after it was loaded; restart the kernel, and it counts.")
+
+
+def reloading() -> bool:
+    """Whether IPython's %autoreload brings edits into what is loaded, as in the last notebook."""
+    return "IPython.extensions.autoreload" in sys.modules
+
+
+def outdated(names: list[str]) -> str | None:
     """The first of these files of which something is loaded, also in another of them, that it no longer says."""
     loaded, again = _loaded(names)
     for module in loaded:
@@ -198,7 +231,8 @@ def _differ(there: Any, value: Any) -> bool:
 def _again(path: Path, module: str, source: bytes, once_more: bool) -> dict:
     """What a file defines, executed beside the module that was loaded of it, and then perhaps a second time."""
     try:
-        return runpy.run_path(str(path), run_name=module)
+        with torch.random.fork_rng(devices=[]), rng_from(0):
+            return runpy.run_path(str(path), run_name=module)
     except Exception as error:
         raise RunError(f"{path} cannot be loaded any more ({first_line(error)}); mend it.") from None
 

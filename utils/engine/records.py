@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache, partial, wraps
 from itertools import chain, count, filterfalse
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,22 @@ def modules(model: nn.Module) -> dict[str, str]:
             return value.item()
         if not isinstance(value, torch.Tensor | np.ndarray):
             return value
-        number = torch.is_tensor(value) and not value.dtype.is_floating_point and not value.is_complex()
-        whole = number or isinstance(value, np.ndarray) and value.dtype.kind not in "fc"
-        return str(value.dtype), tuple(value.shape), value.tolist() if whole else size_of(torch.as_tensor(value))
+        values = value
+        if torch.is_tensor(value):
+            value = value.detach().to_dense().cpu().resolve_conj()
+            values = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # which NumPy does not know
+        return str(value.dtype), values.shape, values.tolist() if values.dtype.kind not in "fc" else size_of(values)
+
+    def size_of(values: np.ndarray) -> list[float]:
+        """How large they are, and of that size their mean and, which depends on their order, a part; rounded so that
+        their last digits, which depend on the machine, do not show."""
+        values = values.astype(complex).ravel()
+        size = (np.abs(values) ** 2).mean() ** 0.5 if len(values) else 0.0
+        parts = [values.mean(), (values * np.exp(1j * np.arange(len(values)))).mean()] if size > 0 else []
+        return [
+            float(f"{size:.4g}"),
+            *(round(n, 3) + 0.0 for part in parts for n in (part.real / size, part.imag / size)),
+        ]
 
     def own(module: nn.Module) -> str:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
@@ -195,6 +208,32 @@ def as_built(model: nn.Module) -> nn.Module:
         return deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
 
 
+class EqualMasks(TorchDispatchMode):
+    """In the block masks, such as those of F.dropout, are drawn by torch.rand: what bernoulli_(p) draws depends on who
+    made the processor, because on Intel's PyTorch asks MKL for it."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        drawn = {torch.ops.aten.bernoulli_.float: False, torch.ops.aten.bernoulli.p: True}
+        if function not in drawn:
+            return function(*args, **(kwargs or {}))
+        like, p = (*args, 0.5)[:2]
+        mask = torch.rand(like.shape, **(kwargs or {})) < p
+        return mask.to(like.dtype) if drawn[function] else like.copy_(mask)
+
+
+def with_equal_masks(probe: Callable) -> Callable:
+    @wraps(probe)
+    def probing(*arguments: Any) -> Any:
+        try:
+            with EqualMasks():
+                return probe(*arguments)
+        except NetworkError:  # such as of torch.cond, which bears no such mode
+            return probe(*arguments)
+
+    return probing
+
+
+@with_equal_masks
 def response(model: nn.Module) -> list[float]:
     """What the network makes of eight images that are a formula; always on the CPU.
 
@@ -228,6 +267,7 @@ def response(model: nn.Module) -> list[float]:
     return [round(value, 6) for value in [*logits, gradient]]
 
 
+@with_equal_masks
 def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[str, list[float]]:
     """What `response` does not show, in numbers: the logits of 40 images in training, of two of them in eval mode
     afterwards, also with thirty times their strength and, if it is trained with such, half their side; a part of the
@@ -277,8 +317,8 @@ def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[st
 
 @contextmanager
 def probing() -> Iterator[None]:
-    """In the block a network is tried in training, by random numbers that are the same wherever it is done."""
-    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"), EqualMasks():
+    """In the block a network is tried in training, and what it draws is the same each time."""
+    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
         yield
 
 
@@ -290,17 +330,6 @@ def random_numbers() -> list:
 
 def _patterned(module: nn.Dropout, pattern: Callable[[int], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     return x * pattern(x.numel()).reshape(x.shape).to(x.real.dtype) if module.training else x
-
-
-class EqualMasks(TorchDispatchMode):
-    """In the block masks, such as those of F.dropout, are drawn by torch.rand: what bernoulli_(p) draws depends on who
-    made the processor, because on Intel's PyTorch asks MKL for it."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.bernoulli_.float:
-            mask, p = (*args, 0.5)[:2]
-            return mask.copy_(torch.rand(mask.shape, **(kwargs or {})) < p)
-        return function(*args, **(kwargs or {}))
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -327,13 +356,9 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 def first_values(model: nn.Module) -> dict[str, list[float]]:
     """Mean and root mean square of every parameter and buffer as built: what is too small for `response` to show it,
     or felt in a long training only."""
-    return {name: size_of(values) for name, values in (*model.named_parameters(), *model.named_buffers())}
-
-
-def size_of(values: torch.Tensor) -> list[float]:
-    """Mean and root mean square, in four digits."""
-    values = (torch.view_as_real(values) if values.is_complex() else values).detach().float()
-    return [float(f"{values.mean():.4g}"), float(f"{values.square().mean().sqrt():.4g}")]
+    kept = {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
+    values = {name: (torch.view_as_real(t) if t.is_complex() else t).float() for name, t in kept.items()}
+    return {name: [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}")] for name, v in values.items()}
 
 
 def normalised() -> list[float]:
@@ -505,9 +530,13 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
     if UNKNOWN in (found, recorded):
         return True
     found, recorded = np.array(found), np.array(recorded)
+    if found.shape != recorded.shape or not recorded.size:
+        return False
     largest = np.abs(recorded[:-1]).max(initial=1e-6, where=np.isfinite(recorded[:-1]))
     allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), np.nan_to_num(KINKS * abs(recorded[-1]), posinf=0))
-    return found.shape == recorded.shape and np.isclose(found, recorded, 0, allowed, equal_nan=True).all().item()
+    with np.errstate(invalid="ignore"):  # inf - inf
+        near = (np.abs(found - recorded) <= allowed) | (found == recorded) | (np.isnan(found) & np.isnan(recorded))
+    return bool(near.all())
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
@@ -746,7 +775,12 @@ def read_metrics(run: str | Path) -> dict:
         right = right and isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float)
         made = kept["built_by"] or dict(function="", arguments={})
         right = right and isinstance(made.get("function"), str) and isinstance(made.get("arguments"), dict | str)
-        right = right and 0 <= kept["seed"] < 2**63 and list(map(type, metrics["mean"] + metrics["std"])) == [float] * 6
+        right = (
+            right
+            and metrics["evaluated_on"] in ("test", "validation")
+            and 0 <= kept["seed"] < 2**63
+            and list(map(type, metrics["mean"] + metrics["std"])) == [float] * 6
+        )
         if not right or any(isinstance(value, list | dict) for value in metrics["recipe"].values()):
             raise ValueError("it holds something else")
     except FileNotFoundError:
@@ -757,7 +791,8 @@ def read_metrics(run: str | Path) -> dict:
         raise RunError(f"{path} cannot be read ({first_line(error)}); fetch the file or make the run again.") from None
     verify(path.parent)
     if utils.ROOT / "results" in path.parents:
-        if not OFFICIAL.items() <= metrics["run"].get("data", {}).items():
+        data = metrics["run"].get("data")
+        if not isinstance(data, dict) or not OFFICIAL.items() <= data.items():
             raise RunError(f"{path.parent} is no run on all images of CIFAR-10; move it to runs/.")
     return metrics
 

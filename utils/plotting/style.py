@@ -20,7 +20,8 @@ from utils.errors import ProjectError
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-LINES = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "D"), ("#CC79A7", "v"), ("#56B4E9", "P")]  # with markers
+COLOURS, MARKERS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9"), "os^DvP"
+LINES = [(COLOURS[k % 6], MARKERS[(k + k // 6) % 6]) for k in range(36)]  # no two look the same
 CHANNELS = {"red": RED, "green": GREEN, "blue": BLUE}
 
 STYLE = {

@@ -37,6 +37,7 @@ def alone() -> Iterator[None]:
         with suppress(FileNotFoundError):  # whoever had it has removed both just now
             lock.acquire()
     try:
+        mend()
         yield
     finally:
         if os.listdir(folder) == [".publishing"]:  # there was nothing to publish
@@ -71,7 +72,7 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
         return runs.identity(model, replace(recipe, epochs=epochs), images, seed, parts[judged_on]), model
 
     beside = utils.ROOT / "results" / name
-    for folder in sorted({path.parent for path in beside.glob("**/metrics.json")} - {target}):
+    for folder in sorted({path.parent for path in beside.glob("**/metrics.json")} - {target}):  # mend() left no other
         m, title = records.read_metrics(folder), records.title_of(folder)
         fewer = m["epochs"] if (beside / f"epochs_{m['epochs']}") in (folder, *folder.parents) else row.recipe.epochs
         if why := records.why_not(*as_now(m["seed"], m["evaluated_on"], fewer), folder):
@@ -197,16 +198,12 @@ def put(files: dict[str, bytes], target: Path) -> Path:
     if target.is_symlink():
         raise RunError(f"{target} is a link to a folder elsewhere; put that folder itself there.")
 
-    for folder in (*target.parents[::-1], target):  # a folder lies in another
-        before = folder.parent / f".old-{folder.name}"
-        if folder.is_relative_to(utils.ROOT / "results") and before.is_dir() and not folder.exists():
-            before.rename(folder)
-    remove(old)
-    remove(new)
+    mend()
     try:
         if target.exists():
             shutil.copytree(target, new)
-            (new / "calibration.json").unlink(missing_ok=True)
+            if not (new / "weights.pt").exists() or (new / "weights.pt").read_bytes() != files.get("weights.pt"):
+                (new / "calibration.json").unlink(missing_ok=True)
         new.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (new / name).write_bytes(content)
@@ -219,6 +216,18 @@ def put(files: dict[str, bytes], target: Path) -> Path:
         remove(new)
     remove(old)
     return target
+
+
+def mend() -> None:
+    """Put back what a publishing that was killed between two renames had set aside, and remove what it had begun."""
+    results = utils.ROOT / "results"
+    for path in sorted(results.rglob(".old-*")):
+        whole = path.with_name(path.name.removeprefix(".old-"))
+        if path.is_dir() and not whole.exists():
+            path.rename(whole)
+    for word in (".old-*", ".new-*"):
+        for path in [*results.rglob(word)]:
+            remove(path)
 
 
 def exchange(one: Path, other: Path) -> bool:

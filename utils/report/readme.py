@@ -60,7 +60,11 @@ def notebook_figures() -> dict[str, bytes]:
             for tag in cell["metadata"].get("tags", []):
                 if re.fullmatch(r"images/[\w-]+\.png", tag) and pictures:  # no path out of there
                     text = "".join(pictures[0])  # it may be kept as a list of its lines
-                    found[tag.removeprefix("images/")] = base64.b64decode(text)
+                    try:
+                        found[tag.removeprefix("images/")] = plotting.shrunk(base64.b64decode(text))
+                    except (OSError, ValueError) as error:
+                        why = f"A picture in notebooks/{path.name} is damaged ({first_line(error)})"
+                        raise RunError(f"{why}; run it again, or fetch it.") from None
     return found
 
 
@@ -94,7 +98,7 @@ def write() -> None:
     for file, figure in figures.items():
         plotting.save(figure, utils.ROOT / "images" / file)
     for file, png in pictures.items():
-        write_atomically(plotting.shrunk(png), utils.ROOT / "images" / file)
+        write_atomically(png, utils.ROOT / "images" / file)
     print("README.md, docs/ and images/ agree with results/.")
 
 
@@ -103,8 +107,12 @@ def set_links(repository: str) -> None:
     """Point every Colab badge and bootstrap cell at the GitHub repository "owner/name"; RunError if it is no such."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.git)", repository, re.ASCII):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
-    for path in (utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))):
-        text = path.read_text(encoding="utf-8")
+    paths = [utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))]
+    try:
+        texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    except (OSError, ValueError) as error:
+        raise RunError(f"README.md or a notebook cannot be read ({first_line(error)}); fetch or mend it.") from None
+    for path, text in texts.items():
         if old := BADGE.search(text):  # each file's own: an earlier call may have been stopped halfway
             text = re.sub(rf"(github(?:\.com)?/){re.escape(old[1])}(?![\w-])", rf"\g<1>{repository}", text)
             write_atomically(text.encode(), path)

@@ -45,7 +45,9 @@ def lessons() -> dict[Path, dict]:
         try:
             found[path] = json.loads(path.read_text(encoding="utf-8"))
             heading("".join(found[path]["cells"][0]["source"]))
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            for cell in found[path]["cells"]:
+                "".join(cell["source"]), cell["metadata"].get("tags"), cell["cell_type"], [*cell.get("outputs", [])]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(
                 f"notebooks/{path.name} cannot be read ({first_line(error)}); fetch or mend it, or give it a name that "
                 "does not begin with a number."
@@ -140,10 +142,14 @@ def reading_minutes(cells: list[dict]) -> int:
 def running_minutes(cells: list[dict]) -> int | str:
     """From the start of the first cell to the end of the last, as Jupyter recorded it when the notebook was run."""
     times = [cell["metadata"].get("execution") for cell in cells if cell["cell_type"] == "code"]
-    if not (times and times[0] and times[-1]):
+    try:
+        both = [[datetime.fromisoformat(t[f"iopub.status.{word}"][:19]) for t in times] for word in ("busy", "idle")]
+        pauses = [(after - before).total_seconds() for before, after in zip(both[1], both[0][1:], strict=False)]
+        if not all(-1 <= pause < 60 for pause in pauses):  # a cell was run again, or on another day
+            return "-"
+        return math.ceil((both[1][-1] - both[0][0]).total_seconds() / 60)
+    except (KeyError, TypeError, ValueError, IndexError):  # not told
         return "-"
-    start, end = times[0]["iopub.status.busy"], times[-1]["iopub.status.idle"]
-    return math.ceil((datetime.fromisoformat(end[:19]) - datetime.fromisoformat(start[:19])).total_seconds() / 60)
 
 
 def results_table() -> dict:

@@ -25,7 +25,7 @@ def write(name: str, output: str | None = None) -> None:
         RunError: if the run is not published, the packages of requirements-tools.txt are missing, or `output` does not
             end in .onnx: it may be a file that is still needed.
     """
-    path = Path(output) if output else utils.ROOT / "runs" / f"{name}.onnx"
+    path = Path(output).expanduser() if output else utils.ROOT / "runs" / f"{name}.onnx"
     if path.suffix != ".onnx":
         raise RunError(f"{path} would be overwritten with a network; give --output a name that ends in .onnx.")
     run = runs.load(name)
@@ -47,13 +47,18 @@ def write(name: str, output: str | None = None) -> None:
                 external_data=False,
                 verbose=False,
             )
+        content, images = program.model_proto.SerializeToString(), torch.randn(3, 3, 32, 32)
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        with torch.no_grad():
+            off = abs(session.run(None, {"images": images.numpy()})[0] - run.model(images).numpy()).max()
     except ImportError as error:
         raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-tools.txt") from None
     except Exception as error:  # the exporter fails in many ways, and says it in many lines
         why = f"PyTorch cannot export {name} ({type(error).__name__})"
         raise RunError(f"{why}: its forward decides by values, or does what ONNX has no operation for.") from None
-    write_atomically(program.model_proto.SerializeToString(), path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    if not off < 1e-3:
+        raise RunError(f"As ONNX {name} computes something else: a logit is off by {off:.3g}. Nothing was written.")
+    write_atomically(content, path)
     print(compare(run.model, session, path, utils.ROOT / "results" / name / "weights.pt").to_string())
     print(f"\nWritten to {path.relative_to(utils.ROOT) if output is None else printable(str(path))}.")
 

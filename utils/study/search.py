@@ -82,7 +82,7 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     network = partial(models.networks()[name], **told)
     found = row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
     row = {key: found[key] for key in asdict(recipe) if key != "precision" and found.get(key) is not None}
-    row |= usual | channels
+    row |= {key: str(value) if isinstance(value, list | tuple) else value for key, value in (usual | channels).items()}
     row |= {key: found[key] for key in [*KEPT, *COMPARED]}
     path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])

@@ -24,8 +24,10 @@ LEVEL = 0.95
 def accuracy_interval(right: int, images: int) -> tuple[float, float]:
     """Of an accuracy measured on so many images, `right` of them right (Wilson, "Probable Inference, the Law of
     Succession", 1927)."""
-    if right != int(right):
-        raise RunError(f"{right} is no number of images; give how many the network got right, not a share of them.")
+    if not (0 <= right <= images and images > 0 and right == int(right)):
+        raise RunError(
+            f"{right} of {images} is no number of images; give how many the network got right, and of how many."
+        )
     interval = stats.binomtest(int(right), int(images)).proportion_ci(LEVEL, method="wilson")
     return 100 * interval.low, 100 * interval.high
 
@@ -41,7 +43,7 @@ def paired(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         McNemar's exact test (1947) that both are equally accurate.
     """
     first, second = np.asarray(first), np.asarray(second)
-    if not first.dtype == second.dtype == bool or first.shape != second.shape:
+    if not first.dtype == second.dtype == bool or first.shape != second.shape or not first.size:
         raise RunError("Two networks are compared by what each got right of the same images: predicted == labels.")
     n, a, b = len(first), int((first & ~second).sum()), int((second & ~first).sum())
     difference = (a - b) / n
@@ -65,6 +67,8 @@ def over_seeds(accuracies: Sequence[float]) -> dict[str, float]:
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> float:
     """One standard deviation between seeds for several networks, each around its own mean."""
     groups = [np.asarray(group, float) for group in groups if len(group) > 1]
+    if not groups:
+        return float("nan")
     squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
     return float(np.sqrt(squares / sum(len(group) - 1 for group in groups)))
 
@@ -127,8 +131,9 @@ def published(held_out: int | None = None) -> pd.DataFrame:
     Of all `seeds` of a run: `accuracy` after the last epoch in percent, their mean, and `deviation`, their standard
     deviation (nan where there is one seed).
     """
-    pattern = "[!.]*/*" if held_out is None else "[!.]*/**/validation/*"
-    folders = {path.parent for path in (utils.ROOT / "results").glob(pattern) if path.name in KEPT}
+    results, pattern = utils.ROOT / "results", "[!.]*/*" if held_out is None else "[!.]*/**/validation/*"
+    folders = {path.parent for path in results.glob(pattern) if path.name in KEPT}
+    folders = {path for path in folders if "/." not in path.as_posix().removeprefix(results.as_posix())}
     folders = sorted(path for path in folders if not title_of(path).startswith("baselines/"))
     # of several seeds the first wins: "validation" comes after "seed_2/validation"
     known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
@@ -154,4 +159,4 @@ def steps(names: Sequence[str]) -> pd.DataFrame:
     for before, after in zip(names, names[1:], strict=False):
         step = f"{before.split('_')[-1]} to {after.split('_')[-1]}"
         found[step] = against_base(table, before, "accuracy").loc[after]
-    return pd.DataFrame(found).T
+    return pd.DataFrame(found, ["mean", "difference", "low", "high", "seeds"]).T
