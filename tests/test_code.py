@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import linecache
 import runpy
 import shutil
 import sys
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+import utils
 from utils import data, experiments, models, runs, training
 from utils.engine import code as code_module
 from utils.engine import records, steps
@@ -340,16 +342,27 @@ def test_files_that_cannot_be_read_while_a_kernel_runs(copy):
             (copy / name).write_bytes(before)
 
 
-@pytest.mark.parametrize("reloading", [False, True])
-def test_what_stands_above_a_class_is_no_part_of_its_code(copy, monkeypatch, reloading):
+def test_what_stands_above_a_class_is_no_part_of_its_code(copy, monkeypatch):
     """The lines of what was loaded are others then."""
-    if reloading:
-        monkeypatch.setitem(sys.modules, "IPython.extensions.autoreload", ModuleType("autoreload"))
     before = code_module.classes_of(models.small())
     assert len(before) == 2
     edit(copy / "models.py", "class Residual", "# why\n\n\nclass Residual")
+    lines = (copy / "models.py").read_text(encoding="utf-8").splitlines(keepends=True)
+    monkeypatch.setitem(linecache.cache, models.__file__, (1, None, lines, models.__file__))  # as if it were edited
     code_module._said.cache_clear()
     assert code_module.classes_of(models.small()) == before
+    code_module._said.cache_clear()
+
+
+def test_an_edit_of_a_file_that_the_networks_import_is_said(copy, monkeypatch):
+    source = (copy / "models.py").read_bytes() + b"from utils import blocks\n"
+    (copy / "models.py").write_bytes(source)
+    (copy / "blocks.py").write_text("WIDTH = 1\n", encoding="utf-8")
+    monkeypatch.setattr(utils, "SOURCES", utils.SOURCES | dict(models=source, blocks=b"WIDTH = 1"))
+    assert code()
+    edit(copy / "blocks.py", "1", "2")
+    with pytest.raises(RunError, match="^utils/blocks.py was edited after it was loaded; restart the kernel"):
+        code()
 
 
 def test_an_edit_of_the_file_of_a_networks_class_is_said(copy):

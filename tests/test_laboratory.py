@@ -2188,6 +2188,7 @@ def test_the_words_of_a_tensor_do_not_depend_on_the_machine():
     values = torch.linspace(-1, 1, 64)
     assert words(values) == words(values * (1 + 1e-7)) == words(torch.nextafter(values, torch.tensor(2.0)))
     assert len({words(torch.tensor(v)) for v in ([0, 0.1, 0.3], [0, 0.3, 0.1], [0.3, 0.1, 0], [0, 0.1, 0.31])}) == 4
+    assert words(torch.tensor([0, 1e-5, 3e-5])) != words(torch.tensor([0, 3e-5, 1e-5]))
     assert len({words(np.array(v)) for v in ([0, 0.1, 0.3], [0, 0.3, 0.1], [0, 0.1j, 0.3])}) == 3
     for value in (torch.eye(3).to_sparse(), torch.eye(3).bfloat16(), torch.empty(0), np.array(["a"]), torch.zeros(2)):
         assert words(value) == words(value) != words(torch.full((4,), 7.0))

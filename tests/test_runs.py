@@ -323,6 +323,10 @@ def test_what_a_killed_publishing_left_is_removed_by_the_next(root):
     for place in (".new-seed_2", "seed_3/.new-epochs_5/validation"):
         (target / place).mkdir(parents=True)
         (target / place / "metrics.json").write_text("half", encoding="utf-8")
+    shutil.copytree(target, copy := root / "copy")
+    assert publish_run("experiment_5") == target
+    shutil.rmtree(target)
+    shutil.copytree(copy, target)
     target.rename(target.with_name(".old-experiment_5"))
     assert publish_run("experiment_5") == target
     assert {path.name for path in target.iterdir() if path.name != "seed_3"} == {*checkpoints.KEPT, SUMS}

@@ -91,9 +91,8 @@ def _said(function: FunctionType, _: CodeType) -> str:
     """What a function says; %autoreload may give it another code."""
     if not function.__module__.startswith("utils."):
         return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
-    file = _place(function)  # where it stands by its name: comments above it may have moved it since it was loaded
-    part = ast.parse((UTILS / f"{file}.py").read_bytes() if reloading() else utils.SOURCES[file])
-    for name in function.__qualname__.split("."):
+    part = ast.parse((UTILS / f"{_place(function)}.py").read_bytes())
+    for name in function.__qualname__.split("."):  # not by its line: comments above may have moved it since
         part = next(inner for inner in part.body if getattr(inner, "name", None) == name)
     return _text(ast.Module([part], []))
 
