@@ -1198,7 +1198,7 @@ def test_a_temperature_stays_with_the_same_weights(root, images):
     assert not (target / "calibration.json").exists()
 
 
-def test_without_a_stderr_there_is_no_bar(monkeypatch):
+def test_without_a_stderr_there_is_no_bar(root, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(sys, "stderr", None)
     runs.train(tiny_network, ONE, random_images(), name="mine")

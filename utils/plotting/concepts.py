@@ -15,7 +15,8 @@ WIDTH = 8.5  # inches, of a figure that fills the page
 
 
 def grids(*parts: str | tuple, cell: float = 0.4) -> Figure:
-    """Arrays side by side with the number in each cell, positive blue and negative red; NaN stays empty.
+    """Arrays side by side with the number in each cell, positive blue and negative red, in all of them alike; NaN
+    stays empty.
 
     Args:
         *parts: a sign such as "=", or (title, array (H, W), frame, ...), where a frame (row, column, height, width)
@@ -25,6 +26,8 @@ def grids(*parts: str | tuple, cell: float = 0.4) -> Figure:
     widths = [0.8 if isinstance(part, str) else part[1].shape[1] for part in parts]
     rows, columns = max(len(part[1]) for part in parts if not isinstance(part, str)), sum(widths) + 0.5 * len(parts)
     cell = min(cell, WIDTH / columns)
+    everything = [part[1] for part in parts if not isinstance(part, str)]
+    limit = 2 * max(*(np.nanmax(np.abs(values)) for values in everything), 1e-9)  # pale: the numbers can be read
     figure, (axes,) = subplots(1, len(parts), size=(cell * columns, cell * rows + 0.6), width_ratios=widths)
     for axis, part in zip(axes, parts, strict=True):
         if isinstance(part, str):
@@ -32,7 +35,6 @@ def grids(*parts: str | tuple, cell: float = 0.4) -> Figure:
             axis.text(0.5, 0.5, part, transform=axis.transAxes, ha="center", va="center", fontsize=18)
             continue
         title, values, *frames = part
-        limit = 2 * max(np.nanmax(np.abs(values)), 1e-9)  # pale, so that the numbers can be read
         axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):

@@ -220,13 +220,17 @@ def architecture(table: pd.DataFrame) -> Figure:
         axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=kinds[kind]))
         if place:  # an arrow, from behind the box before
             axis.annotate("", (x - width / 2, 0), (x - 11, 0), arrowprops=dict(arrowstyle="->", color=GREY), zorder=0)
-        name, stride = row.layer.split(".")[0], "" if pd.isna(row.stride) else row.stride
-        said = name, stride, row.out_channels, f"{row.out_size}x{row.out_size}", row.receptive_field
+        name, *parts = row.layer.split(".")
+        name += {"depthwise": " dw", "pointwise": " pw"}.get(parts[-1] if parts else "", "")
+        stride, sees = "" if pd.isna(row.stride) else row.stride, row.receptive_field if row.kind != "Linear" else "-"
+        said = name, stride, row.out_channels, f"{row.out_size}x{row.out_size}", sees
         for y, title, text in zip(range(-20, -40, -4), titles, said, strict=True):
-            axis.text(x, y, text, ha="center", va="center", fontsize=9)
+            axis.text(x, y, text, ha="center", va="center", fontsize=9 if text is not name or not parts else 8)
             if not place:
                 axis.text(-6, y, title, ha="right", va="center", fontsize=9, color=GREY)
     axis.set(xlim=(-30, x + 6), ylim=(-38, 17))
+    said = "height: side of the image, width: channels; dw: depthwise, pw: pointwise"
+    axis.set_title(said, fontsize=9, color=GREY)
     axis.axis("off")
     handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in kinds.values()]
     figure.legend(handles, kinds, loc="outside lower center", ncols=len(KINDS), fontsize=9, frameon=False)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -91,17 +91,28 @@ def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterabl
     for bars in axis.collections:
         taken += [Bbox(axis.transData.transform(bar)) for bar in bars.get_segments() if len(bar)]
     sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]  # the best first
+    places = [(*side, away) for away in (8, 22) for side in sides]  # points; the far ones with a line
+    to_point = dict(arrowstyle="-", color=GREY, lw=0.8, shrinkA=0, shrinkB=4)
     for name, point in zip(names, zip(x, y, strict=True), strict=True):
-        text = axis.annotate(name, point, (0, 0), textcoords="offset points", fontsize=9, color=BLUE)
+        text = axis.annotate(
+            name, point, (0, 0), textcoords="offset points", fontsize=9, color=BLUE, arrowprops=to_point
+        )
 
-        def crowded(side: tuple[int, int], text: Text = text) -> int:
-            across, up = ("center", "left", "right")[side[0]], ("center", "bottom", "top")[side[1]]
-            text.set(position=(8 * side[0], 8 * side[1]), ha=across, va=up)
-            box = text.get_window_extent().padded(2)
-            return box.count_overlaps(taken) + 9 * (box.x0 < axis.bbox.x0 or box.x1 > axis.bbox.x1)
+        def crowded(place: tuple[int, int, int], text: Annotation = text) -> int:
+            around = _place(text, *place).padded(3)
+            outside = around.x0 < axis.bbox.x0 or around.x1 > axis.bbox.x1
+            return around.count_overlaps(taken) + 9 * outside
 
-        crowded(min(sides, key=crowded))
-        taken.append(text.get_window_extent())
+        taken.append(_place(text, *min(places, key=crowded)))
+
+
+def _place(text: Annotation, right: int, up: int, away: int) -> Bbox:
+    """Put a name so many points away from what it names, far ones with a line; returns where it lies."""
+    text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
+    text.set_position((away * right, away * up))
+    text.arrow_patch.set_visible(away > 8)
+    text.get_window_extent()  # which moves it there
+    return Text.get_window_extent(text)  # without the line
 
 
 def as_png(figure: Figure) -> bytes:
