@@ -3,12 +3,9 @@
 import inspect
 import json
 import linecache
-import runpy
 import shutil
-import sys
 from functools import partial, wraps
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -209,121 +206,6 @@ def test_an_edit_after_loading_is_said(copy, tmp_path, monkeypatch, file, old, n
     assert code()
 
 
-OBJECTS = {
-    "partial": ("partial(F.cross_entropy, label_smoothing=0.1)", "partial(F.cross_entropy, label_smoothing=0.2)"),
-    "its function": ("partial(F.cross_entropy)", "partial(F.nll_loss)"),
-    "module": ("nn.CrossEntropyLoss(label_smoothing=0.1)", "nn.CrossEntropyLoss(label_smoothing=0.2)"),
-    "weights of a module": ("nn.NLLLoss(torch.ones(10))", "nn.NLLLoss(torch.zeros(10))"),
-    "tensor": ("torch.ones(10)", "torch.zeros(10)"),
-    "array": ("np.ones(10)", "np.ones(10, np.float32)"),
-    "set": ("{1, 2}", "{1, 3}"),
-    "closure": ("(lambda k: lambda loss: k * loss)(1)", "(lambda k: lambda loss: k * loss)(2)"),
-    "class from elsewhere": ("torch.optim.SGD", "torch.optim.Adam"),
-    "function from elsewhere": ("F.cross_entropy", "F.nll_loss"),
-    "kind": ("F.cross_entropy", "partial(F.cross_entropy, label_smoothing=0.1)"),
-    "kind of number": ("1", "1.5"),
-    "results kept": ("cache(lambda: 1)", "cache(lambda: 2)"),
-    "class in a table": ("dict(muon=torch.optim.SGD)", "dict(muon=torch.optim.Adam)"),
-    "built in": ("torch.relu", "torch.tanh"),
-    "file": ("nn.init", "nn.utils"),
-}
-
-
-@pytest.fixture
-def loaded(tmp_path, monkeypatch):
-    """A function that loads a file utils/loss.py of this text, and one that asks whether one of this text would be an
-    edit that %autoreload did not bring into what is loaded."""
-    monkeypatch.setattr(code_module, "UTILS", tmp_path)
-    module, path = ModuleType("utils.loss"), tmp_path / "loss.py"
-    module.__file__ = str(path)
-    monkeypatch.setitem(sys.modules, "utils.loss", module)
-    head = """from functools import cache, cached_property, partial
-import time
-import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
-"""
-
-    def load(text):
-        exec(compile(head + text, path, "exec"), vars(module))
-
-    def is_edit(text):
-        path.write_text(head + text, encoding="utf-8")
-        return code_module.outdated(["loss"]) == "loss"
-
-    return load, is_edit
-
-
-@pytest.mark.parametrize("before, after", OBJECTS.values(), ids=OBJECTS)
-def test_an_edit_of_an_object_after_loading_is_said(loaded, before, after):
-    load, is_edit = loaded
-    load(f"LOSS = {before}")
-    assert not is_edit(f"LOSS = {before}") and is_edit(f"LOSS = {after}")
-
-
-CLASS = """class Loss(nn.Module):
-    def forward(self, x):
-        return x
-    @property
-    def scale(self):
-        return 1
-    @cached_property
-    def weights(self):
-        return 1
-    @cache
-    def table(self):
-        return 1
-"""
-CLASS_EDITS = {
-    "a method more": (CLASS, CLASS + "    def extra_repr(self):\n        return ''\n"),
-    "a method of the class more": (CLASS, CLASS + "    @classmethod\n    def of(cls):\n        return cls()\n"),
-    "a constant more": (CLASS, CLASS + "    inplace = True\n"),
-    "a method less": (CLASS, CLASS.split("    @property")[0]),
-    "a property less": (CLASS, CLASS.replace("    @property\n    def scale(self):\n        return 1\n", "")),
-    "another base": (CLASS, CLASS.replace("nn.Module", "nn.Sequential")),
-    "a property": (CLASS, CLASS.replace("scale(self):\n        return 1", "scale(self):\n        return 2")),
-    "computed once": (CLASS, CLASS.replace("weights(self):\n        return 1", "weights(self):\n        return 2")),
-    "results kept": (CLASS, CLASS.replace("table(self):\n        return 1", "table(self):\n        return 2")),
-}
-
-
-@pytest.mark.parametrize("before, after", CLASS_EDITS.values(), ids=CLASS_EDITS)
-def test_an_edit_of_a_class_after_loading_is_said(loaded, before, after):
-    load, is_edit = loaded
-    load(before)
-    assert not is_edit(before) and is_edit(after) and not is_edit(before)
-
-
-def test_what_a_cell_adds_to_a_class_is_no_edit_of_the_file(loaded):
-    load, is_edit = loaded
-    load(CLASS)
-    sys.modules["utils.loss"].Loss.forward_twice = lambda self, x: self(self(x))
-    sys.modules["utils.loss"].Loss.factor = 2
-    assert not is_edit(CLASS) and is_edit(CLASS.replace("return x", "return -x"))
-
-
-def test_a_constant_that_is_another_one_each_time_is_no_edit(loaded):
-    load, is_edit = loaded
-    begun = "BEGUN = time.perf_counter()\n"
-    load(begun + "LOSS = 1")
-    assert not is_edit(begun + "LOSS = 1") and is_edit(begun + "LOSS = 2")
-
-
-def test_an_edit_that_is_loaded_in_one_file_only_is_said(copy, monkeypatch):
-    """As where %autoreload fails in part: training still has the class of before."""
-    monkeypatch.setitem(sys.modules, "IPython.extensions.autoreload", ModuleType("autoreload"))
-    edit(copy / "engine" / "steps.py", "loss = F.cross_entropy(", "loss = 2 * F.cross_entropy(")
-    again = runpy.run_path(str(copy / "engine" / "steps.py"), run_name="utils.engine.steps")
-    for name, value in again.items():
-        if name[:2] != "__":
-            monkeypatch.setattr(sys.modules["utils.engine.steps"], name, value)
-    with pytest.raises(RunError, match="^utils/engine/steps.py was edited after it was loaded"):
-        code()
-    monkeypatch.setattr(training, "TrainingStep", again["TrainingStep"])
-    assert code()
-
-
 def test_files_that_cannot_be_read_while_a_kernel_runs(copy):
     edit(copy / "training.py", "def optimizer_and_schedule", "# why\n\ndef optimizer_and_schedule")
     assert code()
@@ -380,17 +262,6 @@ def test_a_docstring_edited_while_a_kernel_runs_is_no_edit(copy):
     ):
         edit(copy / f"{name}.py", old, old + "So: ")
     assert code()
-
-
-def test_a_function_that_is_compiled_alone_is_the_same():
-    """As IPython's %autoreload does it; Python then calls what the file imports by other instructions."""
-    for module in [models, data, training, sys.modules["utils.engine.steps"], sys.modules["utils.engine.batches"]]:
-        for name, whole in vars(module).copy().items():
-            if inspect.isfunction(whole) and whole.__module__ == module.__name__:
-                exec(inspect.getsource(whole), alone := dict(vars(module)))
-                assert code_module._does(alone[name]) == code_module._does(whole), name
-    exec(inspect.getsource(models._layer).replace("ReLU", "SiLU"), alone := dict(vars(models)))
-    assert code_module._does(alone["_layer"]) != code_module._does(models._layer)
 
 
 def test_using_an_optimizer_is_no_edit():

@@ -60,7 +60,7 @@ def classes_of(model: nn.Module) -> dict[str, str]:
             own = [_inner(value) for key, value in vars(kind).items() if key != "__annotate_func__"]  # Python 3.14's
             for function in filter(inspect.isfunction, own):
                 with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
-                    texts.append(_said(function, function.__code__))
+                    texts.append(_said(function))
             digest = sha256("".join(texts).encode()).hexdigest()[:8]
             found |= {f"{kind.__module__}.{kind.__qualname__}": SAME.get(digest, digest)} if texts else {}
     return found
@@ -87,8 +87,7 @@ def _reached(names: list[str]) -> dict[str, bytes]:
 
 
 @cache
-def _said(function: FunctionType, _: CodeType) -> str:
-    """What a function says; %autoreload may give it another code."""
+def _said(function: FunctionType) -> str:
     if not function.__module__.startswith("utils."):
         return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
     part = ast.parse((UTILS / f"{_place(function)}.py").read_bytes())
@@ -143,32 +142,10 @@ def refuse_edits(names: list[str]) -> None:
     try:
         now = _reached(names)
         stale = [name for name in now if _digest(now[name]) != _digest(utils.SOURCES.get(name, b""))]
-        if stale and reloading():
-            stale = [outdated([*now])]
     except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
         raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
-    if any(stale):
+    if stale:
         raise RunError(f"utils/{stale[0]}.py was edited after it was loaded; restart the kernel, and it counts.")
-
-
-def reloading() -> bool:
-    """Whether IPython's %autoreload brings edits into what is loaded, as in the last notebook."""
-    return "IPython.extensions.autoreload" in sys.modules
-
-
-def outdated(names: list[str]) -> str | None:
-    """The first of these files of which something is loaded, also in another of them, that it no longer says."""
-    loaded, again = _loaded(names)
-    for module in loaded:
-        for key, value in vars(sys.modules[module]).items():
-            place, name = module, key
-            if _named(value) and value.__qualname__ in again.get(value.__module__, ()):
-                place, name = value.__module__, value.__qualname__
-            there = again[place].get(name, value)
-            if key[:2] != "__" and _differ(there, value):
-                if not _differ(there, _loaded(names, once_more=True)[1][place].get(name)):  # no constant like the hour
-                    return loaded[place]
-    return None
 
 
 def replaced(names: list[str]) -> dict[str, str]:
@@ -197,38 +174,17 @@ def _is_another(there: Any, value: Any) -> bool:
     return _wrappers(value) != _wrappers(there) and not hasattr(value, "hooked")
 
 
-def _loaded(names: list[str], once_more: bool = False) -> tuple[dict[str, str], dict[str, dict]]:
+def _loaded(names: list[str]) -> tuple[dict[str, str], dict[str, dict]]:
     """Of these files those that are loaded, by the name of the module, and what each defines now."""
     loaded = {f"utils.{name.removesuffix('/__init__').replace('/', '.')}": name for name in names}
     loaded = {module: name for module, name in loaded.items() if module in sys.modules}
     paths = {module: UTILS / f"{name}.py" for module, name in loaded.items()}
-    return loaded, {module: _again(path, module, path.read_bytes(), once_more) for module, path in paths.items()}
-
-
-def _differ(there: Any, value: Any) -> bool:
-    """Whether a function, class or constant is another one in its file; not where a cell put something in the place of
-    a function of utils/, for which there is `replaced`."""
-    if there is value:
-        return False
-    while inspect.isfunction(value) and _wrappers(value) > _wrappers(there):
-        value = value.__wrapped__  # PyTorch puts one around the step of an optimizer's class when it is first used
-    if type(there).__name__ != type(value).__name__ or _named(value) and there.__module__ != value.__module__:
-        return not (_named(there) and there.__module__.startswith("utils."))
-    if isinstance(there, dict):
-        value = {key: value.get(key) for key in there}  # what a cell added is no edit of the file
-    if inspect.isclass(value):
-        now, held = ({k: v for k, v in vars(c).items() if k[:2] != "__" or _code(v)} for c in (there, value))
-        file = getattr(sys.modules.get(value.__module__), "__file__", None)
-        lost = any(_code(held[key]).co_filename == file for key in held.keys() - now.keys() if _code(held[key]))
-        bases = [[(base.__module__, base.__qualname__) for base in c.__bases__] for c in (there, value)]
-        more = lost or now.keys() - held.keys() or bases[0] != bases[1]
-        return bool(more) or any(_differ(now[key], held[key]) for key in now.keys() & held.keys())
-    return _does(there) != _does(value)
+    return loaded, {module: _again(path, module, path.read_bytes()) for module, path in paths.items()}
 
 
 @cache
-def _again(path: Path, module: str, source: bytes, once_more: bool) -> dict:
-    """What a file defines, executed beside the module that was loaded of it, and then perhaps a second time."""
+def _again(path: Path, module: str, source: bytes) -> dict:
+    """What a file defines, executed beside the module that was loaded of it."""
     try:
         with torch.random.fork_rng(devices=[]), rng_from(0):
             return runpy.run_path(str(path), run_name=module)
@@ -276,15 +232,9 @@ def _inner(value: Any) -> Any:
     return value if inspect.isfunction(value) else getattr(value, "__wrapped__", value)
 
 
-def _code(value: Any) -> CodeType | None:
-    """The code of a function, also of one in a property or such."""
-    return getattr(_inner(value), "__code__", None)
-
-
 @cache  # most functions are asked about in every training, and twice: as loaded, and as their file says
 def _steps(value: CodeType) -> list:
-    """The instructions of a function, without its docstring; the same whether the whole file was compiled or, as
-    IPython's %autoreload does, that function alone, where Python calls what was imported in another way."""
+    """The instructions of a function, without its docstring and wherever it stands."""
     left_out = ("CACHE", "EXTENDED_ARG", "PRECALL", "PUSH_NULL")
     kept = [i for i in dis.get_instructions(value) if i.opname not in left_out]
 
@@ -293,7 +243,7 @@ def _steps(value: CodeType) -> list:
             return sum(other.offset < i.argval for other in kept)
         return _does(i.argval) if isinstance(i.argval, CodeType) else repr(i.argval)
 
-    return [(i.opname.replace("_METHOD", "_ATTR"), argument(i)) for i in kept]
+    return [(i.opname, argument(i)) for i in kept]
 
 
 def _named(value: Any) -> bool:
