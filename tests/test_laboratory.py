@@ -2148,11 +2148,18 @@ class MaskedByRand(Masked):
         return x * (torch.rand(x.shape) < 0.75) / 0.75 if self.training else x
 
 
+class MaskedByBernoulli(Masked):
+    def forward(self, x):
+        x = nn.Sequential.forward(self, x)
+        return x * torch.bernoulli(torch.empty_like(x), 0.75) / 0.75 if self.training else x
+
+
 def test_random_masks_are_the_same_on_every_processor():
     """bernoulli_(p), with which PyTorch draws them, asks MKL on a processor of Intel's alone."""
-    model, other = records.build(Masked), records.build(MaskedByRand)
-    assert records.response(model) == pytest.approx(records.response(other), abs=1e-4)
-    assert records.behave_alike(records.behaviour(model), records.behaviour(other))
+    other = records.build(MaskedByRand)
+    for model in (records.build(Masked), records.build(MaskedByBernoulli)):
+        assert records.response(model) == pytest.approx(records.response(other), abs=1e-4)
+        assert records.behave_alike(records.behaviour(model), records.behaviour(other))
 
 
 def test_the_words_of_a_network_do_not_depend_on_how_a_cell_prints():

@@ -22,9 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 # What every file here said when this process began: an edit counts in a new one (engine/code.py).
 if "SOURCES" not in globals():  # they are those of the beginning, also if this file is loaded again
-    HERE = Path(__file__).resolve().parent
-    SOURCES = {file: file.read_bytes() for file in HERE.rglob("[!.]*.py") if file.is_file()}
-    SOURCES = {file.relative_to(HERE).with_suffix("").as_posix(): source for file, source in SOURCES.items()}
+    SOURCES = {
+        file.relative_to(ROOT / "utils").with_suffix("").as_posix(): file.read_bytes()
+        for file in (ROOT / "utils").rglob("[!.]*.py")
+        if file.is_file()
+    }
 
 # Otherwise albumentations asks the package index for its newest version at every import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -232,7 +232,6 @@ def _inner(value: Any) -> Any:
     return value if inspect.isfunction(value) else getattr(value, "__wrapped__", value)
 
 
-@cache  # most functions are asked about in every training, and twice: as loaded, and as their file says
 def _steps(value: CodeType) -> list:
     """The instructions of a function, without its docstring and wherever it stands."""
     left_out = ("CACHE", "EXTENDED_ARG", "PRECALL", "PUSH_NULL")

@@ -213,12 +213,12 @@ class EqualMasks(TorchDispatchMode):
     made the processor, because on Intel's PyTorch asks MKL for it."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        drawn = {torch.ops.aten.bernoulli_.float: False, torch.ops.aten.bernoulli.p: True}
-        if function not in drawn:
+        in_place = function is torch.ops.aten.bernoulli_.float
+        if not in_place and function is not torch.ops.aten.bernoulli.p:
             return function(*args, **(kwargs or {}))
         like, p = (*args, 0.5)[:2]
-        mask = torch.rand(like.shape, **(kwargs or {})) < p
-        return mask.to(like.dtype) if drawn[function] else like.copy_(mask)
+        mask = (torch.rand(like.shape, **(kwargs or {})) < p).to(like.dtype)
+        return like.copy_(mask) if in_place else mask
 
 
 def with_equal_masks(probe: Callable) -> Callable:

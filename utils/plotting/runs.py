@@ -225,12 +225,11 @@ def architecture(table: pd.DataFrame) -> Figure:
         stride, sees = "" if pd.isna(row.stride) else row.stride, row.receptive_field if row.kind != "Linear" else "-"
         said = name, stride, row.out_channels, f"{row.out_size}x{row.out_size}", sees
         for y, title, text in zip(range(-20, -40, -4), titles, said, strict=True):
-            axis.text(x, y, text, ha="center", va="center", fontsize=9 if text is not name or not parts else 8)
+            axis.text(x, y, text, ha="center", va="center", fontsize=8 if str(text).endswith((" dw", " pw")) else 9)
             if not place:
                 axis.text(-6, y, title, ha="right", va="center", fontsize=9, color=GREY)
     axis.set(xlim=(-30, x + 6), ylim=(-38, 17))
-    said = "height: side of the image, width: channels; dw: depthwise, pw: pointwise"
-    axis.set_title(said, fontsize=9, color=GREY)
+    axis.set_title("height: side of the image, width: channels; dw: depthwise, pw: pointwise", fontsize=9, color=GREY)
     axis.axis("off")
     handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in kinds.values()]
     figure.legend(handles, kinds, loc="outside lower center", ncols=len(KINDS), fontsize=9, frameon=False)

@@ -62,22 +62,21 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
             f"{recipe.teacher}, which teaches {name}, is not published; publish it, and name it without runs/."
         )
     target = records.place(name, seed, judged_on, epochs)
-    model = records.build(network, seed)
-    images = records.OFFICIAL | dict(judged_on=judged_on)
-    records.find(name, runs.identity(model, recipe, images, seed), model)  # what differs needs no images to be said
-    parts = dict(test=(whole := official_images()), validation=hold_out(whole))
 
-    def as_now(seed: int, judged_on: str, epochs: int) -> tuple[dict, nn.Module]:
+    def as_now(seed: int, judged_on: str, epochs: int, part: ImageData | None = None) -> tuple[dict, nn.Module]:
+        """What such a run would be by the code as it stands, and its network."""
         model, images = records.build(network, seed), records.OFFICIAL | dict(judged_on=judged_on)
-        return runs.identity(model, replace(recipe, epochs=epochs), images, seed, parts[judged_on]), model
+        return runs.identity(model, replace(recipe, epochs=epochs), images, seed, part), model
 
+    records.find(name, *as_now(seed, judged_on, recipe.epochs))  # what differs needs no images to be said
+    parts = dict(test=(whole := official_images()), validation=hold_out(whole))
     beside = utils.ROOT / "results" / name
-    for folder in sorted({path.parent for path in beside.glob("**/metrics.json")} - {target}):  # mend() left no other
+    for folder in sorted({path.parent for path in beside.glob("**/metrics.json")} - {target}):
         m, title = records.read_metrics(folder), records.title_of(folder)
         fewer = m["epochs"] if (beside / f"epochs_{m['epochs']}") in (folder, *folder.parents) else row.recipe.epochs
-        if why := records.why_not(*as_now(m["seed"], m["evaluated_on"], fewer), folder):
+        if why := records.why_not(*as_now(m["seed"], m["evaluated_on"], fewer, parts[m["evaluated_on"]]), folder):
             raise RunError(f"The published {title} is of another network or recipe ({why}); delete results/{title}.")
-    wanted, model = as_now(seed, judged_on, recipe.epochs)
+    wanted, model = as_now(seed, judged_on, recipe.epochs, parts[judged_on])
     source = records.find(name, wanted, model)
     check(runs.load(source, network), wanted, parts[judged_on])
     kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
