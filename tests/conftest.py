@@ -11,6 +11,7 @@ os.environ.pop("FAST_RUN", None)  # before utils is imported, which reads it onc
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import utils
 from utils import ROOT
@@ -103,6 +104,19 @@ def shorten_the_stand_in(project):
     text = path.read_text(encoding="utf-8")
     assert text.count("images[:1500], labels[:1500]") == 1
     path.write_text(text.replace("[:1500]", "[:384]"), encoding="utf-8")
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Two 32x32 images a class for training, one for testing; png and jpg."""
+    rng = np.random.default_rng(0)
+    for part, suffixes in (("train", ("a.png", "b.jpg")), ("test", ("a.png",))):
+        for name in CLASSES:
+            (tmp_path / "mirror" / part / name).mkdir(parents=True)
+            for suffix in suffixes:
+                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "mirror" / part / name / suffix)
+    return tmp_path / "mirror"
 
 
 @pytest.fixture

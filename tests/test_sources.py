@@ -27,19 +27,6 @@ def archive(folder, path, mode="w:gz"):
     return path
 
 
-@pytest.fixture
-def class_folders(tmp_path):
-    """Two 32x32 images a class for training, one for testing; png and jpg."""
-    rng = np.random.default_rng(0)
-    for part, suffixes in (("train", ("a.png", "b.jpg")), ("test", ("a.png",))):
-        for name in CLASSES:
-            (tmp_path / "mirror" / part / name).mkdir(parents=True)
-            for suffix in suffixes:
-                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "mirror" / part / name / suffix)
-    return tmp_path / "mirror"
-
-
 # ---------------------------------------------------------------- the official layout
 
 

@@ -19,6 +19,7 @@ from utils.errors import DataError, first_line, printable
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
+OTHERS = "NOT CIFAR-10"  # printed wherever other images, or not all, are read: no page shows what follows from them
 LARGEST, MOST = 2**30, 200_000  # bytes of an unpacked archive; images in class folders
 LISTING = ".unpacked"  # the file that tells what was unpacked there
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # read by Pillow alone; an EPS would start Ghostscript
@@ -70,6 +71,7 @@ class ImageData:
             for images, labels, count in parts
             for chosen in [np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)]
         )
+        print(f"FAST_RUN: only {len(y)} + {len(test_y)} images, {OTHERS} as a whole.", flush=True)
         return ImageData(x, y, test_x, test_y, self.classes, self.source)
 
 
@@ -248,11 +250,13 @@ def read_class_folders(folder: Path, cache: Path) -> ImageData:
         np.savez(work / "decoded.npz", **arrays)
 
     try:
-        return read_decoded(cached)
+        data = read_decoded(cached)
     except Exception:  # a missing or damaged one fails in many ways
         remove(cached)
         make_once(cached, fill)
-    return read_decoded(cached)
+        data = read_decoded(cached)
+    print(f"Class folders, {len(data.train_labels):,} + {len(data.test_labels):,} images, {OTHERS}'s own files.")
+    return data
 
 
 def read_decoded(folder: Path) -> ImageData:

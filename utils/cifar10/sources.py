@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 import numpy as np
 from tqdm.auto import tqdm
 
-from utils.cifar10.files import OFFICIAL, ImageData, make_once, read_official, unpack
+from utils.cifar10.files import OFFICIAL, OTHERS, ImageData, make_once, read_official, unpack
 from utils.errors import DataError, first_line, printable
 
 MIRRORS = [  # of one file; the official host is the slower one
@@ -109,12 +109,12 @@ def fetch(url: str, target: Path) -> None:
         raise failed[0]
 
 
-BANNER = """\
-{line}
-  STAND-IN DATA: handwritten digits, NOT CIFAR-10. {why}
+BANNER = f"""\
+{{line}}
+  STAND-IN DATA: handwritten digits, {OTHERS}. {{why}}
   Everything runs, but no figure below says anything about CIFAR-10.
   For the real images set CIFAR10_PATH to a CIFAR-10 folder or tar archive.
-{line}"""
+{{line}}"""
 
 
 def stand_in() -> ImageData:

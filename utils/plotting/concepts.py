@@ -121,8 +121,8 @@ def reach(stacks: Mapping[str, Sequence[tuple[int, int, int]]]) -> Figure:
 def lines(x: Sequence, named: Mapping[str, Sequence], marked: Sequence[float] = (), **labels) -> Figure:
     """A line for each name over x; `marked` are dashed verticals; labels as for `Axes.set`."""
     figure, ((axis,),) = subplots(size=(WIDTH, 3.2))
-    for (name, y), (colour, _) in zip(named.items(), LINES, strict=False):
-        axis.plot(x, y, color=colour, label=name)
+    for (name, y), (colour, marker) in zip(named.items(), LINES, strict=False):
+        axis.plot(x, y, color=colour, marker=marker if len(x) < 50 and len(named) > 1 else "", ms=4, label=name)
     for position in marked:
         axis.axvline(position, color=GREY, ls="--", lw=1)
     axis.set(**labels)

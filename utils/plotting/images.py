@@ -42,6 +42,6 @@ def channel_histograms(counts: np.ndarray, mean: Sequence[float], std: Sequence[
     said = f"255: up to {shares[:, -1].max():.1f} %,\noff the top →"
     for axis in (before, after):
         axis.set_ylim(0, top)
-        axis.text(0.93, 0.97, said, transform=axis.transAxes, ha="right", va="top", fontsize=9)
+        axis.text(0.9, 0.97, said, transform=axis.transAxes, ha="right", va="top", fontsize=9)
     legend_below(figure, before, columns=3)
     return figure

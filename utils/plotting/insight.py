@@ -20,7 +20,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     axis.imshow(off, cmap="Reds", vmin=0, vmax=max(off.max(), 1))
     for (i, j), value in np.ndenumerate(matrix):
         if i == j:
-            axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#d9ead3"))
+            axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#dbe9f6"))
         colour = "white" if off[i, j] > 0.6 * off.max() else "black"
         axis.text(j, i, f"{value:,}", ha="center", va="center", fontsize=9.5, color=colour)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
@@ -57,7 +57,7 @@ def cams(images: np.ndarray, maps: np.ndarray, titles: Sequence[str]) -> Figure:
     pictures(axes[2], map(overlay, images, maps))
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8.5)
-    for axis, name in zip(axes[:, 0], ("image", "Grad-CAM", "overlay"), strict=True):
+    for axis, name in zip(axes[:, 0], ("image", "Grad-CAM\n(bright: much)", "overlay"), strict=True):
         row_name(axis, name, rotation=90)
     return figure
 
@@ -68,7 +68,7 @@ def reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float])
     for axis, (name, table) in zip(axes, tables.items(), strict=True):
         axis.plot([0, 100], [0, 100], color="black", ls="--", lw=1, label="confidence = accuracy")
         few = table.images < 20
-        axis.bar(table.confidence, table.accuracy, 8, color=np.where(few, "white", BLUE), edgecolor=BLUE)
+        axis.bar(table.confidence, table.accuracy, 6, color=np.where(few, "white", BLUE), edgecolor=BLUE)
         for row, colour in zip(table.itertuples(), np.where(few, BLUE, "white"), strict=True):
             place = dict(ha="center", va="bottom", rotation=90, fontsize=9.5)
             axis.text(row.confidence, 2, f"{row.images:,}", color=colour, **place)
@@ -129,7 +129,7 @@ def predictions(
         axis.set(xlim=(0, 115), xticks=[0, 25, 50, 75, 100])
         axis.invert_yaxis()  # the best class on top
         axis.grid(axis="y", visible=False)
-    titles = ("what the network saw", "where it looked", "calibrated probability (%)")
+    titles = ("what the network saw", "where it looked (bright)", "calibrated probability (%)")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9.5)
     return figure

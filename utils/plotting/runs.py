@@ -30,10 +30,10 @@ def curves(run: Any, prior: Any = None) -> Figure:
         prior: an `experiments.PriorWork` to name beside it.
     """
     history, metrics = run.history, run.metrics
-    split, first = metrics["evaluated_on"], metrics["epochs_to_85"]
+    split, first, teacher = metrics["evaluated_on"], metrics["epochs_to_85"], metrics["recipe"].get("teacher")
     figure, ((loss, accuracy, rate),) = subplots(1, 3, size=(9, 3.6), width_ratios=[1, 1.25, 0.8])
     for axis, measure, corner in ((loss, "loss", "upper right"), (accuracy, "accuracy", "lower right")):
-        mixed = ", with its teacher" if measure == "loss" and metrics["recipe"].get("teacher") else ""
+        mixed = ",\nwith its teacher" if measure == "loss" and teacher else ""
         parts = {f"training{mixed}": history[f"train_{measure}"], split: history[f"{split}_{measure}"]}
         upper = max(values.iloc[-1] for values in parts.values())
         for (part, values), (colour, marker) in zip(parts.items(), LINES, strict=False):
@@ -49,14 +49,14 @@ def curves(run: Any, prior: Any = None) -> Figure:
     if first:
         accuracy.plot(first, history[f"{split}_accuracy"][first - 1], "*", color=RED, ms=13, zorder=3)
     if prior:
-        said.append(f"{prior.source}: {prior.accuracy:g} %, epoch {prior.epoch}")
-    rate.plot(history.epoch, history.lr, color=GREEN)
-    loss.set(title="loss", ylabel="cross-entropy per image")
+        said.append(f"{prior.source}: {prior.accuracy:.2f} %, epoch {prior.epoch}")
+    rate.plot(history.epoch - 1, history.lr, color=GREEN)  # that of the epoch's first step
+    loss.set(title="loss", ylabel="loss per image" if teacher else "cross-entropy per image")
     accuracy.set_ylabel("accuracy (%)")
     accuracy.set_title("\n".join(said), fontsize=9.5)
     rate.set(title="learning rate", ylim=(0, None))
     for axis in (loss, accuracy, rate):
-        axis.set_xlabel("epoch")
+        axis.set_xlabel("epochs done" if axis is rate else "epoch")
         axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     images = IMAGES.get(images_of(metrics), images_of(metrics))
     title = title_of(run.folder) if run.folder else metrics["name"]
@@ -117,13 +117,13 @@ def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 COSTS = {  # column of the table of runs -> name on the axis, unit, and where a `PriorWork` has the same
-    "parameters": (f"parameters (thousands); fewer than {MAX_PARAMETERS / 1e3:g}", 1e3, "parameters"),
-    "macs": ("multiply-adds an image (millions)", 1e6, None),
-    "epochs": ("epochs", 1, "epoch"),
+    "parameters": (f"parameters (thousands, log scale); fewer than {MAX_PARAMETERS / 1e3:g}", 1e3, "parameters"),
+    "macs": ("multiply-adds an image (millions, log scale)", 1e6, None),
+    "epochs": ("epochs (log scale)", 1, "epoch"),
 }
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
     "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
-    "best elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, best epoch on the test set"),
+    "best elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, an epoch chosen on the test images"),
 }
 
 
@@ -190,9 +190,8 @@ def differences(table: pd.DataFrame, title: str = "") -> Figure:
         axis.plot(row.difference, place, "o", color=colour, ms=6)
     axis.axvline(0, color="black", lw=1)
     axis.set_yticks(places, table.index)
-    axis.set(
-        xlabel="difference in accuracy (points), with its 95 % interval", title=title, ylim=(0.4, len(table) + 0.6)
-    )
+    said = "difference in accuracy (points) with its 95 % interval; grey: it holds 0"
+    axis.set(xlabel=said, title=title, ylim=(0.4, len(table) + 0.6))
     return figure
 
 

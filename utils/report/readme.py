@@ -9,6 +9,7 @@ import re
 
 import utils
 from utils import architecture, plotting, runs
+from utils.cifar10.files import OTHERS
 from utils.engine.checkpoints import verify, write_atomically
 from utils.engine.records import read_table
 from utils.errors import RunError, first_line
@@ -53,8 +54,8 @@ def notebook_figures() -> dict[str, bytes]:
     """The PNGs that need the images themselves: those of executed notebook cells with a tag such as images/cams.png."""
     found = {}
     for path, notebook in lessons().items():
-        if "STAND-IN DATA" in json.dumps([cell.get("outputs") for cell in notebook["cells"]]):
-            raise RunError(f"notebooks/{path.name} was run without CIFAR-10, on the stand-in; run it again with it.")
+        if OTHERS in json.dumps([cell.get("outputs") for cell in notebook["cells"]]):
+            raise RunError(f"notebooks/{path.name} was run without CIFAR-10, or on a part of it; run it again with it.")
         for cell in notebook["cells"]:
             pictures = [o["data"]["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
             for tag in cell["metadata"].get("tags", []):
