@@ -3,7 +3,7 @@ PYTHON ?= python3
 EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
-OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(filter-out 0 no false,$(VALIDATION)),--validation)
+OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(filter-out 0 no No false False off,$(VALIDATION)),--validation)
 PIP_THERE := $(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 
 .DELETE_ON_ERROR:  # half an environment is none
@@ -20,10 +20,10 @@ faults: .venv/tools  ## attack it: crashes, damage, lies, nonsense -> results/fa
 	$(BIN)/python -m tests.faults
 
 lab: .venv/tools  ## open the notebooks in Jupyter
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m jupyterlab notebooks
 
 notebooks: .venv/tools  ## run notebooks to their end and keep the outputs
-	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+	TQDM_DISABLE=1 $(BIN)/python -m nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 
 predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it
 	@$(BIN)/python -m utils predict $(if $(IMAGE),"$$IMAGE")

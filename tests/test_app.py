@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, posix
 from utils import plotting
 
 selenium = pytest.importorskip("selenium", reason="requirements-tools.txt is not installed")
+
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +39,33 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def address():
-    """The page, served by the command that users call."""
+def uploads(tmp_path_factory):
+    """Where the page keeps what it is sent."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def address(uploads):
+    """The page, served by the command that users call, behind a proxy; at its end nothing stays that was sent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if k != "CIFAR10_PATH"}
+    environment |= dict(TMPDIR=str(uploads)) | dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
     command = [sys.executable, "-m", "utils", "app", "--port", str(port)]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, encoding="utf-8"
     ) as server:
         for _ in range(120):
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+                OPENER.open(f"http://127.0.0.1:{port}/", timeout=5)
                 break
             except OSError:
                 assert server.poll() is None, server.stdout.read()
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/"
         server.terminate()
+    assert not list(uploads.iterdir())
 
 
 def said(driver, expected, seconds=30):
@@ -101,6 +112,16 @@ def test_a_broken_picture_gets_a_sentence(chromium, address, tmp_path):
     time.sleep(1)
     upload(chromium, tmp_path / "broken.png")
     assert str(tmp_path) not in said(chromium, ("cannot be read as an image",))
+
+
+@posix
+def test_what_is_sent_is_for_its_owner_alone(address, uploads):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nmine\r\n--x--\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    OPENER.open(urllib.request.Request(f"{address}gradio_api/upload", body, kind), timeout=30).close()
+    (folder,) = uploads.iterdir()
+    assert [file.read_bytes() for file in folder.rglob("*.png")] == [b"mine"]
+    assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_it_listens_on_this_machine_only(address):

@@ -1055,7 +1055,7 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
     assert runs.compare(run)["runs/mine"]["taught by"] == named
     assert search.tries().loc["runs/mine", "teacher"] == named
     legends = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in plotting.curves(run).axes[:2]]
-    assert legends == [["training, with its teacher", "validation"], ["training", "validation"]]
+    assert legends == [["training,\nwith its teacher", "validation"], ["training", "validation"]]
     assert train(recipe=taught).folder == run.folder
     assert "Its teacher, runs/teacher, has learned" in capsys.readouterr().out, "also of a run that is finished"
     shutil.move(root / "runs/teacher", root / "runs/before")

@@ -191,6 +191,23 @@ def test_a_figure_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
     (tmp_path / "folder.png").mkdir()
     assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "folder.png")]) == 2
     assert "folder.png cannot be written" in capsys.readouterr().err
+    os.link(tmp_path / "a.png", tmp_path / "A2.png")  # one file of two names, as on a system that ignores capitals
+    assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "A2.png")]) == 2
+    assert "is one of the pictures" in capsys.readouterr().err
+    assert main(["predict", *101 * [str(tmp_path / "a.png")], "--figure", str(tmp_path / "all.png")]) == 2
+    assert "at most 100 pictures, not 101" in capsys.readouterr().err
+
+
+def test_a_picture_that_may_not_be_read_is_said_to(tmp_path, monkeypatch, capsys):
+    photo().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", refuse)
+    assert main(["predict", str(tmp_path / "a.png"), str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "a.png may not be read; change its permissions" in said and f"{tmp_path} is a folder" in said
+
+
+def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
 
 
 @pytest.fixture
@@ -279,6 +296,8 @@ def test_an_answer_that_is_not_convincing_says_so():
 
     assert sentence(Path("a.png"), with_best(0.8)) == "a.png: cat 80 %, dog 12 %, deer 8 %"
     assert sentence(Path("a.png"), with_best(0.45)).endswith("none is convincing")
+    assert sentence(Path("a.png"), with_best(0.496)).startswith("a.png: cat 50 %, dog 30 %, deer 20 %")
+    assert with_best(0.496).convincing and not with_best(0.494).convincing
 
 
 def test_a_network_that_is_not_published_is_named(tmp_path, capsys):

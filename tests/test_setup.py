@@ -121,11 +121,18 @@ def test_a_second_call_installs_nothing(makefile):
 
     assert "pip" not in plan("run", "EPOCHS=2", "SEED=3")
     assert "train experiment_5 --epochs 2 --seed 3" in plan("run", "EPOCHS=2", "SEED=3")
-    for words, held_out in (["VALIDATION=1"], True), (["VALIDATION=0"], False), ([], False):
+    for words, held_out in (
+        (["VALIDATION=1"], True),
+        (["VALIDATION=0"], False),
+        (["VALIDATION=off"], False),
+        ([], False),
+    ):
         assert ("--validation" in plan("run", *words)) == held_out
     assert "requirements-tools.txt" in plan("test") and "requirements-tools.txt" in plan("app")
     (makefile / ".venv" / "tools").touch()
     assert "pip" not in plan("test")
+    for started in (plan("lab"), plan("notebooks")):  # a script of .venv names the folder in which it was made
+        assert ".venv/bin/python -m " in started and "bin/jupyter" not in started
 
 
 def test_rooms_pull_in_only_what_they_need():

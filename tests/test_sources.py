@@ -7,9 +7,11 @@ import tarfile
 import threading
 import time
 from hashlib import md5
+from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 import utils
@@ -18,6 +20,7 @@ from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES, OFFICIAL
 from utils.cifar10.sources import MIRRORS
 from utils.data import load_cifar10
+from utils.engine import checkpoints
 from utils.errors import DataError
 
 
@@ -93,13 +96,55 @@ def test_what_is_in_the_cache_is_read_where_it_cannot_be_written(official, cache
     load_cifar10(path)
 
     class ReadOnly(files.FileLock):
-        def __enter__(self):
+        def acquire(self, **_):
             raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(files, "FileLock", ReadOnly)
     check_official(load_cifar10(path), official)
     with pytest.raises(DataError, match=r"The cache .* cannot be filled \(Read-only file system\)"):
         load_cifar10(archive(official, tmp_path / "other"))
+
+
+def refuse(*_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied", "/root/of/another")
+
+
+def test_what_may_not_be_read_is_named(official, cache, monkeypatch):
+    monkeypatch.setattr(files, "read_folder", refuse)
+    with pytest.raises(
+        DataError, match=r"^/root/of/another cannot be read or written \(Permission denied\); make it so"
+    ):
+        load_cifar10(official)
+    (cache / "official").mkdir(parents=True)
+    monkeypatch.setattr(sources, "read_official", refuse)
+    with pytest.raises(DataError, match="^/root/of/another cannot be read or written"):
+        load_cifar10()
+
+
+def test_a_cache_that_is_damaged_and_may_not_be_moved_is_named(cache, monkeypatch):
+    (cache / "official").mkdir(parents=True)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(DataError, match=r"is not the official CIFAR-10.*It may not be moved; set XDG_CACHE_HOME"):
+        load_cifar10()
+
+
+def test_the_cache_may_be_named_from_the_home_folder(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/mine")
+    assert sources.cache_folder() == Path.home() / "mine" / "cifar10-notebooks"
+
+
+def test_that_another_process_fills_the_cache_is_said(cache, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
+    cache.mkdir(parents=True)
+    lock = FileLock(cache / ".lock", thread_local=False).acquire().lock
+    filler = threading.Thread(target=files.make_once, args=(cache / "mine", Path.touch))
+    filler.start()
+    filler.join(1)
+    assert filler.is_alive() and not (cache / "mine").exists()
+    assert "Another process is filling the cache; waiting" in capsys.readouterr().out
+    lock.release()
+    filler.join()
+    assert (cache / "mine").exists()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that may be opened and not read, on Linux")

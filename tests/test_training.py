@@ -319,6 +319,7 @@ def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
         (dict(lr=0), "lr is 0, but must be above 0"),
         (dict(lr=10**400), "lr is 1000.*must be above 0"),
         (dict(flip=np.array([0.5, 0.5])), "flip is .0.5 0.5., but must be between 0 and 1"),
+        (dict(momentum=1), "momentum is 1, but must be between 0 and 0.999"),
         (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
         (dict(flip=float("nan")), "flip is nan"),
         (dict(optimizer="lion"), "optimizer is lion, but must be sgd or adam or muon"),

@@ -36,15 +36,16 @@ from PIL import Image
 from torch import nn
 
 import utils
-from tests.conftest import ROOT, fast_run, posix
+from tests.conftest import MEAN, ROOT, STD, fast_run, posix
 from tests.test_laboratory import ONE, random_images, stop_after, tiny_network, with_digest
 from tests.test_runs import finished_run
 from utils import models, runs
-from utils.__main__ import main
+from utils.__main__ import COMMANDS, main
 from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
 from utils.engine import checkpoints, records, speed, steps
+from utils.engine.batches import Batches, loader
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, seal, verify, write_atomically
 from utils.errors import DataError, NetworkError, RunError, printable
 from utils.experiments import EXPERIMENTS, FINAL
@@ -1290,7 +1291,7 @@ def test_whatever_pillow_raises_is_a_sentence(tmp_path, monkeypatch):
 
 def test_a_user_without_a_home_gets_a_sentence(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(Path, "expanduser", lambda _: (_ for _ in ()).throw(RuntimeError("no home")))
     with pytest.raises(DataError, match="set HOME or XDG_CACHE_HOME"):
         sources.cache_folder()
 
@@ -1428,6 +1429,53 @@ def test_a_worker_that_the_system_kills_is_a_sentence():
     for error in ("of a network", "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"):
         with pytest.raises(RuntimeError, match=error.split(".")[0]), steps.workers_alive():
             raise RuntimeError(error)
+
+
+class Unsendable(Batches):
+    """Its worker has a batch, but cannot hand it over, as where the shared memory of a container is full."""
+
+    def __getitem__(self, batch):
+        return lambda: batch
+
+
+@posix  # elsewhere a worker cannot even be started with it
+def test_a_batch_that_cannot_be_handed_over_is_a_sentence():
+    data = random_images()
+    batches = loader(Unsendable(data.train_images, data.train_labels), 10, 0, MEAN, STD, workers=1)
+    batches.collate_fn = lambda batch: batch
+    batches.timeout = 30  # seconds, rather than for ever
+    with pytest.raises(RunError, match="A process that augments images was killed"), steps.workers_alive():
+        next(iter(batches))
+
+
+def test_images_without_a_colour_are_a_sentence(root):
+    data = random_images()
+    data.train_images[..., 2] = 7
+    with pytest.raises(DataError, match="A colour is the same in all pixels of all training images"):
+        runs.train(tiny_network, ONE, data, name="mine", progress=False)
+    assert not (root / "runs" / "mine").exists()
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch, capsys):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setitem(COMMANDS, "runs", lambda _: missing("pandas"))
+    assert main(["runs"]) == 2 and "the package pandas is missing; call make" in capsys.readouterr().err
+    monkeypatch.setitem(COMMANDS, "runs", lambda _: missing("utils.nothing"))
+    with pytest.raises(ModuleNotFoundError):  # a fault of the course's own
+        main(["runs"])
+
+
+def test_a_run_whose_builder_is_damaged_is_a_sentence(root):
+    run, wrong = finished_run(), r"metrics.json cannot be read|which is not in utils/models.py"
+    of_no_run = pytest.raises(RunError, match=wrong)
+    unknown = [dict(function="tiny", arguments=given) for given in ("x", "not known")]
+    for made, answer in (unknown[0], of_no_run), (unknown[1], of_no_run), ({}, contextlib.nullcontext()):
+        runs.save(replace(run, metrics=run.metrics | dict(built_by=made)), root / "runs" / "mine")
+        (root / "runs" / "mine" / SUMS).unlink()
+        with answer:
+            runs.load("runs/mine")
 
 
 def test_a_measuring_process_that_is_killed_is_a_sentence():

@@ -167,10 +167,12 @@ def predict(arguments: argparse.Namespace) -> int:
     from utils.serve.predict import PictureError, Predictor, open_picture, sentence
 
     files, drawn = [os.path.expanduser(name) for name in arguments.files], os.path.expanduser(arguments.figure or "")
-    if drawn and os.path.realpath(drawn) in map(os.path.realpath, files):
+    if os.path.exists(drawn) and any(os.path.samefile(drawn, file) for file in files if os.path.exists(file)):
         raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
     if drawn and not drawn.lower().endswith(".png"):
         raise PictureError(f"{arguments.figure} does not end in .png; name the picture so.")
+    if drawn and len(files) > 100:
+        raise PictureError(f"A figure holds at most 100 pictures, not {len(files)}; name fewer.")
     predictor, answered = Predictor(arguments.network), []
     for file in map(Path, files):
         try:
@@ -238,6 +240,12 @@ def main(arguments: list[str] | None = None) -> int:
         name = printable(str(error.filename2 or error.filename or "A file"))
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of all files that it lists
         print(f"Error: {name} cannot be written or read: {error.strerror or first}.", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "utils").split(".")[0] == "utils":
+            raise
+        how = "call make, or use the Python of an environment that has what requirements.txt names"
+        print(f"Error: the package {error.name} is missing; {how}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         trains = parsed.command in ("train", "search", "ablate")

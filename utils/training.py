@@ -76,7 +76,8 @@ class Recipe:
             elif key == "lr":
                 sensible, wanted = isinstance(value, int | float) and 0 < value <= sys.float_info.max, "above 0"
             else:
-                sensible, wanted = isinstance(value, int | float) and 0 <= value <= 1, "between 0 and 1"
+                most = 0.999 if key == "momentum" else 1
+                sensible, wanted = isinstance(value, int | float) and 0 <= value <= most, f"between 0 and {most}"
             if not sensible:
                 raise RunError(f"{key} is {value}, but must be {wanted}.")
 
@@ -89,8 +90,7 @@ class Recipe:
 def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, OneCycleLR]:
     """The recipe's optimizer for the weights of `model`, and its learning rate over `steps` steps."""
     weights = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
-    biases_and_norms = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
-    groups = [weights, biases_and_norms]
+    groups = [weights, {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]  # biases, norms
     if recipe.optimizer == "muon":
         convolutions = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd)]
         optimizer = Muon(groups, convolutions, recipe.lr, recipe.momentum)

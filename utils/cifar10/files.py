@@ -5,8 +5,9 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
+from utils.engine.checkpoints import waited_for
 from utils.errors import DataError, first_line, printable
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -91,6 +93,17 @@ def checked(images: np.ndarray, labels: np.ndarray, classes: int = len(CLASSES))
     return images, labels.astype(np.int64)
 
 
+@contextmanager
+def readable() -> Iterator[None]:
+    """DataError for what the system does not let us read or write in the block."""
+    try:
+        yield
+    except OSError as error:
+        why = f"{error.filename} cannot be read or written ({error.strerror})"
+        raise DataError(f"{why}; make it so, or name other places by CIFAR10_PATH and XDG_CACHE_HOME.") from None
+
+
+@readable()
 def read_path(path: Path, cache: Path) -> ImageData:
     """CIFAR-10 from a folder or a tar archive of any compression, in the official layout or as class folders.
 
@@ -175,7 +188,7 @@ def make_once(target: Path, fill: Callable[[Path], None]) -> None:
     work = target.with_name(f".unfinished-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / ".lock"):  # which the system frees when the process dies
+        with waited_for(FileLock(target.parent / ".lock"), "is filling the cache"):
             for leftover in target.parent.glob(".unfinished-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             if not target.exists():

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 import numpy as np
 from tqdm.auto import tqdm
 
-from utils.cifar10.files import OFFICIAL, OTHERS, ImageData, make_once, read_official, unpack
+from utils.cifar10.files import OFFICIAL, OTHERS, ImageData, make_once, read_official, readable, unpack
 from utils.errors import DataError, first_line, printable
 
 MIRRORS = [  # of one file; the official host is the slower one
@@ -24,7 +24,7 @@ SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second be
 def cache_folder() -> Path:
     """Where downloaded and unpacked data is kept between runs and between clones."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar10-notebooks"
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar10-notebooks"
     except RuntimeError:  # a user without a name, as in some containers
         raise DataError("There is no home folder to keep the images in; set HOME or XDG_CACHE_HOME.") from None
 
@@ -33,6 +33,7 @@ class Unreachable(DataError):
     """CIFAR-10 is not in the cache and no mirror gave it; the message has each mirror's answer."""
 
 
+@readable()
 def read_cached(cache: Path, fetch_it: bool) -> ImageData:
     """The official CIFAR-10 from the cache, downloaded first where it is not there and `fetch_it` allows it.
 
@@ -50,7 +51,10 @@ def read_cached(cache: Path, fetch_it: bool) -> ImageData:
     except DataError as error:
         aside = folder.with_suffix(".bad")
         shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+        try:
+            folder.rename(aside)
+        except OSError:
+            raise DataError(f"{error} It may not be moved; set XDG_CACHE_HOME to another folder.") from None
         raise DataError(f"{error} The cache was set aside as {aside}; start again to fetch a new copy.") from None
 
 

@@ -1,6 +1,7 @@
 """Whole batches from worker processes: in the order, and with the augmentations, that seed and epoch decide."""
 
-import multiprocessing
+import multiprocessing.queues
+import os
 import signal
 import sys
 import zlib
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.engine import distributed
 from utils.engine.checkpoints import rng_from
+from utils.errors import DataError
 from utils.transforms import normalise_batch
 
 
@@ -75,10 +77,15 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     sys.excepthook = lambda *_: None  # of the thread that hands over tensors, when the main process has stopped
+    # Where a batch cannot be handed over (a container's /dev/shm is full) the main process would wait for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))
 
 
 def loader(batches: Batches, batch_size: int, shuffle_seed: int | None, mean, std, workers: int) -> DataLoader:
-    """Yields float32 (B, 3, 32, 32), normalised, and int64 (B,); under torchrun each process its share of a batch."""
+    """Yields float32 (B, 3, 32, 32), normalised, and int64 (B,); under torchrun each process its share of a batch.
+    DataError if a deviation is 0."""
+    if not min(std) > 1e-6:
+        raise DataError("A colour is the same in all pixels of all training images; nothing can be divided by that.")
     share = distributed.rank(), distributed.world_size()
     serves = workers and multiprocessing.get_start_method() == "forkserver"  # as on Linux from Python 3.14 on
     return DataLoader(
@@ -89,7 +96,7 @@ def loader(batches: Batches, batch_size: int, shuffle_seed: int | None, mean, st
         num_workers=workers,
         multiprocessing_context="fork" if serves else None,  # the server outlives a training that is killed
         persistent_workers=workers > 0,
-        prefetch_factor=8 if workers else None,
+        prefetch_factor=min(8, max(2, 1024 // batch_size)) if workers else None,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own: whether the workers were just started must not move the dropout

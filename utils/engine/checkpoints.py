@@ -10,7 +10,7 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,6 +82,15 @@ def of_a_run(where: object) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"{where} is of no run ({type(error).__name__}); delete its folder to train anew.") from None
+
+
+def waited_for(lock: FileLock, does: str) -> AbstractContextManager:
+    """The lock, which the system frees when its process dies, once it is ours; that we wait for it is said."""
+    try:
+        return lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        print(f"Another process {does}; waiting for its end ...", flush=True)
+        return lock.acquire()
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def built_by(network: Network) -> dict:
 
 def builder(metrics: Mapping, title: str) -> Network:
     """The function of `models` that built a run's network; RunError if it is not there."""
-    made = metrics.get("built_by", dict(function=metrics["name"], arguments={}))
+    made = metrics.get("built_by") or dict(function=metrics["name"], arguments={})
     function, arguments = models.networks().get(made["function"]), made["arguments"]
     if not function or arguments == UNKNOWN or not arguments.keys() <= inspect.signature(function).parameters.keys():
         call = f"{made['function']}({'...' if arguments == UNKNOWN else arguments or ''})"
@@ -774,7 +774,8 @@ def read_metrics(run: str | Path) -> dict:
         right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
         right = right and isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float)
         made = kept["built_by"] or dict(function="", arguments={})
-        right = right and isinstance(made.get("function"), str) and isinstance(made.get("arguments"), dict | str)
+        right = right and isinstance(made.get("function"), str)
+        right = right and (isinstance(given := made.get("arguments"), dict) or given == UNKNOWN)
         right = (
             right
             and metrics["evaluated_on"] in ("test", "validation")

@@ -21,7 +21,7 @@ from utils import architecture, runs, training
 from utils.cifar10.files import ImageData, remove
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
 from utils.engine import records
-from utils.engine.checkpoints import KEPT, checksums, seal, verify
+from utils.engine.checkpoints import KEPT, checksums, seal, verify, waited_for
 from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.study import ablation, analysis, baselines, search
@@ -35,7 +35,7 @@ def alone() -> Iterator[None]:
     while not lock.is_locked:
         folder.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # whoever had it has removed both just now
-            lock.acquire()
+            waited_for(lock, "is publishing or reporting")
     try:
         mend()
         yield

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import utils
 from utils.cifar10.files import CLASSES
@@ -76,8 +77,12 @@ def page():
 
 
 def serve(port: int) -> None:
-    """Serve the page on 127.0.0.1 until Ctrl-C."""
-    try:
-        page().launch(server_name="127.0.0.1", server_port=port, share=False, max_file_size=LARGEST_UPLOAD)
-    except OSError:
-        raise RunError(f"Port {port} is taken; close what uses it, or choose another with --port.") from None
+    """Serve the page on 127.0.0.1 until Ctrl-C; what was uploaded is then gone, and nobody else may read it before."""
+    for key in ("NO_PROXY", "no_proxy"):  # gradio asks its own page whether it is there
+        os.environ[key] = ",".join(filter(None, (os.environ.get(key), "127.0.0.1", "localhost")))
+    with TemporaryDirectory() as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        try:
+            page().launch(server_name="127.0.0.1", server_port=port, share=False, max_file_size=LARGEST_UPLOAD)
+        except OSError:
+            raise RunError(f"Port {port} is taken or not allowed; choose another with --port.") from None

@@ -35,7 +35,7 @@ class Prediction:
 
     @property
     def convincing(self) -> bool:
-        return max(self.probabilities.values()) >= CONVINCING
+        return round(max(self.probabilities.values()), 2) >= CONVINCING  # as it is shown
 
 
 def open_picture(path: Path, largest: int = LARGEST) -> Image.Image:
@@ -48,8 +48,8 @@ def open_picture(path: Path, largest: int = LARGEST) -> Image.Image:
         why = f"has too many pixels; scale it down below {largest:,} pixels"
     except FileNotFoundError:
         why = "does not exist; check its name"
-    except IsADirectoryError:
-        why = "is a folder; name the picture in it"
+    except (IsADirectoryError, PermissionError):  # Windows says the second of a folder, too
+        why = "is a folder; name the picture in it" if path.is_dir() else "may not be read; change its permissions"
     except PictureError:
         raise
     except Exception:  # Pillow fails in many ways on a damaged file

@@ -8,6 +8,7 @@ import inspect
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -91,11 +92,16 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
         if before.exists():
             both = pd.DataFrame([*sound(read_table(before), before).to_dict("records"), row])
             known = [column for column in both if column not in COMPARED]  # the first tries lack them
-            digits = both.map(lambda value: float(f"{value:.12g}") if isinstance(value, float) else value)
-            table = digits.drop_duplicates(known, ignore_index=True)  # reading may change a last one
+            digits = both.apply(lambda column: column.map(shorter))  # DataFrame.map came with pandas 2.1
+            table = digits.drop_duplicates(known, ignore_index=True)
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
+
+
+def shorter(value: Any) -> Any:
+    """A number without its last digits, which reading a file may change."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def sound(table: pd.DataFrame, file: Path) -> pd.DataFrame:
