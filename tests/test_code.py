@@ -236,6 +236,48 @@ def test_what_stands_above_a_class_is_no_part_of_its_code(copy, monkeypatch):
     code_module._said.cache_clear()
 
 
+PLACES = """
+
+def own():
+    class Inner(nn.Module):
+        def forward(self, images):
+            return 1 * images
+
+    return Inner()
+
+
+if OVERHEAD := True:
+
+    class Under(nn.Module):
+        def forward(self, images):
+            return 2 * images
+
+
+class Twice(nn.Module):
+    def forward(self, images):
+        return images
+
+    def forward(self, images):
+        return 3 * images
+"""
+
+
+@pytest.mark.parametrize("name", ["own.<locals>.Inner", "Under", "Twice"])
+def test_the_code_of_a_class_is_found_wherever_it_stands(copy, name):
+    def forward():
+        pass
+
+    forward.__module__, forward.__qualname__ = "utils.models", f"{name}.forward"
+    (copy / "models.py").write_bytes((copy / "models.py").read_bytes() + PLACES.encode())
+    code_module._said.cache_clear()
+    before = code_module._said(forward)
+    factor = {"own.<locals>.Inner": "1", "Under": "2", "Twice": "3"}[name]
+    edit(copy / "models.py", f"return {factor} * images", f"return {factor}0 * images")
+    code_module._said.cache_clear()
+    assert code_module._said(forward) != before
+    code_module._said.cache_clear()
+
+
 def test_an_edit_of_a_file_that_the_networks_import_is_said(copy, monkeypatch):
     source = (copy / "models.py").read_bytes() + b"from utils import blocks\n"
     (copy / "models.py").write_bytes(source)

@@ -245,6 +245,12 @@ def test_the_comparison_has_runs_names_and_prior_work(root):
     assert table.loc["test accuracy, in this epoch"].tolist() == ["-", "-", "-", "85.13 %"]
     two = runs.compare(finished_run(), finished_run("small"))
     assert list(two.columns) == ["this run", "this run, small"]
+    before = runs.load("runs/mine")
+    shutil.rmtree(before.folder)  # to train anew under the same name
+    runs.save(finished_run("small"), root / "runs" / "mine")
+    again = runs.compare(before, before, runs.load("runs/mine"))
+    assert list(again.columns) == ["runs/mine", "runs/mine (2)"]
+    assert again.loc["parameters"].nunique() == 2
     assert table.loc["validation accuracy, last epoch"].tolist() == ["-", "-", "84.00 %", "-"]
     assert table.loc["judged on"].tolist() == ["test", "test", "validation", "test"]
     assert table.loc["multiply-adds"].tolist() == ["10,774,848"] * 3 + ["-"]

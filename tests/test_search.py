@@ -15,6 +15,7 @@ from utils.errors import RunError
 from utils.experiments import EXPERIMENTS
 from utils.report.publish import publish_tables
 from utils.study import search
+from utils.training import Recipe
 
 from .conftest import random_images
 
@@ -50,6 +51,14 @@ def test_a_wrong_change_is_named(change, sentence, capsys):
     assert main(["search", "fast", change]) == 2
     err = capsys.readouterr().err
     assert err.startswith("Error: ") and err.count("\n") == 1
+
+
+def test_a_number_is_of_the_kind_of_its_field(monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "small", replace(EXPERIMENTS["small"], recipe=Recipe(2, lr=1, weight_decay=0)))
+    recipe, _ = search.parse("small", ["lr=0.5", "weight_decay=1e-4", "epochs=3"])
+    assert (recipe.lr, recipe.weight_decay, recipe.epochs) == (0.5, 1e-4, 3)
+    with pytest.raises(RunError, match="epochs must be of the kind of 2"):
+        search.parse("small", ["epochs=0.5"])
 
 
 def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):

@@ -138,6 +138,8 @@ def test_the_optimizer_is_that_of_the_recipe():
     assert isinstance(adam, torch.optim.Adam) and adam.defaults["betas"] == (0.8, 0.999)
     assert [group["weight_decay"] for group in adam.param_groups] == [RECIPE.weight_decay, 0]
     assert plain.defaults["momentum"] == 0
+    whole, _ = optimizer_and_schedule(small_network(), replace(RECIPE, optimizer="adam", momentum=0), steps=10)
+    assert whole.defaults["betas"] == (0, 0.999)
 
 
 def test_muon_takes_orthogonal_steps_for_kernels_and_those_of_sgd_for_the_rest():

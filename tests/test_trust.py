@@ -321,6 +321,8 @@ def test_a_calibration_joins_what_is_published(root, images, capsys):
     assert all(tree(target)[path] == before[path] for path in before if path.name != SUMS)
     runs.save(honest_run(images), root / "runs" / FINAL)
     assert publish_run(FINAL) == target and (target / "calibration.json").exists(), "of the same weights"
+    (target / "calibration.json").write_text('{"temperature": 0.05}', encoding="utf-8")
+    assert publish_run(FINAL) == target and not (target / "calibration.json").exists(), "changed by hand"
 
 
 def test_a_run_whose_teacher_is_not_published_is_not_published(root, images, monkeypatch, capsys):

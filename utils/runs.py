@@ -205,11 +205,10 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
             columns[free(run.source)] = known | {"test accuracy, in this epoch": f"{run.accuracy:.2f} %"}
             continue
         m, title = (read_metrics(run), run) if isinstance(run, str) else (run.metrics, title_of(run.folder))
-        if title == title_of(None) and title in columns:
-            title = free(f"{title}, {m['name']}")
+        title = free(f"{title}, {m['name']}") if title == title_of(None) and title in columns else title
         which = {key: m.get("run", {}).get(key, UNKNOWN) for key in ("data", "split")}
         other = records.difference(which, judged.setdefault(m["evaluated_on"], which))
-        columns[title] = {
+        column = {
             "images": records.images_of(m),
             "judged on": m["evaluated_on"] + (", other images" if other else ""),
             "parameters": f"{m['parameters']:,}",
@@ -220,4 +219,5 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
             "training accuracy, last epoch": f"{m['train_accuracy_last']:.2f} %",
             f"{m['evaluated_on']} accuracy, last epoch": f"{last_accuracy(m):.2f} %",
         } | ({"taught by": teacher} if (teacher := records.taught_by(m)) else {})
+        columns[title if columns.get(title, column) == column else free(title)] = column  # its folder may be another's
     return pd.DataFrame(columns).fillna("-")

@@ -95,7 +95,7 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
         convolutions = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd)]
         optimizer = Muon(groups, convolutions, recipe.lr, recipe.momentum)
     elif recipe.optimizer == "adam":
-        optimizer = torch.optim.Adam(groups, recipe.lr, betas=(recipe.momentum, 0.999))
+        optimizer = torch.optim.Adam(groups, recipe.lr, betas=(float(recipe.momentum), 0.999))
     else:
         optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
     warmup = min(float(recipe.warmup), 1 - 1 / steps)  # a part of no length OneCycleLR would divide by

@@ -33,11 +33,11 @@ PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here ch
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
-    "982ac96b": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; momentum 1
+    "d037481e": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; momentum 1
     "88da1bb5": "b9364c7c",  # engine/steps.py: the same
     "499fce08": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "e23297a6": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; kept under the lock
+    "6aa201c0": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -91,10 +91,12 @@ def _reached(names: list[str]) -> dict[str, bytes]:
 def _said(function: FunctionType) -> str:
     if not function.__module__.startswith("utils."):
         return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
-    part = ast.parse((UTILS / f"{_place(function)}.py").read_bytes())
-    for name in function.__qualname__.split("."):  # not by its line: comments above may have moved it since
-        part = next(inner for inner in part.body if getattr(inner, "name", None) == name)
-    return _text(ast.Module([part], []))
+    found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
+    for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
+        found = [inner for outer in found for inner in ast.walk(outer) if getattr(inner, "name", None) == name]
+    if not found:
+        raise LookupError(f"{function.__qualname__} is not in the file")
+    return _text(ast.Module(found, []))  # more than one where it is defined again, or under an if
 
 
 def _place(value: Any) -> str:

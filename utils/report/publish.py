@@ -191,7 +191,7 @@ def put(files: dict[str, bytes], target: Path) -> Path:
     """Give the folder `target` these files and a seal, in one step: killed at any time, this leaves it old or new; what
     was killed between two renames is mended by the next call.
 
-    A calibration that is not among them is of other weights, and goes.
+    A calibration that is not among them goes where it is of other weights, or was changed by hand.
     """
     new, old = (target.with_name(f".{word}-{target.name}") for word in ("new", "old"))
     if target.is_symlink():
@@ -201,7 +201,7 @@ def put(files: dict[str, bytes], target: Path) -> Path:
     try:
         if target.exists():
             shutil.copytree(target, new)
-            if not (new / "weights.pt").exists() or (new / "weights.pt").read_bytes() != files.get("weights.pt"):
+            if not intact(target) or (new / "weights.pt").read_bytes() != files.get("weights.pt"):
                 (new / "calibration.json").unlink(missing_ok=True)
         new.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -215,6 +215,15 @@ def put(files: dict[str, bytes], target: Path) -> Path:
         remove(new)
     remove(old)
     return target
+
+
+def intact(folder: Path) -> bool:
+    """Whether weights and all beside them are what was sealed."""
+    try:
+        verify(folder)
+    except RunError:
+        return False
+    return (folder / "weights.pt").exists()
 
 
 def mend() -> None:

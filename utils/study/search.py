@@ -66,7 +66,8 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
             raise RunError(f"{change!r}: {key} is {now[key]!r} in {name}; give it a number or a word as its default.")
         try:
             chosen = None if value == "None" else value
-            parsed[key] = chosen if key in ("precision", "teacher") else KINDS[type(now[key])](value)
+            kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
+            parsed[key] = chosen if key in ("precision", "teacher") else KINDS[kind](value)
         except (ValueError, KeyError):
             raise RunError(f"{change!r}: {key} must be of the kind of {now[key]!r}.") from None
         if key in channels and type(parsed[key]) is int and parsed[key] < 1:
