@@ -137,7 +137,7 @@ def test_that_another_process_fills_the_cache_is_said(cache, monkeypatch, capsys
     monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
     cache.mkdir(parents=True)
     lock = FileLock(cache / ".lock", thread_local=False).acquire().lock
-    filler = threading.Thread(target=files.make_once, args=(cache / "mine", Path.touch))
+    filler = threading.Thread(target=files.make_once, args=(cache / "mine", Path.touch), daemon=True)
     filler.start()
     filler.join(1)
     assert filler.is_alive() and not (cache / "mine").exists()
