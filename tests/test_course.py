@@ -124,6 +124,7 @@ def test_the_class_draws_every_seed_once(tmp_path, monkeypatch, capsys):
     handed_in = [own | dict(seed=1), own | dict(seed=2), own | dict(seed=1), own | dict(seed=4, epochs=24)]
     handed_in.append(own | dict(seed=5, run=own["run"] | dict(network=own["run"]["network"] | dict(new="Conv2d()"))))
     handed_in.append(own | dict(seed=6, recipe=own["recipe"] | dict(lr=0.2)))
+    handed_in.append({key: value for key, value in own.items() if key not in ("run", "recipe")} | dict(seed=7))
     for number, metrics in enumerate(handed_in, 1):
         folder = tmp_path / "handed_in" / str(number)
         folder.mkdir(parents=True)
@@ -133,7 +134,7 @@ def test_the_class_draws_every_seed_once(tmp_path, monkeypatch, capsys):
     scope = {}
     exec(cell, scope)
     assert scope["found"] == {1: 71.0, 2: 72.0}
-    assert capsys.readouterr().out.count("left out") == 4
+    assert capsys.readouterr().out.count("left out") == 5
 
 
 def test_the_lines_that_recompute_an_accuracy_name_what_there_is():

@@ -1054,7 +1054,9 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
     named = "runs/teacher, which has learned the held-out images, too"
     assert runs.compare(run)["runs/mine"]["taught by"] == named
     assert search.tries().loc["runs/mine", "teacher"] == named
-    legends = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in plotting.curves(run).axes[:2]]
+    *panels, rate = plotting.curves(run).axes
+    assert rate.lines[0].get_xdata().tolist() == [0], "the rate is that of the first step, before an epoch is done"
+    legends = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in panels]
     assert legends == [["training,\nwith its teacher", "validation"], ["training", "validation"]]
     assert train(recipe=taught).folder == run.folder
     assert "Its teacher, runs/teacher, has learned" in capsys.readouterr().out, "also of a run that is finished"

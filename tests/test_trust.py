@@ -1444,6 +1444,9 @@ class Unsendable(Batches):
 def test_a_batch_that_cannot_be_handed_over_is_a_sentence():
     data = random_images()
     batches = loader(Unsendable(data.train_images, data.train_labels), 10, 0, MEAN, STD, workers=1)
+    assert batches.prefetch_factor == 8
+    many = loader(batches.dataset, 512, 0, MEAN, STD, workers=1)
+    assert many.prefetch_factor == 2, "large batches fill the shared memory"
     batches.collate_fn = lambda batch: batch
     batches.timeout = 30  # seconds, rather than for ever
     with pytest.raises(RunError, match="A process that augments images was killed"), steps.workers_alive():

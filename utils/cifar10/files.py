@@ -99,7 +99,7 @@ def readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = f"{error.filename} cannot be read or written ({error.strerror})"
+        why = f"{error.filename or 'A file of the images'} cannot be read or written ({error.strerror})"
         raise DataError(f"{why}; make it so, or name other places by CIFAR10_PATH and XDG_CACHE_HOME.") from None
 
 
