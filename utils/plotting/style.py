@@ -97,6 +97,7 @@ def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterabl
         text = axis.annotate(
             name, point, (0, 0), textcoords="offset points", fontsize=9, color=BLUE, arrowprops=to_point
         )
+        text.get_window_extent()  # from which on it knows its point
 
         def crowded(place: tuple[int, int, int], text: Annotation = text) -> int:
             around = _place(text, *place).padded(3)
@@ -111,7 +112,6 @@ def _place(text: Annotation, right: int, up: int, away: int) -> Bbox:
     text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
     text.set_position((away * right, away * up))
     text.arrow_patch.set_visible(away > 8)
-    text.get_window_extent()  # which moves it there
     return Text.get_window_extent(text)  # without the line
 
 

@@ -16,7 +16,7 @@ from utils.errors import RunError, first_line
 from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
 from utils.report.publish import alone
 from utils.report.tables import TABLES, lessons, markdown, published
-from utils.study import statistics
+from utils.study import ablation, statistics
 
 PAGES = ("README.md", "docs/reference.md", "docs/teaching.md")
 BADGE = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
@@ -94,6 +94,10 @@ def write() -> None:
         "landscape.png": plotting.landscape(drawn, [EXPERIMENTS[name].prior for name in drawn.index]),
         "cost.png": plotting.landscape(five, costs=("parameters", "macs")),
         "architecture.png": plotting.architecture(architecture.layer_table(loaded[FINAL].model)),
+        "ablation.png": plotting.differences(
+            statistics.against_base(ablation.judged("recipe"), ablation.BASE),
+            f"held-out accuracy after {ablation.RECIPE.epochs} epochs, against the recipe as it is",
+        ),
         "benchmark.png": plotting.cost_growth(read_table(utils.ROOT / "results" / "benchmark" / "growth.csv")),
     }
     for file, figure in figures.items():

@@ -110,21 +110,29 @@ def studies() -> dict[str, dict[str, tuple[records.Network, Recipe]]]:
 
 def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
     """Tells the modules of a network, a recipe, and the images with this digest from others."""
-    modules = records.worded_alike(records.modules(records.build(network)))
-    whole = dict(network=modules, recipe=records.told(asdict(recipe)), data=digest)
+    whole = dict(network=modules(network), recipe=records.told(asdict(recipe)), data=digest)
     return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @cache  # most changes share one network
+def modules(network: records.Network) -> dict[str, str]:
+    return records.worded_alike(records.modules(records.build(network)))
+
+
+@cache
 def first_response(network: records.Network, seed: int) -> list[float]:
     """What the network computes with its first weights: a changed `forward` does not show in its modules."""
     return records.response(records.build(network, seed))
 
 
-def of_today(row: tuple, network: records.Network, recipe: Recipe, digest: str) -> bool:
-    """Whether a row was made with this network and recipe, on the images with this digest, by the code of today."""
-    same = row.run == fingerprint(network, recipe, digest) and row.code == records.digest_of(code())
-    return same and records.alike(first_response(network, row.seed), numbers(row.first_response))
+def of_today(rows: pd.DataFrame, network: records.Network, recipe: Recipe, digest: str) -> list[bool]:
+    """Of each row whether it was made with this network and recipe, on the images with this digest, by the code of
+    today."""
+    today = fingerprint(network, recipe, digest), records.digest_of(code())
+    return [
+        (row.run, row.code) == today and records.alike(first_response(network, row.seed), numbers(row.first_response))
+        for row in rows.itertuples()
+    ]
 
 
 def numbers(text: str) -> list[float]:
@@ -159,7 +167,7 @@ def judged(name: str) -> pd.DataFrame:
         rows = there[there.change == change]
         if not set(SEEDS) <= set(rows.seed):
             continue
-        if not all(of_today(row, *how, records.OFFICIAL["digest"]) for row in rows.itertuples()):
+        if not all(of_today(rows, *how, records.OFFICIAL["digest"])):
             raise RunError(
                 f"{change!r} in ablation/{name}.csv is of another network, recipe or training than today's, or of "
                 "other images; take the change of the code back, or train it anew: python -m utils ablate"
@@ -190,9 +198,10 @@ def missing(data: ImageData) -> list[tuple[str, str, int]]:
     soon as its seeds are there; first what all are compared with."""
     digest, wanted = data.digest, []
     for name, changes in studies().items():
-        rows = list(kept(name).itertuples())
+        table = kept(name)
         for change, how in changes.items():
-            there = {row.seed for row in rows if row.change == change and of_today(row, *how, digest)}
+            rows = table[table.change == change]
+            there = set(rows.seed[of_today(rows, *how, digest)])
             wanted += [(name, change, seed) for seed in SEEDS if seed not in there]
     return sorted(wanted, key=lambda row: row[1] != BASE)
 
