@@ -783,6 +783,24 @@ def test_first_values_that_are_too_small_to_be_felt_are_noticed(root, capsys):
     assert train(Gated).folder.name == "mine"
 
 
+def test_a_finished_module_with_slightly_other_weights_is_another_run(root, capsys):
+    module, noisy = tiny_network(), tiny_network()
+    with torch.no_grad():
+        for p, other in zip(noisy.parameters(), module.parameters(), strict=True):
+            p.copy_(other * (1 + 1e-4 * torch.randn_like(p)))
+    train(module)
+    assert train(noisy).folder.name == "mine-2"
+    assert "another run: its modules are the same, but the first values of its weights are" in capsys.readouterr().out
+    assert train(module).folder.name == "mine"
+
+
+def test_what_older_runs_say_of_first_values_still_counts():
+    found = records.first_values(tiny_network())
+    older = {name: values[:2] for name, values in found.items()}
+    assert records.begin_alike(found, older)
+    assert not records.begin_alike(found, older | {"linear.weight": [0.5, 0.5]})
+
+
 def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys, monkeypatch):
     train()
     normal = transforms.normalise_batch
@@ -1862,6 +1880,32 @@ class Detached(ConvNet):
 
 def detached():
     return Detached(8, **dict(tiny_network().layers.named_children()))
+
+
+def doubled(images):
+    """The same values; what a helper does to their gradient stands in no class."""
+    if images.requires_grad:
+        images.register_hook(lambda gradient: 2 * gradient)
+    return images
+
+
+class Hooked(nn.Module):
+    """Of twelve layers only the first learns otherwise, and its gradient is small beside the last layer's."""
+
+    def __init__(self, between=doubled):
+        super().__init__()
+        self.first, self.layers = nn.Conv2d(3, 8, 3, stride=4), nn.Sequential(nn.ReLU(), nn.Flatten())
+        self.linear, self.between = nn.Linear(512, 10), [between]  # a list, which is not compared
+
+    def forward(self, images):
+        return self.linear(self.layers(self.between[0](0.02 * self.first(images))))
+
+
+def test_a_gradient_that_only_early_layers_feel_is_another_run(root, capsys):
+    train(Hooked)
+    assert train(partial(Hooked, lambda images: images)).folder.name == "mine-2"
+    assert "in training they compute something else here" in capsys.readouterr().out
+    assert train(Hooked).folder.name == "mine"
 
 
 def frozen():

@@ -74,10 +74,10 @@ class Recipe:
             elif key in ("epochs", "batch_size"):
                 sensible, wanted = type(value) is int and value >= 1, "a whole number of at least 1"
             elif key == "lr":
-                sensible, wanted = isinstance(value, int | float) and 0 < value <= sys.float_info.max, "above 0"
+                sensible, wanted = type(value) in (int, float) and 0 < value <= 1000, "above 0, and at most 1000"
             else:
                 most = 0.999 if key == "momentum" else 1
-                sensible, wanted = isinstance(value, int | float) and 0 <= value <= most, f"between 0 and {most}"
+                sensible, wanted = type(value) in (int, float) and 0 <= value <= most, f"between 0 and {most}"
             if not sensible:
                 raise RunError(f"{key} is {value}, but must be {wanted}.")
 

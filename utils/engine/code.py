@@ -33,7 +33,7 @@ PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here ch
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
-    "d037481e": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; momentum 1
+    "c8e1e6aa": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; lr, momentum
     "88da1bb5": "b9364c7c",  # engine/steps.py: the same
     "499fce08": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits

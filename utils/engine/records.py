@@ -220,6 +220,10 @@ class EqualMasks(TorchDispatchMode):
         mask = (torch.rand(like.shape, **(kwargs or {})) < p).to(like.dtype)
         return like.copy_(mask) if in_place else mask
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise PyTorch imports its compiler first, which takes as long as all else together
+
 
 def with_equal_masks(probe: Callable) -> Callable:
     @wraps(probe)
@@ -271,9 +275,9 @@ def response(model: nn.Module) -> list[float]:
 def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[str, list[float]]:
     """What `response` does not show, in numbers: the logits of 40 images in training, of two of them in eval mode
     afterwards, also with thirty times their strength and, if it is trained with such, half their side; a part of the
-    gradient, and its length; if random numbers are drawn in training, how far the mean logit of each of 32 draws is
-    from the first's; and the logits in training of a `batch` of so many images, of 512 at most. In the place of each
-    nn.Dropout a pattern tells where it is called.
+    gradient, its length, and the length of each parameter's; if random numbers are drawn in training, how far the mean
+    logit of each of 32 draws is from the first's; and the logits in training of a `batch` of so many images, of 512 at
+    most. In the place of each nn.Dropout a pattern tells where it is called.
     """
     copy = as_built(model)
     pattern = cache(lambda count: 1 + 0.5 * torch.arange(count).cos())  # which takes its time
@@ -307,9 +311,10 @@ def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[st
         with torch.no_grad():
             whole = copy.train()(images.repeat(13, 1, 1, 1)[: min(batch, 512)])[[0, -1]] if batch > 1 else None
     reached = [p.grad for p in copy.parameters() if p.grad is not None] or [torch.zeros(1)]
+    each = torch.tensor([0.0 if p.grad is None else p.grad.norm().item() for p in copy.parameters()])
     gradient = torch.cat([(torch.view_as_real(g) if g.is_complex() else g).flatten() for g in reached])
     part = torch.stack([(gradient * torch.arange(len(gradient)).cos()).sum(), gradient.norm()])
-    found = dict(trained=trained[[0, -1]], judged=judged, strong=strong, gradient=part)
+    found = dict(trained=trained[[0, -1]], judged=judged, strong=strong, gradient=part, gradients=each)
     found |= dict(drawn=torch.tensor(drawn) - sum(drawn[:1]), halved=small, batch=whole)
     found = {key: values.detach().flatten().tolist() for key, values in found.items() if values is not None}
     return {key: [float(f"{value:.6g}") for value in values] for key, values in found.items()}
@@ -354,11 +359,16 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 
 
 def first_values(model: nn.Module) -> dict[str, list[float]]:
-    """Mean and root mean square of every parameter and buffer as built: what is too small for `response` to show it,
-    or felt in a long training only."""
+    """Mean, root mean square and a part, which depends on their order, of every parameter and buffer as built: what is
+    too small for `response` to show it, or felt in a long training only."""
+
+    def size(v: torch.Tensor) -> list[float]:
+        part = (v.flatten() * torch.arange(v.numel()).cos()).sum() / max(v.numel(), 1) ** 0.5
+        return [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}"), float(f"{part:.6g}")]
+
     kept = {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
     values = {name: (torch.view_as_real(t) if t.is_complex() else t).float() for name, t in kept.items()}
-    return {name: [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}")] for name, v in values.items()}
+    return {name: size(v) for name, v in values.items()}
 
 
 def normalised() -> list[float]:
@@ -540,18 +550,24 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether all parameters have the same first values, but for a hundredth of their size."""
-    return found.keys() == recorded.keys() and all(
-        np.allclose(values, recorded[name], 0, np.nan_to_num(0.01 * abs(values[1]), posinf=0), equal_nan=True)
-        for name, values in found.items()
-    )
+    """Whether all parameters have the same first values: their mean and size but for a hundredth of the size, a part of
+    them, which older runs have not, but for what machines differ in."""
+
+    def same(values: list[float], others: list[float]) -> bool:
+        off = np.nan_to_num(np.array([0.01, 0.01, 3e-5]) * abs(values[1]), posinf=0)[: len(others)]
+        return np.allclose(values[: len(others)], others, 0, off, equal_nan=True)
+
+    return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
 
 def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
     """Whether all numbers agree but for five thousandths of the largest of their kind; of gradients, see KINKS."""
 
-    def off(key: str, values: list[float]) -> float:
-        return (KINKS if key == "gradient" else 0.005) * np.abs(values).max(initial=1e-4, where=np.isfinite(values))
+    def off(key: str, values: list[float]) -> float | np.ndarray:
+        largest = np.abs(values).max(initial=1e-4, where=np.isfinite(values))
+        if key == "gradients":  # each by its own size, or those of early layers would not be seen
+            return np.nan_to_num(KINKS * np.abs(values), posinf=0) + 0.001 * largest
+        return (KINKS if key == "gradient" else 0.005) * largest
 
     return all(
         len(found.get(key, ())) == len(values)
