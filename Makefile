@@ -3,7 +3,7 @@ PYTHON ?= python3
 EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
-OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(filter-out 0 no No false False off,$(VALIDATION)),--validation)
+OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(filter-out 0 n N no No NO false False FALSE off Off OFF,$(VALIDATION)),--validation)
 PIP_THERE := $(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 
 .DELETE_ON_ERROR:  # half an environment is none

@@ -1,5 +1,6 @@
 """The page in a real browser: headless Chromium uploads a picture and reads the answer."""
 
+import json
 import os
 import shutil
 import socket
@@ -52,6 +53,7 @@ def address(uploads):
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if k != "CIFAR10_PATH"}
     environment |= dict(TMPDIR=str(uploads)) | dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+    environment |= dict(all_proxy="socks://127.0.0.1:9")
     command = [sys.executable, "-m", "utils", "app", "--port", str(port)]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, encoding="utf-8"
@@ -122,6 +124,19 @@ def test_what_is_sent_is_for_its_owner_alone(address, uploads):
     (folder,) = uploads.iterdir()
     assert [file.read_bytes() for file in folder.rglob("*.png")] == [b"mine"]
     assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_was_not_sent_is_not_read(address, tmp_path):
+    """Else whoever uses this machine would see the pictures of the page's owner, and learn which files there are."""
+    shutil.copy(ROOT / "images" / "cams.png", tmp_path / "secret.png")
+    for path in (tmp_path / "secret.png", tmp_path / "nowhere.png"):
+        body = json.dumps({"data": [{"path": str(path)}, "experiment_5"]}).encode()
+        call = f"{address}gradio_api/call/predict"
+        asked = urllib.request.Request(call, body, {"Content-Type": "application/json"})
+        with OPENER.open(asked) as reply:
+            event = json.load(reply)["event_id"]
+        with OPENER.open(f"{call}/{event}") as reply:
+            assert "Choose a picture first." in reply.read().decode()
 
 
 def test_it_listens_on_this_machine_only(address):

@@ -1,14 +1,18 @@
 import itertools
 import multiprocessing
+import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import utils
+from tests.conftest import ROOT
 from utils.experiments import experiment
 from utils.study import benchmark
 
@@ -69,6 +73,31 @@ def test_a_measurement_that_is_stopped_leaves_no_process():
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.perf_counter() - start < 30 and not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux' /proc")
+def test_a_measurement_whose_parent_is_killed_leaves_no_process():
+    code = "import time; from utils.study.benchmark import in_own_process; in_own_process(time.sleep, 300)"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        tasks, children = Path(f"/proc/{parent.pid}/task"), []
+        for _ in range(600):
+            found = [pid for task in tasks.glob("*/children") for pid in task.read_text().split()]
+            children = [Path("/proc", pid) for pid in found if os.readlink(f"/proc/{pid}/fd/1") == os.devnull]
+            if children:
+                break
+            time.sleep(0.1)
+    finally:
+        parent.kill()
+        parent.wait()
+    (child,) = children
+    for _ in range(100):
+        if not child.exists() or "(zombie)" in (child / "status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(int(child.name), signal.SIGKILL)
+        pytest.fail("it goes on for ever")
 
 
 def test_peak_memory_is_in_mib():

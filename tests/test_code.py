@@ -1,13 +1,17 @@
 """The code that trains is a part of what a run is: a changed loss, loader or augmentation never shows an old run."""
 
+import importlib
 import inspect
 import json
 import linecache
+import runpy
 import shutil
+import sys
 from functools import partial, wraps
 from pathlib import Path
 
 import pytest
+from torch.optim.lr_scheduler import OneCycleLR
 
 import utils
 from utils import data, experiments, models, runs, training
@@ -63,7 +67,7 @@ EDITS = {
     "angle": ("transforms.py", "rotate=(-15, 15)", "rotate=(-15, 16)"),
     "a further augmentation": ("transforms.py", "return {", 'return {"noise": A.GaussNoise((0.01, 0.02), p=0.01),'),
     "split": ("data.py", "stratify=labels, random_state=seed", "random_state=seed"),
-    "dropout": ("runs.py", "module.p = recipe.dropout", "module.p = recipe.dropout / 2"),
+    "dropout": ("engine/steps.py", "module.p = p or module.p", "module.p = p / 2"),
 }
 
 
@@ -270,11 +274,11 @@ def test_the_code_of_a_class_is_found_wherever_it_stands(copy, name):
     forward.__module__, forward.__qualname__ = "utils.models", f"{name}.forward"
     (copy / "models.py").write_bytes((copy / "models.py").read_bytes() + PLACES.encode())
     code_module._said.cache_clear()
-    before = code_module._said(forward)
+    before = code_module._said(forward, forward.__code__)
     factor = {"own.<locals>.Inner": "1", "Under": "2", "Twice": "3"}[name]
     edit(copy / "models.py", f"return {factor} * images", f"return {factor}0 * images")
     code_module._said.cache_clear()
-    assert code_module._said(forward) != before
+    assert code_module._said(forward, forward.__code__) != before
     code_module._said.cache_clear()
 
 
@@ -334,6 +338,86 @@ def wrapped(function):
     return call
 
 
+def loss_of(logits):
+    return logits.mean()
+
+
+class Focal(steps.TrainingStep):
+    gamma = 2
+
+    def __call__(self, images, labels):
+        return loss_of(self.model(images))
+
+
+def test_what_a_cell_puts_there_the_second_time_is_not_the_first(monkeypatch):
+    monkeypatch.setattr(training, "TrainingStep", Focal)
+    digests = [code()["training.py (TrainingStep)"]]
+    assert code()["training.py (TrainingStep)"] == digests[0]
+    monkeypatch.setattr(Focal, "gamma", 50)
+    digests.append(code()["training.py (TrainingStep)"])
+    monkeypatch.setattr(Focal, "__call__", lambda self, images, labels: 0 * loss_of(self.model(images)))
+    digests.append(code()["training.py (TrainingStep)"])
+    monkeypatch.setitem(globals(), "loss_of", lambda logits: 30 * logits.mean())
+    digests.append(code()["training.py (TrainingStep)"])
+    assert len({*digests}) == 4
+
+
+NETS = """
+import torch
+from torch import nn
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(context, images):
+        return images.sign()
+
+    @staticmethod
+    def backward(context, gradient):
+        return 1 * gradient
+
+
+def helped(images):
+    return 2 * images
+
+
+def between(images):
+    return helped(images)
+
+
+class Net(nn.Module):
+    def forward(self, images):
+        return [Sign.apply(between(image)) for image in images]
+"""
+
+
+@pytest.mark.parametrize("old, new", [("1 * gradient", "0 * gradient"), ("2 * images", "3 * images")])
+def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypatch, old, new):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for name, text in (("nets_before", NETS), ("nets_after", NETS.replace(old, new))):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        classes = code_module.classes_of(importlib.import_module(name).Net())
+        found.append({key.removeprefix(f"{name}."): digest for key, digest in classes.items()})
+    assert found[0].keys() == found[1].keys() == {"Net", "Sign", "helped", "between"}
+    differing = [key for key, digest in found[0].items() if found[1][key] != digest]
+    assert differing == ["Sign" if "gradient" in old else "helped"]
+
+
+def test_code_that_autoreload_put_into_a_function_is_seen(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "nets_reloaded.py"
+    file.write_text(NETS, encoding="utf-8")
+    nets = importlib.import_module("nets_reloaded")
+    before = code_module.classes_of(nets.Net())
+    file.write_text(NETS.replace("for image in images]", "for image in images[:9]]"), encoding="utf-8")
+    assert code_module.classes_of(nets.Net()) == before, "what runs is what was loaded"
+    nets.Net.forward.__code__ = runpy.run_path(str(file))["Net"].forward.__code__
+    after = code_module.classes_of(nets.Net())
+    assert after["nets_reloaded.Net"] != before["nets_reloaded.Net"]
+
+
 PUT = {
     "function": (training, "evaluate", lambda *_: (0.0, 0.0)),
     "partial": (training, "evaluate", partial(training.evaluate, precision="float32")),
@@ -342,6 +426,7 @@ PUT = {
     "in a wrapper": (training, "optimizer_and_schedule", wrapped(training.optimizer_and_schedule)),
     "method": (steps.TrainingStep, "__call__", lambda self, images, labels: None),
     "class": (training, "TrainingStep", type("TrainingStep", (), {})),
+    "of PyTorch": (training, "OneCycleLR", type("Constant", (OneCycleLR,), {"get_lr": lambda self: [0.001]})),
 }
 
 

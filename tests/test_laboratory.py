@@ -801,6 +801,51 @@ def test_what_older_runs_say_of_first_values_still_counts():
     assert not records.begin_alike(found, older | {"linear.weight": [0.5, 0.5]})
 
 
+def test_dropout_is_after_a_training_what_it_is_when_the_run_is_loaded(root):
+    trained = train(Dropped, replace(ONE, dropout=0.3))
+    rates = [
+        [module.p for module in run.modules() if isinstance(module, nn.Dropout)] for run in (trained.model, Dropped())
+    ]
+    assert rates == [[0.1], [0.1]] and trained.metrics["recipe"]["dropout"] == 0.3
+
+
+class Dropped(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3, stride=4), nn.Flatten(), nn.Dropout(0.1), nn.Linear(512, 10))
+
+
+class Counting(nn.Module):
+    """As who counts steps in Python; after a stop the count begins anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.last, self.body = 0, 0.5, nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+
+    def forward(self, images):
+        self.steps += 1
+        return self.body(images) + (torch.rand(10) if self.steps > 100_000 else 0)
+
+
+def test_a_count_that_is_lost_where_a_training_goes_on_is_said(root, capsys):
+    train(Counting)
+    assert "Its forward changes steps, which is not saved with its weights" in capsys.readouterr().out
+    train(name="usual")
+    assert "Its forward changes" not in capsys.readouterr().out
+
+
+def test_a_lambda_and_a_class_in_models_are_networks(root, monkeypatch):
+    Dropped.__module__, before = "utils.models", Dropped.__module__
+    try:
+        monkeypatch.setattr(models, "hers", lambda: tiny_network(), raising=False)
+        monkeypatch.setattr(models, "Dropped", Dropped, raising=False)
+        assert {"hers", "Dropped", "experiment_5"} < models.networks().keys()
+        assert not {"networks", "build_model", "ConvNet", "Residual", "Callable"} & models.networks().keys()
+        train(models.hers)
+        assert read_metrics("runs/mine")["built_by"]["function"] == "hers" and runs.load("runs/mine")
+    finally:
+        Dropped.__module__ = before
+
+
 def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys, monkeypatch):
     train()
     normal = transforms.normalise_batch
@@ -1503,7 +1548,9 @@ def test_the_published_run_is_shown_where_it_is_just_this_one(name, monkeypatch,
     assert shown(monkeypatch, models.networks()[name], recipe, data, name) == "shown"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"The published run of {name} (seed 1, original CIFAR-10):"
-    assert len(lines) == recipe.epochs + 3 and lines[-3].startswith(f"Epoch {recipe.epochs:>3}   training")
+    assert len(lines) == recipe.epochs + 4 and lines[-4].startswith(f"Epoch {recipe.epochs:>3}   training")
+    trained_in = read_metrics(name)["precision"]
+    assert lines[-3] == f"{name} is finished; it was trained in {trained_in}, not in float16."
     assert "\n".join(lines[-2:]) == EVALUATED
     assert sum("first at 85 %" in line for line in lines) == 1
 
@@ -1710,7 +1757,10 @@ def test_a_finished_module_is_copied_and_trained_from_its_own_weights(root, caps
     assert torch.allclose(run.model.linear.weight, module.linear.weight, atol=1e-6)
     assert not torch.allclose(run.model.linear.weight, records.build(tiny_network).linear.weight, atol=1e-3)
     assert run.metrics["built_by"]["first_weights"] == "given"
+    assert "first weights" not in capsys.readouterr().out
     assert train(name="function").metrics["built_by"]["first_weights"] == "from the seed"
+    assert train(lambda: module, name="same").metrics["built_by"]["first_weights"] == "the same for every seed"
+    assert "Its first weights are the same for every seed: the function" in capsys.readouterr().out
 
     # the same weights again are the same run, others are another one
     assert train(deepcopy(module), replace(ONE, lr=1e-12)).folder == run.folder
@@ -2087,8 +2137,8 @@ class Kinked(nn.Module):
         self.shift = nn.Parameter(torch.tensor(0.1))
 
     def forward(self, x):
-        kink = torch.relu(self.shift - self.shift.detach() + ROUNDED[0])
-        return self.linear(x.flatten(1)) + 3 * kink * torch.arange(10)
+        zero = self.shift - self.shift.detach()
+        return self.linear(x.flatten(1)) + (4 * zero + torch.relu(zero + ROUNDED[0])) * torch.arange(10)
 
 
 def test_an_input_of_a_relu_that_another_machine_rounds_to_the_other_side_makes_no_other_run(root, monkeypatch, capsys):

@@ -252,6 +252,13 @@ def test_a_calibration_bar_of_few_images_is_only_outlined():
     assert all(text.get_position()[1] < 5 for text in axis.texts), "at the foot, not on the diagonal"
 
 
+def test_runs_judged_on_held_out_images_are_drawn_but_not_beside_others():
+    held_out = {name: records.read_history(f"{name}/epochs_5/validation") for name in ("experiment_4", "experiment_5")}
+    assert plotting.accuracy_against_epoch(held_out).axes[0].get_ylabel() == "validation accuracy (%)"
+    with pytest.raises(RunError, match="judged on different images"):
+        plotting.accuracy_against_epoch(held_out | dict(test=records.read_history("experiment_5")))
+
+
 def test_each_network_is_drawn_once_before_all_others():
     histories = {name: records.read_history(name) for name in ("experiment_4", "experiment_5")}
     four, five, end = plotting.accuracy_against_epoch(histories).axes

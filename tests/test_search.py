@@ -39,7 +39,7 @@ def test_changes_are_read_with_the_type_of_what_they_change():
         ("epochs=0", "epochs is 0, but must be a whole number of at least 1"),
         ("batch_size=-1", "batch_size is -1"),
         ("batch_size=1.5", "batch_size must be of the kind of"),
-        ("precision=float8", "precision is float8, but must be None or float32"),
+        ("precision=float8", "precision is .float8., but must be None or float32"),
         ("flip=2", "flip is 2.0, but must be between 0 and 1"),
         ("warmup=5", "warmup is 5.0"),
         ("lr=nan", "lr is nan"),

@@ -124,6 +124,16 @@ def test_against_base_takes_out_what_the_seeds_have_in_common():
     assert (found.high - found.low < 0.02).all()  # although the seeds differ by points
 
 
+def test_tables_that_cannot_be_compared_are_a_sentence():
+    table = pd.DataFrame(dict(change=["a", "b", "a"], seed=[1, 1, 1], accuracy=[80.0, 81.0, 82.0]))
+    with pytest.raises(RunError, match="has a seed of a change twice"):
+        statistics.against_base(table, "a", "accuracy")
+    with pytest.raises(RunError, match="lacks the column validation_accuracy"):
+        statistics.against_base(table, "a")
+    with pytest.raises(RunError, match="judged on different images"):
+        statistics.by_seed(["experiment_5/epochs_5/validation", "experiment_5"])
+
+
 def test_against_base_agrees_with_the_textbook():
     """The margin is t * sqrt(2 MSE / n), MSE from the two-way analysis of variance: with two changes it is the paired
     t test."""

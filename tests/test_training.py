@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -100,8 +101,8 @@ def test_the_network_that_comes_back_is_as_it_was_built():
 
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence():
-    with pytest.raises(RunError, match="no longer a number in epoch 1"):
-        train(small_network(), replace(RECIPE, lr=1e30))
+    with pytest.raises(RunError, match="no longer a number in epoch [12]"):
+        train(small_network(), replace(RECIPE, lr=1000, weight_decay=1.0, warmup=0.0))
 
 
 def test_losses_are_means_per_image_with_a_ragged_last_batch():
@@ -316,19 +317,19 @@ def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
     [
         (dict(epochs=0), "epochs is 0, but must be a whole number of at least 1"),
         (dict(teacher=3), "teacher is 3, but must be the name of a published run"),
-        (dict(teacher=""), "teacher is , but must be the name of a published run"),
+        (dict(teacher=""), "teacher is .., but must be the name of a published run"),
         (dict(batch_size=2.5), "batch_size is 2.5"),
         (dict(lr=0), "lr is 0, but must be above 0"),
         (dict(lr=1e300), "lr is 1e.300, but must be above 0, and at most 1000"),
-        (dict(flip=np.array([0.5, 0.5])), "flip is .0.5 0.5., but must be between 0 and 1"),
+        (dict(flip=np.array([0.5, 0.5])), "flip is array.*, but must be between 0 and 1"),
         (dict(momentum=1), "momentum is 1, but must be between 0 and 0.999"),
         (dict(momentum=True), "momentum is True, but must be between 0 and 0.999"),
         (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
         (dict(flip=float("nan")), "flip is nan"),
-        (dict(optimizer="lion"), "optimizer is lion, but must be sgd or adam or muon"),
-        (dict(anneal="square"), "anneal is square, but must be cos or linear"),
-        (dict(average=2), "average is 2, but must be between 0 and 1"),
-        (dict(precision="float8"), "precision is float8, but must be None or float32 or bfloat16 or float16"),
+        (dict(optimizer="lion"), "optimizer is .lion., but must be sgd or adam or muon"),
+        (dict(anneal="square"), "anneal is .square., but must be cos or linear"),
+        (dict(average=1), "average is 1, but must be between 0 and 0.99999"),
+        (dict(precision="float8"), "precision is .float8., but must be None or float32 or bfloat16 or float16"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, sentence):
@@ -493,7 +494,7 @@ def handed_on(tmp_path, monkeypatch):
     seen = []
 
     def catch(model, recipe, batches, judged, **_):
-        seen.append((model, batches))
+        seen.append((deepcopy(model), batches))  # as it is then
         raise Stop
 
     def run(recipe, seed=1):

@@ -1061,6 +1061,38 @@ def test_a_precision_asked_for_too_late_is_said(root, capsys):
     assert capsys.readouterr().out == "runs/mine is finished; it was trained in float32, not in bfloat16.\n"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory")],
+)
+def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
+    def fails(_):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "runs", fails)
+    assert main(["runs"]) == 2 and "Error: there is too little memory" in capsys.readouterr().err
+    monkeypatch.setitem(COMMANDS, "runs", lambda _: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        main(["runs"])
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(b"1", tmp_path / "a.json")
+    assert caught.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
+
+
+def test_a_network_of_ones_own_is_published_and_how_it_gets_onto_the_page_is_said(monkeypatch, tmp_path, capsys):
+    for name, said in ((FINAL, "; `make report`"), ("mine", "; add mine to RECORDS in utils/experiments.py, and")):
+        monkeypatch.setattr(utils, "ROOT", tmp_path)
+        monkeypatch.setattr("utils.report.publish.publish_run", lambda *a: tmp_path / "results" / a[0])
+        assert main(["publish", name]) in (None, 0) and said in capsys.readouterr().out
+
+
 def test_a_run_that_is_in_runs_is_named(root):
     runs.save(finished_run(), root / "runs" / "seq")
     with pytest.raises(RunError, match=r"seq holds no finished run; there is runs/seq"):

@@ -4,6 +4,7 @@ import argparse
 import io
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -148,6 +149,7 @@ def ablate(_: argparse.Namespace) -> None:
 
 def publish(arguments: argparse.Namespace) -> None:
     import utils
+    from utils.experiments import MAIN, RECORDS
     from utils.report.publish import publish_run, publish_tables
 
     name = arguments.experiment
@@ -155,7 +157,9 @@ def publish(arguments: argparse.Namespace) -> None:
         target = publish_tables(name)
     else:
         target = publish_run(name, arguments.seed, arguments.validation, arguments.epochs)
-    print(f"Published into {target.relative_to(utils.ROOT)}; `make report` brings it into the README and images/.")
+    shown = name in [*MAIN, *RECORDS, "ablation", "benchmark", "search"]
+    add = "" if shown else f"add {name} to RECORDS in utils/experiments.py, and "
+    print(f"Published into {target.relative_to(utils.ROOT)}; {add}`make report` brings it into the README and images/.")
     if (target / "weights.pt").exists():
         print(f"`python -m utils calibrate {name}` fits its temperature, which `predict` needs.")
 
@@ -240,6 +244,11 @@ def main(arguments: list[str] | None = None) -> int:
         name = printable(str(error.filename2 or error.filename or "A file"))
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of all files that it lists
         print(f"Error: {name} cannot be written or read: {error.strerror or first}.", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        print("Error: there is too little memory; close other programs, or take smaller batches.", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "utils").split(".")[0] == "utils":

@@ -23,7 +23,7 @@ from utils.engine.batches import fed
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
-from utils.engine.steps import log_line
+from utils.engine.steps import dropout_of, log_line
 from utils.errors import RunError
 from utils.experiments import EXPERIMENTS, PriorWork
 from utils.training import Recipe
@@ -78,18 +78,15 @@ def train(
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, what, model))
     if folder and (folder / "metrics.json").exists():
         run = load(folder, network)
-        if recipe.precision not in (None, made_in := run.metrics.get("precision")):
-            print(f"{title_of(folder)} is finished; it was trained in {made_in}, not in {recipe.precision}.")
+        records.say_precision(title_of(folder), run.metrics, recipe.precision)
         return run
     batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
-    with alone_in(folder), rng_from(seed), torch.enable_grad():  # which a cell may have switched off
+    # Gradients a cell may have switched off; and dropout is afterwards what it would be if the run were loaded.
+    with alone_in(folder), rng_from(seed), torch.enable_grad(), dropout_of(model, recipe.dropout):
         begun = folder and records.holds_a_run(folder)
         if why := distributed.from_first(lambda: begun and records.why_not(what, model, folder)):
             raise RunError(f"Another run was begun in {folder} just now: {why}. Start again.")
-        for module in model.modules():
-            if isinstance(module, nn.Dropout) and recipe.dropout:
-                module.p = recipe.dropout
         history, made_under = training.fit(model, recipe, batches, judged, teacher=teacher and teacher.model, **options)
         metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, what, made_under))
         metrics |= dict(mean=mean, std=std, classes=list(data.classes), built_by=records.built_by(network))
@@ -135,6 +132,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
             print(f"The published run of {name} (seed {run.metrics['seed']}, {data.source} CIFAR-10):")
             rows = run.history.to_dict("records")
             print(*(log_line(rows[:last], "test") for last in range(1, len(rows) + 1)), sep="\n")
+            records.say_precision(name, run.metrics, recipe.precision)
         else:
             print(f"This is not the published run of {name}: {why}. It is trained here.")
     run = run or train(network, recipe, data, name=name, test=True, progress=not utils.FAST_RUN)

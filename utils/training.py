@@ -76,10 +76,10 @@ class Recipe:
             elif key == "lr":
                 sensible, wanted = type(value) in (int, float) and 0 < value <= 1000, "above 0, and at most 1000"
             else:
-                most = 0.999 if key == "momentum" else 1
+                most = {"momentum": 0.999, "average": 0.99999}.get(key, 1)  # with 1 nothing would move
                 sensible, wanted = type(value) in (int, float) and 0 <= value <= most, f"between 0 and {most}"
             if not sensible:
-                raise RunError(f"{key} is {value}, but must be {wanted}.")
+                raise RunError(f"{key} is {value!r}, but must be {wanted}.")
 
     @property
     def augmentation(self) -> dict[str, float]:

@@ -546,7 +546,8 @@ def call_page(rng: random.Random, root: Path) -> None:
     files = [str(root / "secret"), "/etc/passwd", "/proc/self/environ", str(ROOT / "utils" / "models.py"), "~/.bashrc"]
     file = rng.choice(files)
     file = rng.choice([file, "../" * 12 + file[1:], "..%2f" * 12 + file[1:], "file://" + file, "%2e%2e" + file])
-    picture = {"path": file, "meta": {"_type": "gradio.FileData"}} | rng.choice([{}, {"url": "http://127.0.0.1:9/"}])
+    picture = {"path": file} | rng.choice([{}, {"meta": {"_type": "gradio.FileData"}}])
+    picture |= rng.choice([{}, {"url": "http://127.0.0.1:9/"}])
     data = rng.choice([[picture, FINAL], [picture], [None, None], [file, file], [picture, file], [[], {}], FINAL, None])
     name = rng.choice([file, "a\0b", "x" * 300, "a.png", ""]).replace('"', "")
     upload = rng.choice([b"", b"GIF89a", rng.randbytes(2000), b"%!PS-Adobe", bytes(21_000_000)])

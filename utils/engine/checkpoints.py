@@ -41,6 +41,9 @@ def write_atomically(content: bytes, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:  # the file that is wanted, not the one beside it; a full disk names none
+        error.filename = str(path)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -163,7 +166,7 @@ def verify(folder: Path, again: bool = True) -> None:
     if published and (added := found.keys() - sealed.keys()):  # to a run of one's own one may add what one likes
         raise RunError(f"{folder / min(added)} does not belong there; take it out of that folder.")
     if published and place != folder.relative_to(utils.ROOT).as_posix():
-        raise RunError(f"{folder} holds something else than its name says; fetch that folder again.")
+        raise RunError(f"{folder} holds something else than its name says; delete it, or fetch it again.")
 
 
 # ---------------------------------------------------------------- random numbers

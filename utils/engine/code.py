@@ -33,11 +33,11 @@ PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here ch
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
-    "c8e1e6aa": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; lr, momentum
-    "88da1bb5": "b9364c7c",  # engine/steps.py: the same
+    "292e84c4": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; lr, momentum
+    "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "499fce08": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "6aa201c0": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "39a6b472": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -51,19 +51,20 @@ def code() -> dict[str, str]:
 
 
 def classes_of(model: nn.Module) -> dict[str, str]:
-    """Class -> digest of what its functions say, of the classes of a network's modules that are not PyTorch's, for not
-    all that they do shows in a few steps; without what has no source any more."""
-    found, kinds = {}, dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
-    refuse_edits([_place(kind) for kind in kinds if kind.__module__.startswith("utils.")])
-    for kind in kinds:
-        if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision"):
-            texts = []
-            own = [_inner(value) for key, value in vars(kind).items() if key != "__annotate_func__"]  # Python 3.14's
-            for function in filter(inspect.isfunction, own):
-                with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
-                    texts.append(_said(function))
-            digest = sha256("".join(texts).encode()).hexdigest()[:8]
-            found |= {f"{kind.__module__}.{kind.__qualname__}": SAME.get(digest, digest)} if texts else {}
+    """Class or function -> digest of what it says, of the classes of a network's modules that are not PyTorch's, and of
+    what their functions name that is of no library, for not all that they do shows in a few steps; without what has no
+    source any more."""
+    kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
+    own = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision")]
+    found, values = {}, _and_what_they_name(own)
+    refuse_edits([_place(value) for value in values if value.__module__.startswith("utils.")])
+    for value in values:
+        texts = []
+        for function in _functions(value):
+            with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
+                texts.append(_said(function, function.__code__))
+        digest = sha256("".join(texts).encode()).hexdigest()[:8]
+        found |= {f"{value.__module__}.{value.__qualname__}": SAME.get(digest, digest)} if texts else {}
     return found
 
 
@@ -87,8 +88,39 @@ def _reached(names: list[str]) -> dict[str, bytes]:
     return found
 
 
+def _and_what_they_name(values: list) -> list:
+    """These functions and classes, and others of no library that their functions look up in their files."""
+    found = [*values]
+    for value in found:  # which grows
+        named = [f.__globals__.get(name) for f in _functions(value) for name in _names(f.__code__)]
+        found += [other for other in dict.fromkeys(filter(_of_no_library, named)) if other not in found]
+    return found
+
+
+def _functions(value: Any) -> list[FunctionType]:
+    """The function itself, or those of a class."""
+    own = [value]
+    if inspect.isclass(value):
+        own = [inner for key, inner in vars(value).items() if key != "__annotate_func__"]  # Python 3.14's
+    return [*filter(inspect.isfunction, map(_inner, own))]
+
+
+def _names(code: CodeType) -> list[str]:
+    """What a function and those in it look up."""
+    return [*code.co_names, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
+
+
+def _of_no_library(value: Any) -> bool:
+    """Whether it is a function or class of a cell, of a file of the user's own, or of utils/."""
+    libraries = (*PYTHONS, *sys.stdlib_module_names - {"__main__"})
+    if not _named(value) or str(value.__module__).split(".")[0] in libraries:
+        return False
+    file = getattr(sys.modules.get(value.__module__), "__file__", None) or ""
+    return not {"site-packages", "dist-packages"} & {*Path(file).parts}
+
+
 @cache
-def _said(function: FunctionType) -> str:
+def _said(function: FunctionType, _: CodeType) -> str:  # which autoreload changes in the same function
     if not function.__module__.startswith("utils."):
         return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
     found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
@@ -162,16 +194,18 @@ def replaced(names: list[str]) -> dict[str, str]:
                 pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
         for key, (there, value) in pairs.items():
             if _is_another(there, value):
-                found[f"{name}.py ({key})"] = sha256(repr(_does(value)).encode()).hexdigest()[:8]
+                does = [_does(part) for whole in _and_what_they_name([value]) for part in (whole, *_parts(whole))]
+                found[f"{name}.py ({key})"] = sha256(repr(does).encode()).hexdigest()[:8]
     return found
 
 
 def _is_another(there: Any, value: Any) -> bool:
     """Whether `value` stands in the place of a function or class of utils/ and is not the one of that name there, or
-    is in a wrapper, other than the one that PyTorch puts around the step of an optimizer's class when it is first used.
+    is in a wrapper, other than the one that PyTorch puts around the step of an optimizer's class when it is first used;
+    or in the place of something of PyTorch's.
     """
     if not _named(there) or not there.__module__.startswith("utils."):
-        return False
+        return _named(there) and there.__module__.startswith("torch.") and value is not there
     if not _named(value) or (value.__module__, value.__qualname__) != (there.__module__, there.__qualname__):
         return True
     return _wrappers(value) != _wrappers(there) and not hasattr(value, "hooked")
@@ -193,6 +227,12 @@ def _again(path: Path, module: str, source: bytes) -> dict:
             return runpy.run_path(str(path), run_name=module)
     except Exception as error:
         raise RunError(f"{path} cannot be loaded any more ({first_line(error)}); mend it.") from None
+
+
+def _parts(value: Any) -> list:
+    """The functions and the constants of a class."""
+    own = vars(value).items() if inspect.isclass(value) else ()
+    return [inner for key, inner in own if not key.startswith("__") or inspect.isfunction(inner)]
 
 
 def _wrappers(value: Any) -> int:

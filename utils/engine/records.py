@@ -42,7 +42,7 @@ from utils.engine.checkpoints import (
     text_of,
     verify,
 )
-from utils.engine.code import PYTHONS, classes_of, code
+from utils.engine.code import PYTHONS, classes_of, code, refuse_edits
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -64,6 +64,7 @@ def whole(seed: Any) -> int:
 
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
+    refuse_edits(["models"])  # or a notebook shows its new text beside the old network
     usual = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
     usual &= not torch.__future__.get_overwrite_module_params_on_conversion()  # the optimizer would keep the old ones
     if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
@@ -105,14 +106,19 @@ def refuse_what_no_copy_keeps(model: nn.Module) -> None:
 
 
 def built_by(network: Network) -> dict:
-    """The function that built the network and its arguments, from which `builder` finds it again."""
-    given = isinstance(network, nn.Module)
-    made = dict(function=type(network).__name__, arguments={}, first_weights="given" if given else "from the seed")
+    """The function that built the network and its arguments, from which `builder` finds it again; with a line if the
+    seed decides nothing of its first weights."""
+    first = "given" if isinstance(network, nn.Module) else "from the seed"
+    if first != "given" and first_values(build(network, 1)) == first_values(build(network, 2)):
+        first = "the same for every seed"
+        print(f"Its first weights are {first}: the function that builds it sets them or a seed of its own.")
+    made = dict(function=type(network).__name__, arguments={}, first_weights=first)
     if isinstance(network, partial):
         bound = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
         made["arguments"] = {key: v.item() if isinstance(v, np.generic) else v for key, v in bound.items()}
         network = network.func
-    made["function"] = getattr(network, "__name__", made["function"])
+    known = (name for name, function in models.networks().items() if function is network)  # such as a lambda there
+    made["function"] = next(known, getattr(network, "__name__", made["function"]))
     if not all(isinstance(value, int | float | str | None) for value in made["arguments"].values()):
         made["arguments"] = UNKNOWN  # they cannot be written down
     return made
@@ -120,6 +126,7 @@ def built_by(network: Network) -> dict:
 
 def builder(metrics: Mapping, title: str) -> Network:
     """The function of `models` that built a run's network; RunError if it is not there."""
+    refuse_edits(["models"])  # it may just have been put there
     made = metrics.get("built_by") or dict(function=metrics["name"], arguments={})
     function, arguments = models.networks().get(made["function"]), made["arguments"]
     if not function or arguments == UNKNOWN or not arguments.keys() <= inspect.signature(function).parameters.keys():
@@ -419,13 +426,18 @@ def check_outputs(model: nn.Module, classes: int) -> None:
             raise NetworkError("The network must return the logits alone in training, too; mend its forward.")
         return torch.cat(answered)
 
-    loaded = deepcopy(model).cpu()
+    loaded, counted = deepcopy(model).cpu(), numbers_of(copy)
     for p in copy.parameters():
         if p.requires_grad:
             p += 0.01  # as a step would
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("be trained"):
         for _ in range(25):
             copy.train()(images[:4])  # which may change what it keeps
+    if changed := sorted(key for key, value in numbers_of(copy).items() if value != counted.get(key)):
+        print(
+            f"Its forward changes {changed[0]}, which is not saved with its weights: a training that goes on after a "
+            "stop begins with its first value again. If it matters, keep it by self.register_buffer(name, tensor)."
+        )
     with of_a_network("be loaded"), io.BytesIO() as file:
         torch.save(copy.state_dict(), file)
         file.seek(0)
@@ -435,6 +447,18 @@ def check_outputs(model: nn.Module, classes: int) -> None:
             "The network computes with something that its forward changes and that is not saved with its weights: keep "
             "it by self.register_buffer(name, tensor), and take random numbers from torch."
         )
+
+
+def numbers_of(model: nn.Module) -> dict[str, float]:
+    """The numbers among the attributes of its modules."""
+    kept = {f"{name}.{key}".lstrip("."): v for name, module in model.named_modules() for key, v in vars(module).items()}
+    return {key: value for key, value in kept.items() if type(value) in (int, float)}
+
+
+def say_precision(title: str, metrics: Mapping, wanted: str | None) -> None:
+    """A line if a finished run was trained in another precision than the one that is wanted."""
+    if wanted not in (None, made_in := metrics.get("precision")):
+        print(f"{title} is finished; it was trained in {made_in}, not in {wanted}.")
 
 
 def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[str]) -> None:
@@ -566,7 +590,7 @@ def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]
     def off(key: str, values: list[float]) -> float | np.ndarray:
         largest = np.abs(values).max(initial=1e-4, where=np.isfinite(values))
         if key == "gradients":  # each by its own size, or those of early layers would not be seen
-            return np.nan_to_num(KINKS * np.abs(values), posinf=0) + 0.001 * largest
+            return np.nan_to_num(5 * KINKS * np.abs(values), posinf=0) + 0.001 * largest  # one input is more there
         return (KINKS if key == "gradient" else 0.005) * largest
 
     return all(
@@ -729,7 +753,10 @@ def path_of(run: str | Path) -> Path:
     if isinstance(run, Path):
         return Path(os.path.abspath(run))
     if not is_name(run):
-        raise RunError(f"{run!r} is no name of a run; results/ and runs/ show which there are.")
+        raise RunError(
+            f"{run!r} is no name of a run; results/ and runs/ show which there are. A folder's name may have letters, "
+            "digits, '_', '-' and '.' only."
+        )
     return utils.ROOT / run if run.startswith("runs/") else utils.ROOT / "results" / run
 
 

@@ -106,6 +106,19 @@ def distillation(logits: torch.Tensor, answers: torch.Tensor, temperature: float
     return temperature**2 * F.kl_div(ours, wanted, reduction="batchmean", log_target=True)
 
 
+@contextmanager
+def dropout_of(model: nn.Module, p: float) -> Iterator[None]:
+    """In the block every Dropout layer has this probability; with 0 each keeps its own."""
+    before = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    for module in before:
+        module.p = p or module.p
+    try:
+        yield
+    finally:
+        for module, own in before.items():
+            module.p = own
+
+
 @dataclass
 class TrainingStep:
     """What a step is made of; called with a batch it makes one and returns the mean loss and the right answers."""

@@ -1,6 +1,7 @@
 """Figures of runs and networks; each takes plain data and returns a matplotlib Figure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from matplotlib.patches import Rectangle
 from utils.architecture import MAX_PARAMETERS
 from utils.engine.records import images_of, title_of
 from utils.engine.steps import TARGET
-from utils.errors import NetworkError
+from utils.errors import NetworkError, RunError
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, name_points, subplots
 
 IMAGES = {  # what tables call them -> what a title does
@@ -88,7 +89,14 @@ def cost_growth(table: pd.DataFrame) -> Figure:
 
 
 def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Test accuracy of several runs against the epoch: each before the others, and all of them near the target."""
+    """Accuracy of several runs against the epoch: each before the others, and all of them near the target.
+
+    RunError if they were judged on different images.
+    """
+    kinds = {column for history in histories.values() for column in history if column.endswith("_accuracy")}
+    if len(kinds := kinds - {"train_accuracy"}) != 1:
+        raise RunError("These are runs judged on different images, or none; draw those of one kind.")
+    (judged,) = kinds
     figure, axes = subplots(2, len(histories), size=(9, 6), height_ratios=[1, 1.6], sharey="row")
     for axis in axes[1, 1:]:
         axis.remove()
@@ -96,8 +104,8 @@ def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
     end.set_subplotspec(end.get_gridspec()[1, :])  # the whole width
     for axis, own, (colour, marker) in zip(axes[0], histories, LINES, strict=False):
         for history in histories.values():
-            axis.plot(history.epoch, history.test_accuracy, color="#c8c8c8", lw=1)
-        run = histories[own].epoch, histories[own].test_accuracy
+            axis.plot(history.epoch, history[judged], color="#c8c8c8", lw=1)
+        run = histories[own].epoch, histories[own][judged]
         axis.plot(*run, color=colour, lw=2)
         end.plot(*run, color=colour, marker=marker, ms=4, lw=1.2, label=own.replace("_", " "))
         axis.set_title(own.replace("_", " "), fontsize=10)
@@ -107,11 +115,11 @@ def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
         axis.axhline(TARGET, color=GREY, ls="--", lw=1)
         axis.set_xlabel("epoch")
     together = pd.concat(histories.values())
-    bottom = min(TARGET - 5, together.test_accuracy.max() - 5)
-    near = together.epoch[together.test_accuracy >= bottom]
+    bottom = min(TARGET - 5, together[judged].max() - 5)
+    near = together.epoch[together[judged] >= bottom]
     end.set(title=f"enlarged: above {bottom:g} %", ylim=(bottom, None), xlim=(near.min() - 0.5, near.max() + 0.5))
     for axis in (axes[0, 0], end):
-        axis.set_ylabel("test accuracy (%)")
+        axis.set_ylabel(f"{judged.replace('_', ' ')} (%)")
     legend_below(figure, end, columns=len(histories))
     return figure
 
@@ -151,14 +159,14 @@ def landscape(
                 axis.plot(*zip(*sorted(points), strict=True), ls="", ms=7, **style)
         axis.plot(runs[cost], runs.accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
         axis.errorbar(runs[cost], runs.accuracy, runs.deviation, fmt="none", ecolor=BLUE, capsize=4)
-        for name, metrics in (own or {}).items():
+        for (name, metrics), (colour, _) in zip((own or {}).items(), cycle(LINES[3:]), strict=False):
             if metrics[cost] is not None:
                 value = metrics[f"{metrics['evaluated_on']}_accuracy_last"]
                 images = "" if images_of(metrics) == "original" else f" on {IMAGES.get(images_of(metrics), 'others')}"
                 others = metrics["evaluated_on"] != "test" and metrics["epochs"] != runs.epochs.iloc[0]
                 label = f"{name}: {value:.2f} %, {metrics['evaluated_on']}{images}"
                 label += f", {metrics['epochs']} epochs" if others else ""
-                axis.plot(metrics[cost], value, "*", color=RED, ms=15, label=label, zorder=3)
+                axis.plot(metrics[cost], value, "*", color=colour, ms=15, label=label, zorder=3)
         if split == "test":
             axis.axhline(TARGET, color=GREY, ls="--", lw=1)
         if cost == "parameters":

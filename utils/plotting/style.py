@@ -136,6 +136,6 @@ def shrunk(png: bytes) -> bytes:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, small enough for a web page."""
-    if path.suffix.lower() != ".png":
+    if (path := Path(path)).suffix.lower() != ".png":
         raise ProjectError(f"{path} does not end in .png; name the picture so.")
     write_atomically(as_png(figure), path)

@@ -45,11 +45,18 @@ def answer(path: str | None, network: str):
     return prediction.probabilities, *large, said
 
 
+def uploaded(picture) -> str | None:
+    """Where a picture lies that was sent to the page, as it is: gradio would open it first and fail on its own terms
+    where open_picture explains. None of any other file of this machine, which gradio would let pass."""
+    sent = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+    return picture.path if picture and picture.path and sent in Path(picture.path).resolve().parents else None
+
+
 def page():
     """The page, not yet started; RunError if gradio is missing or nothing is published."""
     try:
         import gradio
-    except ImportError:
+    except ModuleNotFoundError:
         raise RunError("gradio is missing; make app installs it (or: pip install -r requirements-tools.txt).") from None
     if not (choices := networks()):
         raise RunError("No network in results/ has a calibration; run python -m utils calibrate experiment_5.")
@@ -62,8 +69,7 @@ def page():
             with gradio.Column():
                 sources = ["upload", "clipboard", "webcam"]
                 picture = gradio.Image(label="picture", type="filepath", sources=sources, height=300)
-                # The file as it is: gradio would open it first and fail on its own terms where open_picture explains.
-                picture.preprocess = lambda payload: payload and payload.path
+                picture.preprocess = uploaded
                 network = gradio.Dropdown(choices, value=choices[0], label="network")
             with gradio.Column():
                 said = gradio.Markdown("", elem_id="said")
@@ -78,8 +84,8 @@ def page():
 
 def serve(port: int) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C; what was uploaded is then gone, and nobody else may read it before."""
-    for key in ("NO_PROXY", "no_proxy"):  # gradio asks its own page whether it is there
-        os.environ[key] = ",".join(filter(None, (os.environ.get(key), "127.0.0.1", "localhost")))
+    for key in ("all_proxy", "http_proxy", "https_proxy"):  # gradio asks its own page whether it is there
+        os.environ.pop(key, None), os.environ.pop(key.upper(), None)
     with TemporaryDirectory() as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         try:

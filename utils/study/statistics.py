@@ -90,6 +90,10 @@ def against_base(
     Returns:
         One row a change but the base, in the table's order: mean, difference, low, high, seeds.
     """
+    if lacking := {"change", "seed", value} - {*table}:
+        raise RunError(f"The table lacks the column {min(lacking)}; it needs change, seed and {value}.")
+    if table.duplicated(["change", "seed"]).any():
+        raise RunError("The table has a seed of a change twice; leave one of them out.")
     wide = table.pivot(index="change", columns="seed", values=value).loc[table.change.unique()].dropna(axis=1)
     if base not in (None, *wide.index) or wide.empty:
         raise RunError(f"There is no change {base!r}, or no seed that all changes have; see the table.")
@@ -149,6 +153,9 @@ def published(held_out: int | None = None) -> pd.DataFrame:
 
 def by_seed(names: Sequence[str]) -> pd.DataFrame:
     """Accuracy after the last epoch of every published seed, a row a run: `change` (the name), `seed`, `accuracy`."""
+    judged = {title: read_metrics(title)["evaluated_on"] for title in names}
+    if len({*judged.values()}) > 1:
+        raise RunError(f"These runs were judged on different images ({judged}); compare those of one kind.")
     rows = [seeds(name).apply(last_accuracy, axis=1).rename("accuracy").reset_index() for name in names]
     return pd.concat([row.assign(change=name) for name, row in zip(names, rows, strict=True)], ignore_index=True)
 
