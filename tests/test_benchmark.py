@@ -82,7 +82,7 @@ def test_a_measurement_whose_parent_is_killed_leaves_no_process():
     try:
         tasks, children = Path(f"/proc/{parent.pid}/task"), []
         for _ in range(600):
-            found = [pid for task in tasks.glob("*/children") for pid in task.read_text().split()]
+            found = [pid for task in tasks.glob("*/children") for pid in task.read_text(encoding="utf-8").split()]
             children = [Path("/proc", pid) for pid in found if os.readlink(f"/proc/{pid}/fd/1") == os.devnull]
             if children:
                 break
@@ -92,7 +92,7 @@ def test_a_measurement_whose_parent_is_killed_leaves_no_process():
         parent.wait()
     (child,) = children
     for _ in range(100):
-        if not child.exists() or "(zombie)" in (child / "status").read_text():
+        if not child.exists() or "(zombie)" in (child / "status").read_text(encoding="utf-8"):
             break
         time.sleep(0.1)
     else:

@@ -282,6 +282,15 @@ def test_the_code_of_a_class_is_found_wherever_it_stands(copy, name):
     code_module._said.cache_clear()
 
 
+def test_a_network_is_not_built_nor_found_beside_another_text(copy):
+    """A notebook would print the new source beside the old network's table and rules."""
+    assert records.build(models.experiment_5) and records.builder(dict(name="experiment_5"), "")
+    edit(copy / "models.py", "c5=conv(64, 32, dilation=2)", "c5=conv(64, 32)")
+    for use in (lambda: records.build(models.experiment_5), lambda: records.builder(dict(name="hers"), "")):
+        with pytest.raises(RunError, match="^utils/models.py was edited after it was loaded; restart the kernel"):
+            use()
+
+
 def test_an_edit_of_a_file_that_the_networks_import_is_said(copy, monkeypatch):
     source = (copy / "models.py").read_bytes() + b"from utils import blocks\n"
     (copy / "models.py").write_bytes(source)

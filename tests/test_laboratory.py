@@ -1948,7 +1948,7 @@ class Hooked(nn.Module):
         self.linear, self.between = nn.Linear(512, 10), [between]  # a list, which is not compared
 
     def forward(self, images):
-        return self.linear(self.layers(self.between[0](0.02 * self.first(images))))
+        return self.linear(self.layers(self.between[0](0.0001 * self.first(images))))
 
 
 def test_a_gradient_that_only_early_layers_feel_is_another_run(root, capsys):

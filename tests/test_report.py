@@ -237,7 +237,7 @@ def test_a_chart_is_saved_with_few_colours_and_photographs_keep_all_of_theirs(tm
     noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     figures = {"P": plotting.bars({"a": {"b": 1.0}}), "RGB": plotting.augmentation_sheet({"photographs": noise})}
     for mode, figure in figures.items():
-        plotting.save(figure, tmp_path / "a.png")
+        plotting.save(figure, str(tmp_path / "a.png"))
         with Image.open(tmp_path / "a.png") as image:
             assert image.mode == mode
         assert plotting.shrunk((tmp_path / "a.png").read_bytes()) == (tmp_path / "a.png").read_bytes()

@@ -125,6 +125,7 @@ def test_a_second_call_installs_nothing(makefile):
         (["VALIDATION=1"], True),
         (["VALIDATION=0"], False),
         (["VALIDATION=off"], False),
+        (["VALIDATION=FALSE"], False),
         ([], False),
     ):
         assert ("--validation" in plan("run", *words)) == held_out

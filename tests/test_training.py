@@ -323,7 +323,7 @@ def test_the_learning_rate_goes_down_in_the_shape_of_the_recipe():
         (dict(lr=1e300), "lr is 1e.300, but must be above 0, and at most 1000"),
         (dict(flip=np.array([0.5, 0.5])), "flip is array.*, but must be between 0 and 1"),
         (dict(momentum=1), "momentum is 1, but must be between 0 and 0.999"),
-        (dict(momentum=True), "momentum is True, but must be between 0 and 0.999"),
+        (dict(flip=True), "flip is True, but must be between 0 and 1"),
         (dict(dropout=1.1), "dropout is 1.1, but must be between 0 and 1"),
         (dict(flip=float("nan")), "flip is nan"),
         (dict(optimizer="lion"), "optimizer is .lion., but must be sgd or adam or muon"),

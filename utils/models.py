@@ -284,13 +284,10 @@ compact_short = compact_long = compact_distilled = compact
 
 def networks() -> dict[str, Callable[[], nn.Module]]:
     """The networks of this file by name: every function, and class of its own, that needs no arguments."""
-    own = {
-        name: f for name, f in globals().items() if inspect.isfunction(f) or getattr(f, "__module__", "") == __name__
-    }
-    needs = {name: inspect.signature(f).parameters.values() for name, f in own.items() if hasattr(f, "__qualname__")}
-    return {
-        name: own[name] for name in needs if name != "networks" and all(p.default is not p.empty for p in needs[name])
-    }
+    kinds = inspect.isfunction, lambda f: inspect.isclass(f) and f.__module__ == __name__
+    own = {name: f for name, f in globals().items() if name != "networks" and any(kind(f) for kind in kinds)}
+    needs = {name: inspect.signature(f).parameters.values() for name, f in own.items()}
+    return {name: f for name, f in own.items() if all(p.default is not p.empty for p in needs[name])}
 
 
 def build_model(name: str) -> nn.Module:
