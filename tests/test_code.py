@@ -11,6 +11,7 @@ from functools import partial, wraps
 from pathlib import Path
 
 import pytest
+from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import utils
@@ -390,8 +391,13 @@ def helped(images):
     return 2 * images
 
 
+def sign(images):  # the name of an attribute below, and nothing else
+    return images
+
+
+@torch.no_grad()
 def between(images):
-    return helped(images)
+    return helped((lambda x: x + 1)(images))
 
 
 class Net(nn.Module):
@@ -412,6 +418,43 @@ def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypa
     assert found[0].keys() == found[1].keys() == {"Net", "Sign", "helped", "between"}
     differing = [key for key, digest in found[0].items() if found[1][key] != digest]
     assert differing == ["Sign" if "gradient" in old else "helped"]
+
+
+def test_functions_of_one_name_all_count_and_what_exec_made_is_no_traceback(monkeypatch):
+    first, second, made = lambda x: x + 1, lambda x: 2 * x, {}
+    exec("def loose(x): return x", made)
+    assert made["loose"].__module__ in (None, "builtins")
+    for name, function in dict(one_thing=first, other_thing=second, loose=made["loose"]).items():
+        monkeypatch.setitem(globals(), name, function)
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return other_thing(one_thing(loose(x)))  # noqa: F821
+
+    before = code_module.classes_of(Net())
+    monkeypatch.setitem(globals(), "one_thing", lambda x: x + 1000)
+    assert code_module.classes_of(Net()) != before
+
+
+def step_of(factor):
+    def step(self, images, labels):
+        return factor if images is None else step(self, None, labels)
+
+    return step
+
+
+def test_a_step_in_a_wrapper_or_that_calls_itself_counts_with_what_it_names(monkeypatch):
+    digests = []
+    for factor in (1, 2):
+        monkeypatch.setattr(steps.TrainingStep, "__call__", step_of(factor))
+        digests.append(code())
+    for factor in (1, 2):
+        monkeypatch.setitem(globals(), "loss_of", lambda logits, factor=factor: factor * logits)
+        monkeypatch.setattr(steps.TrainingStep, "__call__", wrapped(lambda self, images, labels: loss_of(images)))
+        digests.append(code())
+        monkeypatch.setattr(steps.TrainingStep, "__call__", partial(lambda images, labels: loss_of(images)))
+        digests.append(code())
+    assert all(one != other for k, one in enumerate(digests) for other in digests[:k])
 
 
 def test_code_that_autoreload_put_into_a_function_is_seen(tmp_path, monkeypatch):

@@ -819,14 +819,27 @@ class Counting(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.steps, self.last, self.body = 0, 0.5, nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+        self.steps, self.last, self.body = 0, float("nan"), nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
 
     def forward(self, images):
         self.steps += 1
         return self.body(images) + (torch.rand(10) if self.steps > 100_000 else 0)
 
 
+def test_an_edit_of_the_networks_while_one_trains_loses_no_run(root, monkeypatch):
+    fit = training.fit
+
+    def edited(*arguments, **options):
+        found = fit(*arguments, **options)
+        monkeypatch.setattr(utils, "SOURCES", utils.SOURCES | dict(models=b"x = 1"))
+        return found
+
+    monkeypatch.setattr(training, "fit", edited)
+    assert train().folder.name == "mine" and (root / "runs" / "mine" / "metrics.json").exists()
+
+
 def test_a_count_that_is_lost_where_a_training_goes_on_is_said(root, capsys):
+    records.once.cache_clear()
     train(Counting)
     assert "Its forward changes steps, which is not saved with its weights" in capsys.readouterr().out
     train(name="usual")
@@ -840,8 +853,12 @@ def test_a_lambda_and_a_class_in_models_are_networks(root, monkeypatch):
         monkeypatch.setattr(models, "Dropped", Dropped, raising=False)
         assert {"hers", "Dropped", "experiment_5"} < models.networks().keys()
         assert not {"networks", "build_model", "ConvNet", "Residual", "Callable"} & models.networks().keys()
+        monkeypatch.setattr(models, "Wrong", type("Wrong", (Exception,), {"__module__": "utils.models"}), raising=False)
+        assert "Wrong" not in models.networks()
         train(models.hers)
         assert read_metrics("runs/mine")["built_by"]["function"] == "hers" and runs.load("runs/mine")
+        train(models.Dropped, name="hers_2")
+        assert runs.load("runs/hers_2").metrics["built_by"]["function"] == "Dropped"
     finally:
         Dropped.__module__ = before
 
@@ -1758,6 +1775,7 @@ def test_a_finished_module_is_copied_and_trained_from_its_own_weights(root, caps
     assert not torch.allclose(run.model.linear.weight, records.build(tiny_network).linear.weight, atol=1e-3)
     assert run.metrics["built_by"]["first_weights"] == "given"
     assert "first weights" not in capsys.readouterr().out
+    records.once.cache_clear()
     assert train(name="function").metrics["built_by"]["first_weights"] == "from the seed"
     assert train(lambda: module, name="same").metrics["built_by"]["first_weights"] == "the same for every seed"
     assert "Its first weights are the same for every seed: the function" in capsys.readouterr().out

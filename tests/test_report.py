@@ -252,6 +252,13 @@ def test_a_calibration_bar_of_few_images_is_only_outlined():
     assert all(text.get_position()[1] < 5 for text in axis.texts), "at the foot, not on the diagonal"
 
 
+def test_a_network_without_a_row_gets_into_the_tables(monkeypatch):
+    monkeypatch.delitem(EXPERIMENTS, "quick")
+    table = tables.records_table()
+    (place,) = [k for k, link in enumerate(table["record"]) if "quick" in link]
+    assert table["elsewhere"][place] == "-"
+
+
 def test_runs_judged_on_held_out_images_are_drawn_but_not_beside_others():
     held_out = {name: records.read_history(f"{name}/epochs_5/validation") for name in ("experiment_4", "experiment_5")}
     assert plotting.accuracy_against_epoch(held_out).axes[0].get_ylabel() == "validation accuracy (%)"

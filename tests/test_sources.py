@@ -332,6 +332,15 @@ def test_class_folders_are_decoded_once_and_again_when_they_change(class_folders
     assert not np.array_equal(load_cifar10(class_folders).train_images, first.train_images)
 
 
+def test_a_picture_of_a_class_folder_is_seen_upright_as_predict_sees_it(tmp_path):
+    image, exif = Image.new("RGB", (32, 32), "blue"), Image.Exif()
+    image.paste("red", (0, 0, 32, 16))
+    exif[0x0112] = 3  # to be shown turned by half a turn
+    image.save(tmp_path / "a.png", exif=exif)
+    pixels = files.decode(tmp_path / "a.png")
+    assert pixels[0, 0].tolist() == [0, 0, 255] and pixels[-1, -1].tolist() == [255, 0, 0]
+
+
 def damage_missing(folder):
     (folder / "train" / "frog").rename(folder / "elsewhere")
 

@@ -149,7 +149,7 @@ def ablate(_: argparse.Namespace) -> None:
 
 def publish(arguments: argparse.Namespace) -> None:
     import utils
-    from utils.experiments import MAIN, RECORDS
+    from utils.experiments import EXPERIMENTS
     from utils.report.publish import publish_run, publish_tables
 
     name = arguments.experiment
@@ -157,7 +157,8 @@ def publish(arguments: argparse.Namespace) -> None:
         target = publish_tables(name)
     else:
         target = publish_run(name, arguments.seed, arguments.validation, arguments.epochs)
-    shown = name in [*MAIN, *RECORDS, "ablation", "benchmark", "search"]
+    of_no_page = arguments.validation or arguments.epochs or "/" in name
+    shown = of_no_page or name in [*EXPERIMENTS, "ablation", "benchmark", "search"]
     add = "" if shown else f"add {name} to RECORDS in utils/experiments.py, and "
     print(f"Published into {target.relative_to(utils.ROOT)}; {add}`make report` brings it into the README and images/.")
     if (target / "weights.pt").exists():
@@ -246,9 +247,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {name} cannot be written or read: {error.strerror or first}.", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search("can't allocate memory|out of memory", str(error)):
+        if not isinstance(error, MemoryError) and not re.search(
+            "can't allocate memory|not enough memory|out of memory", str(error)
+        ):
             raise
-        print("Error: there is too little memory; close other programs, or take smaller batches.", file=sys.stderr)
+        print(
+            "Error: there is too little memory; close other programs, or train with smaller batches.", file=sys.stderr
+        )
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "utils").split(".")[0] == "utils":

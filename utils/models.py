@@ -283,8 +283,8 @@ compact_short = compact_long = compact_distilled = compact
 
 
 def networks() -> dict[str, Callable[[], nn.Module]]:
-    """The networks of this file by name: every function, and class of its own, that needs no arguments."""
-    kinds = inspect.isfunction, lambda f: inspect.isclass(f) and f.__module__ == __name__
+    """The networks of this file by name: every function, and module class of its own, without arguments."""
+    kinds = inspect.isfunction, lambda f: inspect.isclass(f) and issubclass(f, nn.Module) and f.__module__ == __name__
     own = {name: f for name, f in globals().items() if name != "networks" and any(kind(f) for kind in kinds)}
     needs = {name: inspect.signature(f).parameters.values() for name, f in own.items()}
     return {name: f for name, f in own.items() if all(p.default is not p.empty for p in needs[name])}

@@ -65,7 +65,7 @@ def train(
     Raises:
         NetworkError, RunError: what is wrong with the network, the name, or what is kept under it.
     """
-    judged_on = "test" if test else "validation"
+    judged_on, made_by = "test" if test else "validation", records.built_by(network)  # while the file is as it was
     model = _built(network, recipe, data, seed := records.whole(seed))
     recipe = replace(recipe, epochs=1) if utils.FAST_RUN else recipe
     totals = architecture.totals(model)
@@ -89,7 +89,7 @@ def train(
             raise RunError(f"Another run was begun in {folder} just now: {why}. Start again.")
         history, made_under = training.fit(model, recipe, batches, judged, teacher=teacher and teacher.model, **options)
         metrics = dict(name=name, **totals, **records.metrics_of(model, history, recipe, what, made_under))
-        metrics |= dict(mean=mean, std=std, classes=list(data.classes), built_by=records.built_by(network))
+        metrics |= dict(mean=mean, std=std, classes=list(data.classes), built_by=made_by)
         run = Run(model.eval(), history, metrics, folder)
         if folder and distributed.rank() == 0:
             save(run, folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.engine.checkpoints import waited_for
 from utils.errors import DataError, first_line, printable
@@ -301,7 +301,7 @@ def decode(path: Path) -> np.ndarray:
             raise OSError  # from a pipe it would read for ever
         with Image.open(path, formats=FORMATS) as image:
             size = image.size
-            pixels = np.asarray(to_rgb(image)) if size == (32, 32) else None
+            pixels = np.asarray(to_rgb(ImageOps.exif_transpose(image))) if size == (32, 32) else None
     except Exception as error:  # Pillow raises a dozen kinds, all meaning the same here
         raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from None
     if pixels is None:

@@ -37,7 +37,7 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "499fce08": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "39a6b472": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "354041e1": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -56,16 +56,15 @@ def classes_of(model: nn.Module) -> dict[str, str]:
     source any more."""
     kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
     own = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision")]
-    found, values = {}, _and_what_they_name(own)
+    said, values = {}, _and_what_they_name(own)
     refuse_edits([_place(value) for value in values if value.__module__.startswith("utils.")])
     for value in values:
-        texts = []
         for function in _functions(value):
             with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
-                texts.append(_said(function, function.__code__))
-        digest = sha256("".join(texts).encode()).hexdigest()[:8]
-        found |= {f"{value.__module__}.{value.__qualname__}": SAME.get(digest, digest)} if texts else {}
-    return found
+                text = _said(function, function.__code__)
+                said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
+    digests = {name: sha256("".join(texts).encode()).hexdigest()[:8] for name, texts in said.items()}
+    return {name: SAME.get(digest, digest) for name, digest in digests.items()}
 
 
 # ---------------------------------------------------------------- what the files say
@@ -98,22 +97,20 @@ def _and_what_they_name(values: list) -> list:
 
 
 def _functions(value: Any) -> list[FunctionType]:
-    """The function itself, or those of a class."""
-    own = [value]
-    if inspect.isclass(value):
-        own = [inner for key, inner in vars(value).items() if key != "__annotate_func__"]  # Python 3.14's
-    return [*filter(inspect.isfunction, map(_inner, own))]
+    """The function itself, or those of a class, without their decorators."""
+    return [*filter(inspect.isfunction, map(inspect.unwrap, map(_inner, [value, *_parts(value)])))]
 
 
 def _names(code: CodeType) -> list[str]:
-    """What a function and those in it look up."""
-    return [*code.co_names, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
+    """What a function and those in it look up in their file; attributes are no such names."""
+    own = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    return [*own, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
 
 
 def _of_no_library(value: Any) -> bool:
     """Whether it is a function or class of a cell, of a file of the user's own, or of utils/."""
     libraries = (*PYTHONS, *sys.stdlib_module_names - {"__main__"})
-    if not _named(value) or str(value.__module__).split(".")[0] in libraries:
+    if not _named(value) or (value.__module__ or PYTHONS[0]).split(".")[0] in libraries:  # None: made by exec
         return False
     file = getattr(sys.modules.get(value.__module__), "__file__", None) or ""
     return not {"site-packages", "dist-packages"} & {*Path(file).parts}
@@ -180,12 +177,14 @@ def refuse_edits(names: list[str]) -> None:
     except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
         raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
     if stale:
-        raise RunError(f"utils/{stale[0]}.py was edited after it was loaded; restart the kernel, and it counts.")
+        raise RunError(
+            f"utils/{stale[0]}.py was edited after it was loaded; restart the kernel, or the program, and it counts."
+        )
 
 
 def replaced(names: list[str]) -> dict[str, str]:
-    """What a cell put in the place of a function or class of these files, or of a function of such a class: where it
-    did so -> a digest of it."""
+    """What a cell put in the place of a function or class of these files, of a function of such a class, or of what
+    they import from PyTorch: where it did so -> a digest of it and of what it names."""
     (loaded, again), found = _loaded(names), {}
     for module, name in loaded.items():
         pairs = {key: (there, vars(sys.modules[module]).get(key)) for key, there in again[module].items()}
@@ -194,15 +193,15 @@ def replaced(names: list[str]) -> dict[str, str]:
                 pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
         for key, (there, value) in pairs.items():
             if _is_another(there, value):
-                does = [_does(part) for whole in _and_what_they_name([value]) for part in (whole, *_parts(whole))]
+                named = _and_what_they_name([value.func if isinstance(value, partial) else value])
+                does = [_does(part) for whole in (value, *named) for part in (whole, *_parts(whole))]
                 found[f"{name}.py ({key})"] = sha256(repr(does).encode()).hexdigest()[:8]
     return found
 
 
 def _is_another(there: Any, value: Any) -> bool:
-    """Whether `value` stands in the place of a function or class of utils/ and is not the one of that name there, or
-    is in a wrapper, other than the one that PyTorch puts around the step of an optimizer's class when it is first used;
-    or in the place of something of PyTorch's.
+    """Whether `value` is not what belongs there: another function or class than that of utils/ or of PyTorch, or the
+    same in a wrapper. PyTorch's own wrapper around the step of an optimizer's class does not count.
     """
     if not _named(there) or not there.__module__.startswith("utils."):
         return _named(there) and there.__module__.startswith("torch.") and value is not there
@@ -231,8 +230,9 @@ def _again(path: Path, module: str, source: bytes) -> dict:
 
 def _parts(value: Any) -> list:
     """The functions and the constants of a class."""
-    own = vars(value).items() if inspect.isclass(value) else ()
-    return [inner for key, inner in own if not key.startswith("__") or inspect.isfunction(inner)]
+    own = {**vars(value)} if inspect.isclass(value) else {}
+    own.pop("__annotate_func__", None)  # Python 3.14's
+    return [inner for key, inner in own.items() if not key.startswith("__") or inspect.isfunction(_inner(inner))]
 
 
 def _wrappers(value: Any) -> int:
@@ -245,7 +245,7 @@ def _does(value: Any) -> Any:
     if isinstance(value, CodeType):
         return value.co_name, value.co_varnames, _steps(value)
     if inspect.isfunction(value):  # of a decorated one what it was is enclosed
-        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+        enclosed = [cell.cell_contents for cell in value.__closure__ or () if cell.cell_contents is not value]
         return [*map(_does, (value.__code__, value.__defaults__, value.__kwdefaults__, enclosed))]
     if isinstance(value, partial):
         return [*map(_does, (value.func, value.args, value.keywords))]

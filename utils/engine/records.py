@@ -13,7 +13,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache, partial, wraps
@@ -53,6 +53,9 @@ SEEN = """network data split code first_response first_values behaviour normalis
     teacher classes""".split()  # beside recipe and seed
 KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
+
+
+once = cache(print)  # the same line again would be noise
 
 
 def whole(seed: Any) -> int:
@@ -109,9 +112,10 @@ def built_by(network: Network) -> dict:
     """The function that built the network and its arguments, from which `builder` finds it again; with a line if the
     seed decides nothing of its first weights."""
     first = "given" if isinstance(network, nn.Module) else "from the seed"
-    if first != "given" and first_values(build(network, 1)) == first_values(build(network, 2)):
-        first = "the same for every seed"
-        print(f"Its first weights are {first}: the function that builds it sets them or a seed of its own.")
+    with suppress(Exception):  # training will say what is wrong with it
+        if first != "given" and first_values(build(network, 1)) == first_values(build(network, 2)):
+            first = "the same for every seed"
+            once(f"Its first weights are {first}: the function that builds it sets them or a seed of its own.")
     made = dict(function=type(network).__name__, arguments={}, first_weights=first)
     if isinstance(network, partial):
         bound = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
@@ -373,7 +377,7 @@ def first_values(model: nn.Module) -> dict[str, list[float]]:
         part = (v.flatten() * torch.arange(v.numel()).cos()).sum() / max(v.numel(), 1) ** 0.5
         return [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}"), float(f"{part:.6g}")]
 
-    kept = {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
+    kept = {name: t.detach().cpu() for name, t in (*model.named_parameters(), *model.named_buffers())}
     values = {name: (torch.view_as_real(t) if t.is_complex() else t).float() for name, t in kept.items()}
     return {name: size(v) for name, v in values.items()}
 
@@ -433,8 +437,8 @@ def check_outputs(model: nn.Module, classes: int) -> None:
     with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("be trained"):
         for _ in range(25):
             copy.train()(images[:4])  # which may change what it keeps
-    if changed := sorted(key for key, value in numbers_of(copy).items() if value != counted.get(key)):
-        print(
+    if changed := sorted(key for key, value in numbers_of(copy).items() if repr(value) != repr(counted.get(key))):
+        once(
             f"Its forward changes {changed[0]}, which is not saved with its weights: a training that goes on after a "
             "stop begins with its first value again. If it matters, keep it by self.register_buffer(name, tensor)."
         )
@@ -574,8 +578,8 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether all parameters have the same first values: their mean and size but for a hundredth of the size, a part of
-    them, which older runs have not, but for what machines differ in."""
+    """Whether all parameters have the same first values: mean and size within a hundredth of the size, and the part,
+    which older runs lack, within what machines differ by."""
 
     def same(values: list[float], others: list[float]) -> bool:
         off = np.nan_to_num(np.array([0.01, 0.01, 3e-5]) * abs(values[1]), posinf=0)[: len(others)]

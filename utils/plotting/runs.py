@@ -95,7 +95,7 @@ def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """
     kinds = {column for history in histories.values() for column in history if column.endswith("_accuracy")}
     if len(kinds := kinds - {"train_accuracy"}) != 1:
-        raise RunError("These are runs judged on different images, or none; draw those of one kind.")
+        raise RunError("There are no runs, or they were judged on different images; draw those of one kind.")
     (judged,) = kinds
     figure, axes = subplots(2, len(histories), size=(9, 6), height_ratios=[1, 1.6], sharey="row")
     for axis in axes[1, 1:]:

@@ -13,7 +13,7 @@ from utils.cifar10.files import OTHERS
 from utils.engine.checkpoints import verify, write_atomically
 from utils.engine.records import read_table
 from utils.errors import RunError, first_line
-from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
+from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
 from utils.report.publish import alone
 from utils.report.tables import TABLES, lessons, markdown, published
 from utils.study import ablation, statistics
@@ -89,9 +89,9 @@ def write() -> None:
 
     five, drawn = published(FIVE), published(MAIN + RECORDS)
     figures = {
-        f"{FINAL}.png": plotting.curves(loaded[FINAL], EXPERIMENTS[FINAL].prior),
+        f"{FINAL}.png": plotting.curves(loaded[FINAL], experiment(FINAL).prior),
         "epochs.png": plotting.accuracy_against_epoch({name: loaded[name].history for name in five.index}),
-        "landscape.png": plotting.landscape(drawn, [EXPERIMENTS[name].prior for name in drawn.index]),
+        "landscape.png": plotting.landscape(drawn, [experiment(name).prior for name in drawn.index]),
         "cost.png": plotting.landscape(five, costs=("parameters", "macs")),
         "architecture.png": plotting.architecture(architecture.layer_table(loaded[FINAL].model)),
         "ablation.png": plotting.differences(

@@ -16,7 +16,7 @@ from utils import architecture, models, plotting
 from utils.engine.records import read_history, read_metrics, read_table, taught_by
 from utils.engine.steps import TARGET, log_line
 from utils.errors import RunError, first_line
-from utils.experiments import EXPERIMENTS, FINAL, FIVE, MAIN, RECORDS
+from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
 from utils.study import layers, statistics
 
 
@@ -115,7 +115,7 @@ def headline() -> dict:
         "parameters": m.parameters.map("{:,}".format),
         "epochs": epochs_and_teachers(m),
         "test accuracy": accuracies(m),
-        "reference or elsewhere": [EXPERIMENTS[name].prior or "-" for name in m.index],
+        "reference or elsewhere": [experiment(name).prior or "-" for name in m.index],
     }
 
 
@@ -155,7 +155,7 @@ def running_minutes(cells: list[dict]) -> int | str:
 def results_table() -> dict:
     """One row a published run of the reference's networks, beside the reference's figures."""
     m = published(MAIN)
-    priors = [EXPERIMENTS[name].prior for name in m.index]
+    priors = [experiment(name).prior for name in m.index]
     return {
         "experiment": notebook_links(m.index),
         "parameters": m.parameters.map("{:,}".format),
@@ -176,7 +176,7 @@ def records_table() -> dict:
         "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
         "epochs": epochs_and_teachers(m),
         "test accuracy": accuracies(m),
-        "elsewhere": [EXPERIMENTS[name].prior or "-" for name in m.index],
+        "elsewhere": [experiment(name).prior or "-" for name in m.index],
     }
 
 

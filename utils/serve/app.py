@@ -85,7 +85,9 @@ def page():
 def serve(port: int) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C; what was uploaded is then gone, and nobody else may read it before."""
     for key in ("all_proxy", "http_proxy", "https_proxy"):  # gradio asks its own page whether it is there
-        os.environ.pop(key, None), os.environ.pop(key.upper(), None)
+        os.environ.pop(key, None)
+        os.environ.pop(key.upper(), None)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # nor by what Windows and macOS have set
     with TemporaryDirectory() as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         try:
