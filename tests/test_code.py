@@ -421,7 +421,8 @@ def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypa
 
 
 def test_functions_of_one_name_all_count_and_what_exec_made_is_no_traceback(monkeypatch):
-    first, second, made = lambda x: x + 1, lambda x: 2 * x, {}
+    first = lambda x: x + 1  # noqa: E731
+    second, made = lambda x: 2 * x, {}
     exec("def loose(x): return x", made)
     assert made["loose"].__module__ in (None, "builtins")
     for name, function in dict(one_thing=first, other_thing=second, loose=made["loose"]).items():
@@ -432,8 +433,10 @@ def test_functions_of_one_name_all_count_and_what_exec_made_is_no_traceback(monk
             return other_thing(one_thing(loose(x)))  # noqa: F821
 
     before = code_module.classes_of(Net())
-    monkeypatch.setitem(globals(), "one_thing", lambda x: x + 1000)
-    assert code_module.classes_of(Net()) != before
+    for name in ("one_thing", "other_thing"):
+        with monkeypatch.context() as edit:
+            edit.setitem(globals(), name, lambda x: x + 1000)
+            assert code_module.classes_of(Net()) != before
 
 
 def step_of(factor):
