@@ -835,7 +835,9 @@ def test_an_edit_of_the_networks_while_one_trains_loses_no_run(root, monkeypatch
         return found
 
     monkeypatch.setattr(training, "fit", edited)
-    assert train().folder.name == "mine" and (root / "runs" / "mine" / "metrics.json").exists()
+    module = tiny_network()
+    assert train(lambda: module).folder.name == "mine"
+    assert read_metrics("runs/mine")["built_by"]["first_weights"] == "the same for every seed", "asked before the edit"
 
 
 def test_a_count_that_is_lost_where_a_training_goes_on_is_said(root, capsys):

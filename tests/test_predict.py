@@ -133,7 +133,7 @@ def test_a_name_that_the_console_cannot_show_is_answered(tmp_path):
 
 
 def test_the_compiler_of_pytorch_is_not_loaded_for_a_prediction(tmp_path):
-    """It takes as long as everything else together."""
+    """It takes two seconds."""
     photo().save(tmp_path / "a.png")
     asked = "import sys; from utils.__main__ import main; main(sys.argv[1:]); print('torch._dynamo' in sys.modules)"
     command = [sys.executable, "-c", asked, "predict", str(tmp_path / "a.png")]

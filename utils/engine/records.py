@@ -233,7 +233,7 @@ class EqualMasks(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # otherwise PyTorch imports its compiler first, which takes as long as all else together
+        return False  # otherwise PyTorch imports its compiler first, which takes two seconds
 
 
 def with_equal_masks(probe: Callable) -> Callable:

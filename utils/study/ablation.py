@@ -116,6 +116,7 @@ def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
 
 @cache  # most changes share one network
 def modules(network: records.Network) -> dict[str, str]:
+    """Its modules with their arguments, in words that an older PyTorch has, too."""
     return records.worded_alike(records.modules(records.build(network)))
 
 
