@@ -259,6 +259,13 @@ def test_a_network_without_a_row_gets_into_the_tables(monkeypatch):
     assert table["elsewhere"][place] == "-"
 
 
+def test_stars_of_several_runs_of_ones_own_are_told_apart():
+    metrics = records.read_metrics("small")
+    figure = plotting.landscape(statistics.published(), own=dict(one=metrics, other=metrics))
+    colours = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "*"]
+    assert len(colours) == len({*colours}) == 2
+
+
 def test_runs_judged_on_held_out_images_are_drawn_but_not_beside_others():
     held_out = {name: records.read_history(f"{name}/epochs_5/validation") for name in ("experiment_4", "experiment_5")}
     assert plotting.accuracy_against_epoch(held_out).axes[0].get_ylabel() == "validation accuracy (%)"
