@@ -94,11 +94,11 @@ def test_every_image_is_in_one_share():
 
 def test_the_command_line_under_torchrun(project, tmp_path):
     """On the stand-in: one process prints and writes."""
-    command = "-m utils train experiment_5 --epochs 1 --precision float32".split()
+    command = "-m utils train quick --epochs 1 --precision float32".split()
     out, error = outcome(project(*TORCHRUN, *command))
-    assert out.count("Epoch   1 ") == out.count("The run and its graphs are in runs/experiment_5.") == 1, error
-    run = tmp_path / "runs" / "experiment_5"
+    assert out.count("Epoch   1 ") == out.count("The run and its graphs are in runs/quick.") == 1, error
+    run = tmp_path / "runs" / "quick"
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["processes"] == 2
     assert len(pd.read_csv(run / "history.csv")) == 1
-    build_model("experiment_5").load_state_dict(torch.load(run / "weights.pt", weights_only=True))
+    build_model("quick").load_state_dict(torch.load(run / "weights.pt", weights_only=True))

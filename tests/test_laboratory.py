@@ -275,12 +275,11 @@ def test_a_changed_line_is_another_run(project, command, commands, change):
     # undone, the first run is found again and nothing is trained
     change.undo(project)
     all_runs = contents(project / "runs")
-    again = command(project, "train", name, "--epochs", "1")
+    wanted = ["train", name, "--epochs", "1"], ["predict", "picture.png", "--network", name], ["publish", name]
+    again, predicted, found = commands(project, *wanted)
     assert again.code == 0 and "another run" not in again.out and "Epoch   1" not in again.out, again.err
     assert f"in runs/{name}." in again.out
-    assert contents(project / "runs") == all_runs and contents(*published) == before
-    assert command(project, "predict", "picture.png", "--network", name).code == 0
-    found = command(project, "publish", name)
+    assert contents(project / "runs") == all_runs and predicted.code == 0
     assert found.code == 2 and "is checked on CIFAR-10" in found.err, "it is found, but not checked here"
     assert contents(*published) == before
 

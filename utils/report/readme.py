@@ -29,8 +29,8 @@ def fill(text: str, marker: str, content: str) -> str:
     return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
-def filled() -> dict[str, str]:
-    """Every page by its path, with every table in the page that has its marker; RunError if none has it."""
+def pages_with_markers() -> dict[str, str]:
+    """Every page by its path; RunError unless each table has its two lines once, on one of them."""
     try:
         pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
     except (OSError, ValueError) as error:
@@ -38,15 +38,13 @@ def filled() -> dict[str, str]:
     if torn := [page for page, text in pages.items() if re.search(r"^(<{7}|>{7}) ", text, re.M)]:
         raise RunError(f"{torn[0]} holds a conflict that git left there; mend it.")
     whole = "".join(pages.values())
-    for marker, table in TABLES.items():
+    for marker in TABLES:
         first, last = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-        place = [page for page, text in pages.items() if last in text.partition(first)[2]]
-        if not place:
+        if not any(last in text.partition(first)[2] for text in pages.values()):
             where = f"{PAGES[0]} or {PAGES[1]}, in this order"
             raise RunError(f"No page has the lines {first} and {last}; put both back into {where}.")
         if whole.count(first) + whole.count(last) > 2:
             raise RunError(f"The lines {first} and {last} stand on the pages more than once; delete one of the tables.")
-        pages[place[0]] = fill(pages[place[0]], marker, markdown(table()))
     return pages
 
 
@@ -80,11 +78,14 @@ def write() -> None:
     for folder in sorted({path.parent for path in results.rglob("[!.]*") if path.is_file()}):
         if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
             verify(folder)  # in a second, also what no page shows
+    pages, pictures = pages_with_markers(), notebook_figures()
     loaded = {name: runs.load(name) for name in statistics.published().index}
     if FINAL not in loaded:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
-    pictures = notebook_figures()
-    for page, text in filled().items():
+    for marker, table in TABLES.items():
+        (page,) = [page for page, text in pages.items() if f"<!-- {marker} -->" in text]
+        pages[page] = fill(pages[page], marker, markdown(table()))
+    for page, text in pages.items():
         write_atomically(text.encode(), utils.ROOT / page)
 
     five, drawn = published(FIVE), published(MAIN + RECORDS)
