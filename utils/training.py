@@ -33,7 +33,7 @@ WORDS = dict(optimizer=("sgd", "adam", "muon"), anneal=("cos", "linear"), precis
 class Recipe:
     """Everything that decides how a network is trained.
 
-    One cycle of the learning rate (Smith & Topin, "Super-Convergence", 2018): up to `lr` during the share `warmup` of
+    One cycle of the learning rate (Smith & Topin, "Super-Convergence", 2017): up to `lr` during the share `warmup` of
     all steps, then down; `anneal` is the shape of both, "cos" (a cosine) or "linear". `optimizer` is "sgd" (with
     Nesterov momentum), "adam" (`momentum` is its first beta) or "muon" (`steps.Muon`). Weight decay acts on weights
     only, not on biases and norms. `dropout` is the probability of every Dropout layer; 0 leaves each as the network has

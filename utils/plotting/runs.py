@@ -131,7 +131,7 @@ COSTS = {  # column of the table of runs -> name on the axis, unit, and where a 
 }
 OTHERS = {  # source of a `PriorWork` -> how it is drawn
     "reference": dict(marker="x", color=GREY, label="reference, at its first 85 %"),
-    "best elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, an epoch chosen on the test images"),
+    "elsewhere": dict(marker="D", color=GREEN, mfc="none", label="others, an epoch chosen on the test images"),
 }
 
 

@@ -108,10 +108,11 @@ def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterabl
 
 
 def _place(text: Annotation, right: int, up: int, away: int) -> Bbox:
-    """Put a name so many points away from what it names, far ones with a line; returns where it lies."""
+    """Put a name so many points away from what it names, with a line unless it stands right beside it; returns where it
+    lies."""
     text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
     text.set_position((away * right, away * up))
-    text.arrow_patch.set_visible(away > 8)
+    text.arrow_patch.set_visible(away > 8 or bool(right and up))
     return Text.get_window_extent(text)  # without the line
 
 
