@@ -7,10 +7,15 @@ import linecache
 import runpy
 import shutil
 import sys
+from copy import deepcopy
 from functools import partial, wraps
 from pathlib import Path
+from types import SimpleNamespace
 
+import albumentations as A
+import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -332,10 +337,9 @@ def test_a_row_that_a_cell_adds_is_no_edit_of_the_file(monkeypatch):
     assert code()
 
 
-def test_a_network_or_a_loader_put_in_its_place_is_no_other_code(monkeypatch):
+def test_a_network_put_in_its_place_is_no_other_code(monkeypatch):
     before = code()
     monkeypatch.setattr(models, "experiment_5", models.experiment_4)
-    monkeypatch.setattr("utils.data.train_loader", partial(data.train_loader, workers=0))
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, images: -self.layers(images))
     assert code() == before
 
@@ -473,7 +477,46 @@ def test_code_that_autoreload_put_into_a_function_is_seen(tmp_path, monkeypatch)
     assert after["nets_reloaded.Net"] != before["nets_reloaded.Net"]
 
 
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, loss):
+        return self.factor * loss
+
+
+class Sharp(nn.CrossEntropyLoss):
+    def forward(self, logits, labels):
+        return super().forward(3 * logits, labels)
+
+
+READ = {
+    "number": (0.1, 0.9),
+    "dict": (dict(alpha=[0.1]), dict(alpha=[0.9])),
+    "loss": (nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(label_smoothing=0.9)),
+    "weights of classes": (nn.CrossEntropyLoss(torch.ones(10)), nn.CrossEntropyLoss(torch.arange(10.0))),
+    "loss of one's own": (nn.CrossEntropyLoss(), Sharp()),
+    "instance": (Scaled(1), Scaled(2)),
+    "namespace": (SimpleNamespace(alpha=1), SimpleNamespace(alpha=2)),
+    "array": (np.zeros(10_000), np.eye(100).reshape(-1)),
+    "helper in a closure": (wrapped(lambda loss: loss), wrapped(lambda loss: 2 * loss)),
+    "augmentation": (A.GaussNoise((0.1, 0.2)), A.GaussNoise((0.1, 0.3))),
+}
+
+
+@pytest.mark.parametrize("first, second", READ.values(), ids=READ)
+def test_what_a_replaced_step_reads_counts_by_its_value(monkeypatch, first, second):
+    monkeypatch.setattr(steps.TrainingStep, "__call__", lambda self, images, labels: reads(self.model(images)))  # noqa: F821
+    found = []
+    for value in (first, deepcopy(first), second):
+        monkeypatch.setitem(globals(), "reads", value)
+        found.append(code()["engine/steps.py (TrainingStep.__call__)"])
+    assert found[0] == found[1] != found[2]
+
+
 PUT = {
+    "augmentations": (data, "augmentations", lambda mean, **given: dict(blur=A.GaussianBlur((3, 3), p=0.1))),
+    "loader": (data, "train_loader", partial(data.train_loader, batch_size=7)),
     "function": (training, "evaluate", lambda *_: (0.0, 0.0)),
     "partial": (training, "evaluate", partial(training.evaluate, precision="float32")),
     "where it is used": (training, "train_epoch", lambda *_: None),

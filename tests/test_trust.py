@@ -22,7 +22,6 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from hashlib import md5
 from pathlib import Path
 from urllib.error import HTTPError
@@ -61,7 +60,7 @@ def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("utils.data.train_loader", partial(train_loader, workers=0))
+        monkeypatch.setattr(train_loader, "__defaults__", (*train_loader.__defaults__[:-1], 0))  # of its workers
         monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
         yield
     torch.set_num_threads(threads)
@@ -859,7 +858,7 @@ def test_the_table_of_tries_is_written_by_one_process_at_a_time(root, monkeypatc
     run.metrics["seconds_per_epoch"] = 1.0
     monkeypatch.setattr(search.runs, "train", lambda *_, **__: run)
     write_atomically(b"seed\n1\n", root / "runs" / "search" / "tiny.csv")
-    monkeypatch.setattr(search, "read_table", read)
+    monkeypatch.setattr(search.records, "read_table", read)
     search.attempt("tiny", [], None)
     with checkpoints.alone_in(root / "runs" / "search"):
         pass
@@ -1181,6 +1180,7 @@ def test_nobody_publishes_from_the_first_look_on(root, images, monkeypatch):
         return looking
 
     monkeypatch.setattr(publish.runs, "load", looks(runs.load))
+    monkeypatch.setattr(readme, "verify", looks(verify))
     monkeypatch.setattr(publish.records, "read_table", looks(records.read_table))
     publish.calibrate(FINAL)
     publish_tables("search")
@@ -1188,7 +1188,7 @@ def test_nobody_publishes_from_the_first_look_on(root, images, monkeypatch):
     seen.clear()
     with pytest.raises(RunError, match="cannot be read"):  # there are no pages here
         readme.write()
-    assert "load" in seen, "nor does anybody publish while a report is made"
+    assert "verify" in seen, "nor does anybody publish while a report is made"
 
 
 def test_what_was_killed_between_two_renames_is_put_back_before_anything_is_published_there(root):

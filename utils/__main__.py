@@ -140,13 +140,6 @@ def search(arguments: argparse.Namespace) -> None:
     print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{lines(table[shown])}")
 
 
-def ablate(_: argparse.Namespace) -> None:
-    from utils.data import load_cifar10
-    from utils.study.ablation import ablate
-
-    ablate(load_cifar10())
-
-
 def publish(arguments: argparse.Namespace) -> None:
     import utils
     from utils.experiments import EXPERIMENTS
@@ -220,7 +213,7 @@ def wing(module: str) -> ModuleType:
 COMMANDS = {
     "train": train,
     "search": search,
-    "ablate": ablate,
+    "ablate": lambda _: wing("study.ablation").ablate(wing("data").load_cifar10()),
     "publish": publish,
     "predict": predict,
     "runs": runs,
@@ -239,33 +232,28 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return COMMANDS[parsed.command](parsed) or 0
     except ProjectError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        why = str(error)
     except OSError as error:  # a full disk among them
         name = printable(str(error.filename2 or error.filename or "A file"))
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of all files that it lists
-        print(f"Error: {name} cannot be written or read: {error.strerror or first}.", file=sys.stderr)
-        return 2
+        why = f"{name} cannot be written or read: {error.strerror or first}."
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search(
-            "can't allocate memory|not enough memory|out of memory", str(error)
-        ):
+        of_memory = re.search("can't allocate memory|not enough memory|out of memory", str(error))
+        if not isinstance(error, MemoryError) and not of_memory:
             raise
-        print(
-            "Error: there is too little memory; close other programs, or train with smaller batches.", file=sys.stderr
-        )
-        return 2
+        why = "there is too little memory; close other programs, or train with smaller batches."
     except ModuleNotFoundError as error:
         if (error.name or "utils").split(".")[0] == "utils":
             raise
         how = "call make, or use the Python of an environment that has what requirements.txt names"
-        print(f"Error: the package {error.name} is missing; {how}.", file=sys.stderr)
-        return 2
+        why = f"the package {error.name} is missing; {how}."
     except KeyboardInterrupt:
         trains = parsed.command in ("train", "search", "ablate")
         goes_on = " The same command goes on after the last finished epoch." if trains else ""
         print(f"\nStopped.{goes_on}", file=sys.stderr)
         return 130
+    print(f"Error: {why}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

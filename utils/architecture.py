@@ -34,17 +34,13 @@ def layer_table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd
     known, and a printed line says so. NetworkError if it does not take an image of `input_size`.
     """
     traced = trace(model, input_size)
-    if traced is None:
-        return pd.DataFrame(_rows_of_modules(model)).astype(dict.fromkeys(OF_SOME + OF_ALL, "Int64"))
+    if traced is None:  # the modules that have parameters of their own
+        known = {name: (m, sum(p.numel() for p in m.parameters(recurse=False))) for name, m in model.named_modules()}
+        rows = [dict(layer=name, kind=type(m).__name__, parameters=n) for name, (m, n) in known.items() if n]
+        rows = pd.DataFrame(rows, columns=["layer", "kind", *OF_SOME, *OF_ALL])
+        return rows.astype(dict.fromkeys(OF_SOME + OF_ALL, "Int64"))
     rows = pd.DataFrame(_rows_of_graph(traced), columns=["layer", "kind", *OF_SOME, *OF_ALL])
     return rows.astype(dict.fromkeys([*OF_SOME, *OF_ALL[:2]], "Int64"))
-
-
-def _rows_of_modules(model: nn.Module) -> list[dict]:
-    """What can be said without a graph: the modules that have parameters of their own."""
-    known = [(name, m, sum(p.numel() for p in m.parameters(recurse=False))) for name, m in model.named_modules()]
-    empty = dict.fromkeys(OF_SOME + OF_ALL)
-    return [{"layer": name, "kind": type(m).__name__, **empty, "parameters": n} for name, m, n in known if n]
 
 
 def _rows_of_graph(traced: fx.GraphModule) -> list[dict]:
@@ -115,13 +111,10 @@ def receptive_field(table: pd.DataFrame) -> int | None:
     return None if fields.empty or table.receptive_field.isna().any() else int(fields.max())
 
 
-def totals(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> dict[str, int | None]:
-    """parameters, macs and receptive_field of the network; None for what cannot be known without a trace."""
-    return totals_of(model, layer_table(model, input_size))
-
-
-def totals_of(model: nn.Module, table: pd.DataFrame) -> dict[str, int | None]:
-    """The same from the network's layer table."""
+def totals(model: nn.Module, table: pd.DataFrame | None = None) -> dict[str, int | None]:
+    """parameters, macs and receptive_field of the network, whose layer table may be handed over; None for what cannot
+    be known without a trace."""
+    table = layer_table(model) if table is None else table
     parameters = sum(p.numel() for p in model.parameters())
     macs = None if table.macs.isna().any() else int(table.macs.sum())
     return dict(parameters=parameters, macs=macs, receptive_field=receptive_field(table))

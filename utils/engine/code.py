@@ -3,11 +3,11 @@
 import ast
 import dis
 import inspect
+import re
 import runpy
 import sys
 import textwrap
 from contextlib import suppress
-from dataclasses import is_dataclass
 from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +28,6 @@ TRAINED_BY = """transforms data training runs engine/batches engine/steps engine
 # What these import and that is known otherwise (such as the images), or keeps and compares what was trained:
 BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints engine/records engine/code
     cifar10/__init__ cifar10/files cifar10/sources""".split()
-LOOP = "training engine/steps engine/speed engine/distributed".split()  # what others do shows in what is fed
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
@@ -47,13 +46,14 @@ def code() -> dict[str, str]:
     models.py or experiments.py was edited after loading.
     """
     refuse_edits([*TRAINED_BY, "models", "experiments"])
-    return {f"{name}.py": digest for name, digest in told().items()} | replaced(LOOP)
+    trains = [name for name in TRAINED_BY if name != "runs"]  # which only calls it
+    return {f"{name}.py": digest for name, digest in told().items()} | replaced(trains)
 
 
 def classes_of(model: nn.Module) -> dict[str, str]:
-    """Class or function -> digest of what it says, of the classes of a network's modules that are not PyTorch's, and of
-    what their functions name that is of no library, for not all that they do shows in a few steps; without what has no
-    source any more."""
+    """Class, function or number -> digest of what it says, of the classes of a network's modules that are not
+    PyTorch's, and of what their functions name that is of no library, for not all that they do shows in a few images;
+    without what has no source any more."""
     kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
     own = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision")]
     said, values = {}, _and_what_they_name(own)
@@ -63,6 +63,9 @@ def classes_of(model: nn.Module) -> dict[str, str]:
             with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
                 text = _said(function, function.__code__)
                 said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
+            numbers = {name: function.__globals__.get(name) for name in _names(function.__code__)}
+            numbers = {name: repr(n) for name, n in numbers.items() if isinstance(n, int | float | str)}
+            said |= {f"{value.__module__}.{name}": [text] for name, text in numbers.items()}
     digests = {name: sha256("".join(texts).encode()).hexdigest()[:8] for name, texts in said.items()}
     return {name: SAME.get(digest, digest) for name, digest in digests.items()}
 
@@ -184,7 +187,7 @@ def refuse_edits(names: list[str]) -> None:
 
 def replaced(names: list[str]) -> dict[str, str]:
     """What a cell put in the place of a function or class of these files, of a function of such a class, or of what
-    they import from PyTorch: where it did so -> a digest of it and of what it names."""
+    they import from PyTorch: where it did so -> a digest of it and of all that it names."""
     (loaded, again), found = _loaded(names), {}
     for module, name in loaded.items():
         pairs = {key: (there, vars(sys.modules[module]).get(key)) for key, there in again[module].items()}
@@ -193,9 +196,7 @@ def replaced(names: list[str]) -> dict[str, str]:
                 pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
         for key, (there, value) in pairs.items():
             if _is_another(there, value):
-                named = _and_what_they_name([value.func if isinstance(value, partial) else value])
-                does = [_does(part) for whole in (value, *named) for part in (whole, *_parts(whole))]
-                found[f"{name}.py ({key})"] = sha256(repr(does).encode()).hexdigest()[:8]
+                found[f"{name}.py ({key})"] = sha256(repr(_does(value)).encode()).hexdigest()[:8]
     return found
 
 
@@ -240,30 +241,38 @@ def _wrappers(value: Any) -> int:
     return 1 + _wrappers(value.__wrapped__) if hasattr(value, "__wrapped__") else 0
 
 
-def _does(value: Any) -> Any:
-    """What a function does or a constant is, wherever in a file it stands."""
+def _does(value: Any, seen: dict | None = None) -> Any:
+    """What a function does, with all that it names, encloses and has as defaults, or what a value holds, wherever in a
+    file it stands; of libraries the names alone."""
+    does = partial(_does, seen=(seen := {} if seen is None else seen))
+    if isinstance(value, int | float | complex | str | bytes | None):
+        return repr(value)
+    if isinstance(value, torch.Tensor):
+        value = value.detach().to_dense().cpu().reshape(-1).view(torch.uint8).numpy()
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, sha256(value.tobytes()).hexdigest()
     if isinstance(value, CodeType):
-        return value.co_name, value.co_varnames, _steps(value)
-    if inspect.isfunction(value):  # of a decorated one what it was is enclosed
-        enclosed = [cell.cell_contents for cell in value.__closure__ or () if cell.cell_contents is not value]
-        return [*map(_does, (value.__code__, value.__defaults__, value.__kwdefaults__, enclosed))]
-    if isinstance(value, partial):
-        return [*map(_does, (value.func, value.args, value.keywords))]
-    if isinstance(value, nn.Module):
-        return repr(value), _does(vars(value)), _does(dict(value.state_dict()))
-    if is_dataclass(value) and not inspect.isclass(value):
-        return type(value).__name__, _does(vars(value))
+        return value.co_code.hex(), value.co_names, value.co_varnames, [*map(does, value.co_consts)]
+    names = [getattr(value, key, None) for key in ("__module__", "__qualname__", "__name__")]
+    if id(value) in seen or inspect.ismodule(value) or _named(value) and not _of_no_library(value):
+        return names
+    seen[id(value)] = value
     if isinstance(value, dict | list | tuple):
-        return [*map(_does, value.items() if isinstance(value, dict) else value)]
+        return [*map(does, value.items() if isinstance(value, dict) else value)]
     if isinstance(value, set | frozenset):
         return sorted(map(repr, value))
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return str(value.dtype), value.tolist()
-    if isinstance(value, int | float | str | bytes | None):
-        return repr(value)
+    if inspect.isfunction(value):  # of a decorated one what it was is enclosed
+        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+        named = [value.__globals__.get(name) for name in _names(value.__code__)]
+        return [*map(does, (value.__code__, value.__defaults__, value.__kwdefaults__, enclosed, named))]
+    if isinstance(value, partial):
+        return [*map(does, (value.func, value.args, value.keywords))]
+    if inspect.isclass(value):
+        return [names, *map(does, _parts(value))]
     if (inner := _inner(value)) is not value:
-        return _does(inner)
-    return [getattr(value, key, None) for key in ("__module__", "__qualname__", "__name__")]  # a class, a module
+        return does(inner)
+    held = vars(value) if isinstance(value, nn.Module) or _of_no_library(type(value)) else ()
+    return [re.sub(r" at 0x[0-9a-f]+", "", repr(value)), *map(does, (type(value), held))]
 
 
 def _inner(value: Any) -> Any:
@@ -273,19 +282,6 @@ def _inner(value: Any) -> Any:
     if isinstance(value, staticmethod | classmethod):
         return value.__func__
     return value if inspect.isfunction(value) else getattr(value, "__wrapped__", value)
-
-
-def _steps(value: CodeType) -> list:
-    """The instructions of a function, without its docstring and wherever it stands."""
-    left_out = ("CACHE", "EXTENDED_ARG", "PRECALL", "PUSH_NULL")
-    kept = [i for i in dis.get_instructions(value) if i.opname not in left_out]
-
-    def argument(i: dis.Instruction) -> Any:
-        if i.opcode in dis.hasjrel + dis.hasjabs:
-            return sum(other.offset < i.argval for other in kept)
-        return _does(i.argval) if isinstance(i.argval, CodeType) else repr(i.argval)
-
-    return [(i.opname, argument(i)) for i in kept]
 
 
 def _named(value: Any) -> bool:

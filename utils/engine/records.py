@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache, partial, wraps
-from itertools import chain, count, filterfalse
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from utils.engine.checkpoints import (
     of_a_run,
     read_checkpoint,
     rng_from,
-    rng_state,
     text_of,
     verify,
 )
@@ -49,7 +48,7 @@ from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_n
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
-SEEN = """network data split code first_response first_values behaviour normalised fed
+SEEN = """network data split code first_response first_values normalised fed
     teacher classes""".split()  # beside recipe and seed
 KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
@@ -149,23 +148,19 @@ def modules(model: nn.Module) -> dict[str, str]:
     """Every module with its arguments, by name; of one that contains others only its own kind and arguments. Beside it
     the plain values among the attributes of modules and classes that are not PyTorch's."""
 
-    def plain(value: Any) -> bool:
-        if isinstance(value, dict):
-            return plain([*value, *value.values()])
-        if isinstance(value, tuple | list):
-            return all(map(plain, value))
-        return value is None or isinstance(value, int | float | str | np.number | np.ndarray | torch.Tensor)
-
     def bare(value: Any) -> Any:
-        """In Python's own kinds, which look the same whatever a cell set for printing, and in any version of NumPy."""
+        """In Python's own kinds, which look the same whatever a cell set for printing, and in any version of NumPy;
+        TypeError if it is no plain value."""
         if isinstance(value, dict):
             return {bare(key): bare(inner) for key, inner in value.items()}
         if isinstance(value, tuple | list):
             return (tuple if isinstance(value, tuple) else list)(map(bare, value))
-        if isinstance(value, np.generic):
+        if isinstance(value, np.number | np.str_):
             return value.item()
-        if not isinstance(value, torch.Tensor | np.ndarray):
+        if value is None or isinstance(value, int | float | str):
             return value
+        if not isinstance(value, torch.Tensor | np.ndarray):
+            raise TypeError
         values = value
         if torch.is_tensor(value):
             value = value.detach().to_dense().cpu().resolve_conj()
@@ -178,10 +173,8 @@ def modules(model: nn.Module) -> dict[str, str]:
         values = values.astype(complex).ravel()
         size = (np.abs(values) ** 2).mean() ** 0.5 if len(values) else 0.0
         parts = [values.mean(), (values * np.exp(1j * np.arange(len(values)))).mean()] if size > 0 else []
-        return [
-            float(f"{size:.4g}"),
-            *(round(n, 3) + 0.0 for part in parts for n in (part.real / size, part.imag / size)),
-        ]
+        shares = [round(n, 3) + 0.0 for part in parts for n in (part.real / size, part.imag / size)]
+        return [float(f"{size:.4g}"), *shares]
 
     def own(module: nn.Module) -> str:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
@@ -196,7 +189,9 @@ def modules(model: nn.Module) -> dict[str, str]:
         if own_classes:
             values = {key: value for c in own_classes for key, value in vars(c).items() if not key.startswith("__")}
             values |= {key: value for key, value in vars(module).items() if key not in usual}
-            found |= {f"{name}.{key}".lstrip("."): repr(bare(value)) for key, value in values.items() if plain(value)}
+            for key, value in values.items():
+                with suppress(TypeError):
+                    found[f"{name}.{key}".lstrip(".")] = repr(bare(value))
     return found
 
 
@@ -282,70 +277,11 @@ def response(model: nn.Module) -> list[float]:
     return [round(value, 6) for value in [*logits, gradient]]
 
 
-@with_equal_masks
-def behaviour(model: nn.Module, halved: bool = False, batch: int = 0) -> dict[str, list[float]]:
-    """What `response` does not show, in numbers: the logits of 40 images in training, of two of them in eval mode
-    afterwards, also with thirty times their strength and, if it is trained with such, half their side; a part of the
-    gradient, its length, and the length of each parameter's; if random numbers are drawn in training, how far the mean
-    logit of each of 32 draws is from the first's; and the logits in training of a `batch` of so many images, of 512 at
-    most. In the place of each nn.Dropout a pattern tells where it is called.
-    """
-    copy = as_built(model)
-    pattern = cache(lambda count: 1 + 0.5 * torch.arange(count).cos())  # which takes its time
-    for module in copy.modules():
-        if type(module) is nn.Dropout:
-            module.forward = partial(_patterned, module, pattern)
-        if isinstance(module, nn.Dropout):  # whose p a forward may read; the recipe decides on it
-            module.p = 0.5
-    images = torch.sin(torch.arange(40 * 3 * 32 * 32, dtype=torch.float64) * 0.7).float().reshape(40, 3, 32, 32)
-    images = 0.2 + images * torch.linspace(0.3, 3, 40).reshape(40, 1, 1, 1)
-    copy.zero_grad()
-    with torch.no_grad():
-        for p in filterfalse(torch.any, copy.parameters()):
-            p.fill_(0.5)  # a branch that starts at zero would not be seen
-    drawn = []
-    with probing():
-        torch.default_generator.manual_seed(0)
-        stood = random_numbers()
-        trained = copy.train()(images)
-        draws = random_numbers() != stood
-        loss = F.cross_entropy(trained, torch.arange(40) % trained.shape[1])
-        if loss.requires_grad:
-            (1000 * loss).backward()  # large enough for what is clipped
-        two = images[[0, -1]]
-        judged, strong = copy.eval()(two), copy(30 * two)
-        small = copy(F.avg_pool2d(two, 2)) if halved else None
-        for seed in range(32 if draws else 0):
-            torch.default_generator.manual_seed(seed)
-            with rng_from(seed):
-                drawn.append(copy.train()(images[::20]).mean().item())
-        with torch.no_grad():
-            whole = copy.train()(images.repeat(13, 1, 1, 1)[: min(batch, 512)])[[0, -1]] if batch > 1 else None
-    reached = [p.grad for p in copy.parameters() if p.grad is not None] or [torch.zeros(1)]
-    each = torch.tensor([0.0 if p.grad is None else p.grad.norm().item() for p in copy.parameters()])
-    gradient = torch.cat([(torch.view_as_real(g) if g.is_complex() else g).flatten() for g in reached])
-    part = torch.stack([(gradient * torch.arange(len(gradient)).cos()).sum(), gradient.norm()])
-    found = dict(trained=trained[[0, -1]], judged=judged, strong=strong, gradient=part, gradients=each)
-    found |= dict(drawn=torch.tensor(drawn) - sum(drawn[:1]), halved=small, batch=whole)
-    found = {key: values.detach().flatten().tolist() for key, values in found.items() if values is not None}
-    return {key: [float(f"{value:.6g}") for value in values] for key, values in found.items()}
-
-
 @contextmanager
 def probing() -> Iterator[None]:
     """In the block a network is tried in training, and what it draws is the same each time."""
     with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
         yield
-
-
-def random_numbers() -> list:
-    """Where the random numbers of PyTorch, NumPy and Python stand, fit for a comparison."""
-    state = rng_state()
-    return [state["rng"].tolist(), state["numpy_rng"], state["python_rng"]]
-
-
-def _patterned(module: nn.Dropout, pattern: Callable[[int], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return x * pattern(x.numel()).reshape(x.shape).to(x.real.dtype) if module.training else x
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -507,10 +443,9 @@ def taught_by(metrics: Mapping) -> str | None:
 def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
     """What makes a run itself, but for its batches; `model` is the network as built, `data` says which images with
     which split."""
-    felt = recipe.get("halved", 0) > 0, recipe["batch_size"]
     with of_a_network("be described"):  # such as by an extra_repr that fails
         described, computed = modules(model), dict(first_response=response(model), first_values=first_values(model))
-        computed |= dict(behaviour=behaviour(model, *felt), normalised=normalised())
+        computed |= dict(normalised=normalised())
     if teacher := recipe.get("teacher"):
         try:
             read_metrics(teacher)
@@ -553,8 +488,7 @@ def metrics_of(model: nn.Module, history: pd.DataFrame, recipe: Any, identity: d
         recipe=asdict(recipe),
         seconds_per_epoch=round(float(history.seconds.median()), 1),
         **{key: last[key] for key in ("device", "precision", "processes", "cpu_threads", "torch_version")},
-        run={key: identity[key] for key in SEEN if key in identity}
-        | dict(response=response(model), behaviour_last=behaviour(model, recipe.halved > 0, recipe.batch_size)),
+        run={key: identity[key] for key in SEEN if key in identity} | dict(response=response(model)),
         made_under=made_under,
     )
 
@@ -588,25 +522,8 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
     return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
 
-def behave_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether all numbers agree but for five thousandths of the largest of their kind; of gradients, see KINKS."""
-
-    def off(key: str, values: list[float]) -> float | np.ndarray:
-        largest = np.abs(values).max(initial=1e-4, where=np.isfinite(values))
-        if key == "gradients":  # each by its own size, or those of early layers would not be seen
-            return np.nan_to_num(5 * KINKS * np.abs(values), posinf=0) + 0.001 * largest  # one input is more there
-        return (KINKS if key == "gradient" else 0.005) * largest
-
-    return all(
-        len(found.get(key, ())) == len(values)
-        and np.allclose(found[key], values, rtol=0, atol=off(key, values), equal_nan=True)
-        for key, values in recorded.items()
-    )
-
-
-def near(atol: float, rtol: float = 0) -> Callable[[list[float], list[float]], bool]:
-    """Compares two lists of as many numbers, of which each may be off by so much."""
-    return lambda found, recorded: len(found) == len(recorded) and np.allclose(found, recorded, rtol, atol)
+def near(found: list[float], recorded: list[float], atol: float = 0.001, rtol: float = 0) -> bool:
+    return len(found) == len(recorded) and np.allclose(found, recorded, rtol, atol)
 
 
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
@@ -615,16 +532,15 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "its modules are the same, but its first weights, or what its forward computes, are others here",
     ),
     "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
-    "behaviour": (behave_alike, "its modules are the same, but in training they compute something else here"),
-    "normalised": (near(0.001), "its images were normalised otherwise"),
+    "normalised": (near, "its images were normalised otherwise"),
     "fed": (
-        near(0.02, 1e-4),
+        partial(near, atol=0.02, rtol=1e-4),
         "the same images reach the network otherwise here: other ones, in another order, or with other labels",
     ),
     "split": (operator.eq, "other images were held out of the same ones there"),
     "classes": (
         lambda found, recorded: all(recorded.get(name, digest) == digest for name, digest in found.items()),
-        "its modules are the same, but the code of their classes is another one here",
+        "its modules are the same, but the code of their classes, or what it names, is another one here",
     ),
     "teacher": (operator.eq, "its teacher has other weights here than it had there"),
 }
@@ -657,22 +573,6 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
     return None
 
 
-def computes_otherwise(
-    model: nn.Module, weights: Mapping, recorded: list[float] | str, last: Any, batch: int
-) -> str | None:
-    """In words that `model` with these weights answers otherwise than `recorded`, or behaves otherwise than `last`;
-    None if it does the same."""
-    copy = deepcopy(model)
-    try:
-        copy.load_state_dict(weights)
-    except RuntimeError:
-        return "its modules are the same, but other weights are in them there"
-    felt = "halved" in last, batch if "batch" in last else 0
-    if alike(response(copy), recorded) and (last == UNKNOWN or behave_alike(behaviour(copy, *felt), last)):
-        return None
-    return "its modules are the same, but with the weights of there its forward computes something else here"
-
-
 def holds_a_run(folder: Path) -> bool:
     """Whether there is one in the folder, finished or not."""
     return any((folder / file).exists() for file in ("checkpoint.pt", "metrics.json"))
@@ -683,18 +583,24 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
     if not (folder / "metrics.json").exists():  # a finished run's checkpoint is not sealed with it
         state = read_checkpoint(folder / "checkpoint.pt")
         found, weights = state.get("identity") or {}, state.get("model")
-        recorded, last = state.get("response", UNKNOWN), UNKNOWN
+        recorded = state.get("response", UNKNOWN)
     else:
         metrics = read_metrics(folder)
         found = identity_of(metrics)
-        recorded, last = (metrics["run"].get(key, UNKNOWN) for key in ("response", "behaviour_last"))
+        recorded = metrics["run"].get("response", UNKNOWN)
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
-    last = last if "behaviour" in wanted else UNKNOWN  # who only loads a run does not train it
     with of_a_run(folder):
         differs = difference(wanted, found)
         if differs or not weights:
             return differs
-        return computes_otherwise(model, weights, recorded, last, found["recipe"]["batch_size"])
+        copy = deepcopy(model)
+        try:
+            copy.load_state_dict(weights)
+        except RuntimeError:
+            return "its modules are the same, but other weights are in them there"
+        if alike(response(copy), recorded):
+            return None
+        return "its modules are the same, but with the weights of there its forward computes something else here"
 
 
 def own_name(name: Any) -> str:
@@ -766,11 +672,7 @@ def path_of(run: str | Path) -> Path:
 
 def place(name: str, seed: int | str, judged_on: str, epochs: int | None = None) -> Path:
     """The folder of a published run; `epochs` where they are fewer than the recipe has."""
-    parts = [
-        f"epochs_{epochs}" if epochs else "",
-        f"seed_{seed}" if seed != 1 else "",
-        judged_on if judged_on != "test" else "",
-    ]
+    parts = epochs and f"epochs_{epochs}", seed != 1 and f"seed_{seed}", judged_on != "test" and judged_on
     return Path(utils.ROOT, "results", name, *filter(None, parts))
 
 
@@ -818,18 +720,14 @@ def read_metrics(run: str | Path) -> dict:
         kinds |= dict(epochs=int, macs=int | None, receptive_field=int | None, train_accuracy_last=float)
         kinds |= dict(epochs_to_85=int | None, mean=list, std=list, classes=list, built_by=dict)
         kept = {"built_by": {}, "classes": []} | metrics  # older ones have none
-        right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
-        right = right and isinstance(metrics.get(f"{metrics['evaluated_on']}_accuracy_last"), float)
+        kinds |= {f"{kept.get('evaluated_on')}_accuracy_last": float}
         made = kept["built_by"] or dict(function="", arguments={})
+        right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
         right = right and isinstance(made.get("function"), str)
-        right = right and (isinstance(given := made.get("arguments"), dict) or given == UNKNOWN)
-        right = (
-            right
-            and metrics["evaluated_on"] in ("test", "validation")
-            and 0 <= kept["seed"] < 2**63
-            and list(map(type, metrics["mean"] + metrics["std"])) == [float] * 6
-        )
-        if not right or any(isinstance(value, list | dict) for value in metrics["recipe"].values()):
+        right = right and (made.get("arguments") == UNKNOWN or isinstance(made.get("arguments"), dict))
+        right = right and kept["evaluated_on"] in ("test", "validation") and 0 <= kept["seed"] < 2**63
+        right = right and [type(value) for value in kept["mean"] + kept["std"]] == [float] * 6
+        if not right or any(isinstance(value, list | dict) for value in kept["recipe"].values()):
             raise ValueError("it holds something else")
     except FileNotFoundError:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))

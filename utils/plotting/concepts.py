@@ -24,10 +24,9 @@ def grids(*parts: str | tuple, cell: float = 0.4) -> Figure:
         cell: side of a cell in inches, if the page is wide enough.
     """
     widths = [0.8 if isinstance(part, str) else part[1].shape[1] for part in parts]
-    rows, columns = max(len(part[1]) for part in parts if not isinstance(part, str)), sum(widths) + 0.5 * len(parts)
-    cell = min(cell, WIDTH / columns)
-    everything = [part[1] for part in parts if not isinstance(part, str)]
-    limit = 2 * max(*(np.nanmax(np.abs(values)) for values in everything), 1e-9)  # pale: the numbers can be read
+    arrays, columns = [part[1] for part in parts if not isinstance(part, str)], sum(widths) + 0.5 * len(parts)
+    cell, rows = min(cell, WIDTH / columns), max(map(len, arrays))
+    limit = 2 * max(*(np.nanmax(np.abs(values)) for values in arrays), 1e-9)  # pale: the numbers can be read
     figure, (axes,) = subplots(1, len(parts), size=(cell * columns, cell * rows + 0.6), width_ratios=widths)
     for axis, part in zip(axes, parts, strict=True):
         if isinstance(part, str):

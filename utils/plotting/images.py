@@ -18,12 +18,10 @@ def augmentation_sheet(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     return figure
 
 
-def class_grid(
-    images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10, seed: int = 0
-) -> Figure:
-    """Random images of each class, a row a class: uint8 (N, 32, 32, 3), int64 (N,)."""
-    rng = np.random.default_rng(seed)
-    chosen = (rng.permutation(np.flatnonzero(labels == label))[:columns] for label in range(len(classes)))
+def class_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Ten random images of each class, a row a class: uint8 (N, 32, 32, 3), int64 (N,)."""
+    rng = np.random.default_rng(0)
+    chosen = (rng.permutation(np.flatnonzero(labels == label))[:10] for label in range(len(classes)))
     return augmentation_sheet({name: images[some] for name, some in zip(classes, chosen, strict=True)})
 
 

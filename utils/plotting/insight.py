@@ -30,12 +30,10 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def gallery(
-    images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], probability: Sequence[float], columns: int = 6
-) -> Figure:
+def gallery(images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], probability: Sequence[float]) -> Figure:
     """Images with predicted name, its probability and the label if it is another; green for hits, red for mistakes."""
-    rows = -(-len(images) // columns)
-    figure, axes = subplots(rows, columns, size=(9, 2.0 * rows))
+    rows = -(-len(images) // 6)
+    figure, axes = subplots(rows, 6, size=(9, 2.0 * rows))
     pictures(axes.flat, images)
     for axis, true, guess, p in zip(axes.flat, truth, predicted, probability, strict=False):
         title = f"{guess} {100 * p:.0f} %" + ("" if guess == true else f"\n(label: {true})")

@@ -102,10 +102,7 @@ def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
     accuracies = history[f"{m['evaluated_on']}_accuracy"]
     claimed, logged = records.last_accuracy(m), accuracies.iloc[-1]
     told = architecture.totals(run.model) | dict(epochs_to_85=epochs_to_target(accuracies))
-    told |= {
-        f"{m['evaluated_on']}_accuracy_best": accuracies.max(),
-        "train_accuracy_last": history.train_accuracy.iloc[-1],
-    }
+    told |= {f"{accuracies.name}_best": accuracies.max(), "train_accuracy_last": history.train_accuracy.iloc[-1]}
     rounded = {key: isinstance(m.get(key), float) and np.isclose(m[key], value) for key, value in told.items()}
     wrong = [key for key, value in told.items() if value != m.get(key) and not rounded[key]]
     why = records.difference(wanted, records.identity_of(m))

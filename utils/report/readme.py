@@ -78,10 +78,11 @@ def write() -> None:
     for folder in sorted({path.parent for path in results.rglob("[!.]*") if path.is_file()}):
         if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
             verify(folder)  # in a second, also what no page shows
-    pages, pictures = pages_with_markers(), notebook_figures()
-    loaded = {name: runs.load(name) for name in statistics.published().index}
-    if FINAL not in loaded:
+    names = statistics.published().index
+    if FINAL not in names:
         raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
+    pages, pictures = pages_with_markers(), notebook_figures()
+    loaded = {name: runs.load(name) for name in names}
     for marker, table in TABLES.items():
         (page,) = [page for page, text in pages.items() if f"<!-- {marker} -->" in text]
         pages[page] = fill(pages[page], marker, markdown(table()))

@@ -191,10 +191,7 @@ def steps_table() -> dict:
         "multiply-adds": (change.macs / 1e6).map("{:+.1f} M".format),
         "receptive field": change.receptive_field.map("{:+.0f}".format),
         "test accuracy (points)": worth.difference.map("{:+.2f}".format),
-        "95 % interval": [
-            "-" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
-            for low, high in zip(worth.low, worth.high, strict=True)
-        ],
+        "95 % interval": ["-" if pd.isna(s.low) else f"{s.low:+.2f} to {s.high:+.2f}" for s in worth.itertuples()],
     }
 
 
@@ -213,7 +210,7 @@ def layers_table() -> pd.DataFrame:
     return layers.table(models.build_model(FINAL)).reset_index()
 
 
-def summary_text() -> str:
+def summary_table() -> str:
     """What torchsummary prints for the final network."""
     from torchsummary import summary
 
@@ -222,7 +219,7 @@ def summary_text() -> str:
     return f"```\n{text.getvalue().strip()}\n```"
 
 
-def log_excerpt() -> str:
+def log_table() -> str:
     """The training log of the final network around the first epoch at 85 %, and its last line."""
     rows, metrics = read_history(FINAL).to_dict("records"), read_metrics(FINAL)
     first = metrics["epochs_to_85"] or len(rows)
@@ -270,9 +267,8 @@ def speed_table() -> pd.DataFrame:
     table.insert(0, "loop", ["plain", "plain, no dropout", "ours, float32", "ours, bfloat16"])
     reached = accuracy.groupby("variant").validation_accuracy.agg(["mean", "std"])
     after = f"validation accuracy after {accuracy.epochs[0]} epochs, {accuracy.seed.nunique()} seeds"
-    table[after] = pd.Series({row.Index: f"{row.mean:.2f} ± {row.std:.2f} %" for row in reached.itertuples()})
-    table[after] = table[after].fillna("-")
-    return table
+    reached = pd.Series({row.Index: f"{row.mean:.2f} ± {row.std:.2f} %" for row in reached.itertuples()})
+    return table.assign(**{after: reached.reindex(table.index, fill_value="-")})
 
 
 def cost_table() -> dict:
@@ -294,19 +290,6 @@ def faults_table() -> pd.DataFrame:
     return read_table(utils.ROOT / "results" / "faults.csv")
 
 
-TABLES = {
-    "headline": headline,
-    "course": course_table,
-    "results": results_table,
-    "normalisation": normalisation_table,
-    "records": records_table,
-    "steps": steps_table,
-    "seeds": seeds_table,
-    "summary": summary_text,
-    "layers": layers_table,
-    "log": log_excerpt,
-    "rules": rules_table,
-    "speed": speed_table,
-    "cost": cost_table,
-    "faults": faults_table,
-}
+MADE = [headline, course_table, results_table, normalisation_table, records_table, steps_table, seeds_table]
+MADE += [summary_table, layers_table, log_table, rules_table, speed_table, cost_table, faults_table]
+TABLES = {table.__name__.removesuffix("_table"): table for table in MADE}  # marker on the pages -> what stands there

@@ -131,13 +131,10 @@ def of_today(rows: pd.DataFrame, network: records.Network, recipe: Recipe, diges
     today."""
     today = fingerprint(network, recipe, digest), records.digest_of(code())
     return [
-        (row.run, row.code) == today and records.alike(first_response(network, row.seed), numbers(row.first_response))
+        (row.run, row.code) == today
+        and records.alike(first_response(network, row.seed), [*map(float, row.first_response.split())])
         for row in rows.itertuples()
     ]
-
-
-def numbers(text: str) -> list[float]:
-    return [float(value) for value in text.split()]
 
 
 def kept(name: str) -> pd.DataFrame:
@@ -147,7 +144,7 @@ def kept(name: str) -> pd.DataFrame:
     table = read_table(file) if file else pd.DataFrame(columns=["change", "run", *KEPT])
     may_lack = ["macs", "receptive_field"]  # of a network that cannot be traced
     try:
-        table["first_response"].map(numbers)
+        table["first_response"].map(lambda text: [*map(float, text.split())])
         sound = (table.seed % 1 == 0).all() and np.isfinite(table.validation_accuracy.astype(float)).all()
         sound &= not table[["change", "run", *KEPT]].drop(columns=may_lack).isna().any(axis=None)
         sound &= not table.duplicated(["change", "seed"]).any()

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 import pandas as pd
 from torch import nn
 
-from utils.architecture import layer_table, short_names, totals_of
+from utils.architecture import layer_table, short_names, totals
 
 NUMBERS = ["receptive field", "multiply-adds", "parameters"]
 WORDS = ["kind", "channels", "size", "stride", "padding", "dilation"]
@@ -48,7 +48,7 @@ def _read(model: nn.Module, input_size: Sequence[int]) -> dict[str, dict]:
     with the number of each kind, and "in all"."""
     table = layer_table(model, input_size)
     main, rows = table.kind.str.contains("Conv|Linear|Pool"), {}
-    total = {key: pd.NA if value is None else value for key, value in totals_of(model, table).items()}
+    total = {key: pd.NA if value is None else value for key, value in totals(model, table).items()}
     for name, row in zip(short_names(table.layer[main]), table[main].itertuples(), strict=True):
         kind = {"AdaptiveAvgPool2d": "average", "Linear": "linear"}.get(row.kind, row.kind.removesuffix("2d"))
         if not pd.isna(row.kernel):

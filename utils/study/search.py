@@ -15,23 +15,9 @@ import pandas as pd
 import utils
 from utils import architecture, models, runs
 from utils.cifar10.files import ImageData
+from utils.engine import records
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
 from utils.engine.code import code
-from utils.engine.records import (
-    LATER,
-    alike,
-    build,
-    digest_of,
-    images_of,
-    last_accuracy,
-    modules,
-    read_metrics,
-    read_table,
-    response,
-    row_of,
-    taught_by,
-    title_of,
-)
 from utils.errors import RunError
 from utils.experiments import experiment
 from utils.training import Recipe
@@ -82,7 +68,7 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     usual = choices(name)[1]  # handed over, too, so that the run tells them when they are others in the code
     told = {key: value for key, value in (usual | channels).items() if type(value) in KINDS}
     network = partial(models.networks()[name], **told)
-    found = row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
+    found = records.row_of(runs.train(network, recipe, data, name=f"search/{name}", seed=seed).metrics)
     row = {key: found[key] for key in asdict(recipe) if key != "precision" and found.get(key) is not None}
     row |= {key: str(value) if isinstance(value, list | tuple) else value for key, value in (usual | channels).items()}
     row |= {key: found[key] for key in [*KEPT, *COMPARED]}
@@ -91,7 +77,7 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
         before = path if path.exists() else published  # nor does publishing
         if before.exists():
-            both = pd.DataFrame([*sound(read_table(before), before).to_dict("records"), row])
+            both = pd.DataFrame([*sound(records.read_table(before), before).to_dict("records"), row])
             known = [column for column in both if column not in COMPARED]  # the first tries lack them
             digits = both.apply(lambda column: column.map(shorter))  # DataFrame.map came with pandas 2.1
             table = digits.drop_duplicates(known, ignore_index=True)
@@ -118,19 +104,19 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The published tries of `name`, or those of `table`, with a column `network` in the place of what is compared for
     it: "now" if the code builds what was trained then, as far as the row knows, "earlier" if its function has other
     layers, or these compute something else, or another code trains them, since."""
-    table = read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
+    table = records.read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
     now: dict[str, tuple[dict, list[float]]] = {}
-    trained_by = digest_of(code())
+    trained_by = records.digest_of(code())
 
     def network(row: dict) -> str:
         given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
         built = f"{given} {row.get('seed')}"
         try:
             if built not in now:
-                model = build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
-                digests = dict(modules=digest_of(modules(model)), code=trained_by)
-                now[built] = architecture.totals(model) | digests, response(model)
+                model = records.build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
+                digests = dict(modules=records.digest_of(records.modules(model)), code=trained_by)
+                now[built] = architecture.totals(model) | digests, records.response(model)
         except Exception:  # today's function may refuse what it took then
             return "earlier"
         same = all(row[key] == value for key, value in now[built][0].items() if pd.notna(row.get(key)))
@@ -141,19 +127,10 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
             recorded = [float(number) for number in first.split()]
         except ValueError:
             raise RunError(f"A first_response in the table of {name} is no list of numbers; delete that row.") from None
-        return "now" if same and alike(now[built][1], recorded) else "earlier"
+        return "now" if same and records.alike(now[built][1], recorded) else "earlier"
 
     columns = [column for column in table if column not in COMPARED]
     return table[columns].assign(network=[network(row) for row in table.to_dict("records")])
-
-
-SHOWN = {  # column of `tries` -> key in metrics.json
-    "parameters": "parameters",
-    "multiply-adds": "macs",
-    "receptive field": "receptive_field",
-    "seed": "seed",
-    "judged on": "evaluated_on",
-}
 
 
 def tries() -> pd.DataFrame:
@@ -163,14 +140,16 @@ def tries() -> pd.DataFrame:
     rows = {}
     for path in paths:
         try:
-            m = read_metrics(path.parent)
+            m = records.read_metrics(path.parent)
         except RunError as error:
             print(error)
             continue
-        row = {title: m[key] for title, key in SHOWN.items()}
-        row |= dict(images=images_of(m)) | LATER | m["recipe"] | dict(teacher=taught_by(m))
-        row |= dict(accuracy=round(last_accuracy(m), 2))
-        rows[title_of(path.parent)] = dict(network=m.get("built_by", {}).get("function", UNKNOWN)) | row
+        row = dict(network=m.get("built_by", {}).get("function", UNKNOWN), parameters=m["parameters"])
+        row |= {"multiply-adds": m["macs"], "receptive field": m["receptive_field"], "seed": m["seed"]}
+        row |= {"judged on": m["evaluated_on"], "images": records.images_of(m)} | records.LATER | m["recipe"]
+        rows[records.title_of(path.parent)] = row | dict(
+            teacher=records.taught_by(m), accuracy=round(records.last_accuracy(m), 2)
+        )
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
     return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])
