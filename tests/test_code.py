@@ -485,9 +485,8 @@ class Scaled:
         return self.factor * loss
 
 
-class Sharp(nn.CrossEntropyLoss):
-    def forward(self, logits, labels):
-        return super().forward(3 * logits, labels)
+def loss_class(forward):
+    return type("Own", (nn.CrossEntropyLoss,), dict(forward=forward))
 
 
 READ = {
@@ -495,7 +494,9 @@ READ = {
     "dict": (dict(alpha=[0.1]), dict(alpha=[0.9])),
     "loss": (nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(label_smoothing=0.9)),
     "weights of classes": (nn.CrossEntropyLoss(torch.ones(10)), nn.CrossEntropyLoss(torch.arange(10.0))),
-    "loss of one's own": (nn.CrossEntropyLoss(), Sharp()),
+    "loss of one's own": tuple(
+        loss_class(forward)() for forward in (lambda self, x, y: x.mean(), lambda self, x, y: 3 * x.mean())
+    ),
     "instance": (Scaled(1), Scaled(2)),
     "namespace": (SimpleNamespace(alpha=1), SimpleNamespace(alpha=2)),
     "array": (np.zeros(10_000), np.eye(100).reshape(-1)),
