@@ -84,7 +84,7 @@ def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
 def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterable[float]) -> None:
     """A name beside each point, where it hides neither a point or bar nor another name."""
     axis.figure.draw_without_rendering()  # only then is known where everything lies
-    taken = []
+    taken, named = [], []
     for line in axis.lines:
         at = line.get_transform().transform(line.get_xydata())
         taken += [Bbox([at[0], at[-1]])] if line.get_linestyle() != "None" else [Bbox([p - 6, p + 6]) for p in at]
@@ -102,9 +102,9 @@ def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterabl
         def crowded(place: tuple[int, int, int], text: Annotation = text) -> int:
             around = _place(text, *place).padded(3)
             outside = around.x0 < axis.bbox.x0 or around.x1 > axis.bbox.x1
-            return around.count_overlaps(taken) + 9 * outside
+            return around.count_overlaps(taken) + 9 * (around.count_overlaps(named) + outside)
 
-        taken.append(_place(text, *min(places, key=crowded)))
+        named.append(_place(text, *min(places, key=crowded)))
 
 
 def _place(text: Annotation, right: int, up: int, away: int) -> Bbox:
