@@ -4,8 +4,10 @@ import importlib
 import inspect
 import json
 import linecache
+import os
 import runpy
 import shutil
+import subprocess
 import sys
 from copy import deepcopy
 from functools import partial, wraps
@@ -489,6 +491,7 @@ def loss_class(forward):
     return type("Own", (nn.CrossEntropyLoss,), dict(forward=forward))
 
 
+ONE, OTHER = Scaled(1), Scaled(2)
 READ = {
     "number": (0.1, 0.9),
     "dict": (dict(alpha=[0.1]), dict(alpha=[0.9])),
@@ -500,6 +503,13 @@ READ = {
     "instance": (Scaled(1), Scaled(2)),
     "namespace": (SimpleNamespace(alpha=1), SimpleNamespace(alpha=2)),
     "array": (np.zeros(10_000), np.eye(100).reshape(-1)),
+    "array of objects": tuple(np.array([[1], [2, last]], dtype=object) for last in (3, 4)),
+    "shape": (torch.ones(2, 3), torch.ones(3, 2)),
+    "dtype": (torch.zeros(4), torch.zeros(4, dtype=torch.int32)),
+    "method": (Scaled(1).__call__, Scaled(2).__call__),
+    "set": ({Scaled, loss_of}, {Scaled, wrapped}),
+    "which of two": ([ONE, OTHER, ONE], [ONE, OTHER, OTHER]),
+    "arguments": (lambda *x: x, lambda **x: x),
     "helper in a closure": (wrapped(lambda loss: loss), wrapped(lambda loss: 2 * loss)),
     "augmentation": (A.GaussNoise((0.1, 0.2)), A.GaussNoise((0.1, 0.3))),
 }
@@ -513,6 +523,38 @@ def test_what_a_replaced_step_reads_counts_by_its_value(monkeypatch, first, seco
         monkeypatch.setitem(globals(), "reads", value)
         found.append(code()["engine/steps.py (TrainingStep.__call__)"])
     assert found[0] == found[1] != found[2]
+
+
+class Unreadable:
+    def __repr__(self):
+        raise ValueError("not today")
+
+
+def test_what_cannot_be_described_is_a_sentence(monkeypatch):
+    held = Unreadable()
+    monkeypatch.setattr(steps.TrainingStep, "__call__", lambda *_: held)
+    with pytest.raises(RunError, match=r"in the place of TrainingStep.__call__ cannot be described \(not today\)"):
+        code()
+
+
+WRAPS = """
+import sys
+from utils import training
+from utils.engine.code import code
+names, inner = {"a", "b", "c", len, print}, training.train_epoch
+training.train_epoch = lambda *given, **named: inner(*given, **named) and names
+print(code()["training.py (train_epoch)"])
+"""
+
+
+def test_what_a_cell_puts_there_is_the_same_in_another_folder_and_process(tmp_path):
+    said = set()
+    for folder in ("one", "other"):
+        shutil.copytree(ROOT / "utils", tmp_path / folder / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+        environment = os.environ | dict(PYTHONHASHSEED=str(len(said)), PYTHONPATH="")
+        command = [sys.executable, "-c", WRAPS]
+        said.add(subprocess.check_output(command, cwd=tmp_path / folder, env=environment, encoding="utf-8"))
+    assert len(said) == 1 and len(said.pop().split()[-1]) == 8
 
 
 PUT = {

@@ -1119,7 +1119,7 @@ class FromZero(Felt):
         return super().forward(images + self.gain * self.inner * (images.sin() if SETTING else images.square()))
 
 
-def test_a_branch_that_starts_at_zero_is_seen_in_its_first_weights(monkeypatch):
+def test_a_number_that_a_branch_names_which_starts_at_zero_is_seen(monkeypatch):
     """A published run of another seed has no weights that could tell."""
 
     def identity():

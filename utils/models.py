@@ -50,7 +50,7 @@ def depthwise(channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
 def separable(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Depthwise separable convolution: depthwise 3x3, then pointwise 1x1; BatchNorm2d, ReLU, Dropout.
 
-    Source: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2017.
+    Source: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2016.
     """
     each_channel = depthwise(in_channels, stride, dilation)
     mix = nn.Conv2d(in_channels, out_channels, 1, bias=False)

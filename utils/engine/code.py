@@ -42,8 +42,8 @@ SAME = {
 
 def code() -> dict[str, str]:
     """What the files TRAINED_BY say, and others of utils/ that these import, a digest each; comments, docstrings and
-    the breaks of lines do not count; and what a cell put in the place of something there. RunError if one of them,
-    models.py or experiments.py was edited after loading.
+    the breaks of lines do not count; and what a cell put in the place of something there, but in runs.py. RunError if
+    one of them, models.py or experiments.py was edited after loading.
     """
     refuse_edits([*TRAINED_BY, "models", "experiments"])
     trains = [name for name in TRAINED_BY if name != "runs"]  # which only calls it
@@ -107,6 +107,7 @@ def _functions(value: Any) -> list[FunctionType]:
 def _names(code: CodeType) -> list[str]:
     """What a function and those in it look up in their file; attributes are no such names."""
     own = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    own = [name for name in own if not name.startswith("__")]  # __file__ is another in another folder
     return [*own, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
 
 
@@ -196,7 +197,11 @@ def replaced(names: list[str]) -> dict[str, str]:
                 pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
         for key, (there, value) in pairs.items():
             if _is_another(there, value):
-                found[f"{name}.py ({key})"] = sha256(repr(_does(value)).encode()).hexdigest()[:8]
+                try:
+                    found[f"{name}.py ({key})"] = sha256(repr(_does(value)).encode()).hexdigest()[:8]
+                except Exception as error:  # such as that of a __repr__
+                    why = f"What a cell put in the place of {key} cannot be described ({first_line(error)})"
+                    raise RunError(f"{why}; let it read simpler values.") from None
     return found
 
 
@@ -248,19 +253,28 @@ def _does(value: Any, seen: dict | None = None) -> Any:
     if isinstance(value, int | float | complex | str | bytes | None):
         return repr(value)
     if isinstance(value, torch.Tensor):
-        value = value.detach().to_dense().cpu().reshape(-1).view(torch.uint8).numpy()
+        plain = value.detach().to_dense().cpu().resolve_conj().resolve_neg().contiguous()
+        bits = plain.reshape(-1).view(torch.uint8).numpy()
+        return str(value.dtype), value.requires_grad, tuple(value.shape), does(bits)
     if isinstance(value, np.ndarray):
-        return str(value.dtype), value.shape, sha256(value.tobytes()).hexdigest()
+        held = does(value.tolist()) if value.dtype.hasobject else sha256(value.tobytes()).hexdigest()
+        return str(value.dtype), value.shape, held
     if isinstance(value, CodeType):
-        return value.co_code.hex(), value.co_names, value.co_varnames, [*map(does, value.co_consts)]
+        takes = value.co_argcount, value.co_kwonlyargcount, value.co_flags & 0x0C  # * and **
+        return value.co_code.hex(), value.co_names, value.co_varnames, takes, [*map(does, value.co_consts)]
     names = [getattr(value, key, None) for key in ("__module__", "__qualname__", "__name__")]
-    if id(value) in seen or inspect.ismodule(value) or _named(value) and not _of_no_library(value):
+    if id(value) in seen:
+        return names, [*seen].index(id(value))
+    if inspect.ismodule(value) or _named(value) and (not _of_no_library(value) or _is_told(value)):
         return names
-    seen[id(value)] = value
+    if not isinstance(value, tuple):  # Python keeps equal constants of one cell once
+        seen[id(value)] = value
     if isinstance(value, dict | list | tuple):
         return [*map(does, value.items() if isinstance(value, dict) else value)]
     if isinstance(value, set | frozenset):
-        return sorted(map(repr, value))
+        return sorted(repr(_does(inner, {**seen})) for inner in value)
+    if inspect.ismethod(value):
+        return [*map(does, (value.__func__, value.__self__))]
     if inspect.isfunction(value):  # of a decorated one what it was is enclosed
         enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
         named = [value.__globals__.get(name) for name in _names(value.__code__)]
@@ -271,8 +285,15 @@ def _does(value: Any, seen: dict | None = None) -> Any:
         return [names, *map(does, _parts(value))]
     if (inner := _inner(value)) is not value:
         return does(inner)
-    held = vars(value) if isinstance(value, nn.Module) or _of_no_library(type(value)) else ()
-    return [re.sub(r" at 0x[0-9a-f]+", "", repr(value)), *map(does, (type(value), held))]
+    own = isinstance(value, nn.Module) or _of_no_library(type(value))
+    held = getattr(value, "__dict__", ()) if own else ()
+    return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)), *map(does, (type(value), held))]
+
+
+def _is_told(value: Any) -> bool:
+    """Whether it is a function or class of a file whose text counts anyway; a wrapper from a cell is none."""
+    module = value.__globals__.get("__name__") if inspect.isfunction(value) else value.__module__
+    return str(module).removeprefix("utils.").replace(".", "/") in (*TRAINED_BY, *BESIDE)
 
 
 def _inner(value: Any) -> Any:
