@@ -394,7 +394,7 @@ class Sign(torch.autograd.Function):
 
 
 def helped(images):
-    return 2 * images
+    return 2 * images if __file__ else images  # which is another one in another folder
 
 
 def sign(images):  # the name of an attribute below, and nothing else
@@ -530,6 +530,13 @@ class Unreadable:
         raise ValueError("not today")
 
 
+def test_what_trains_in_a_wrapper_names_files_whose_text_counts_anyway(monkeypatch):
+    monkeypatch.setattr(training, "train_epoch", wrapped(training.train_epoch))
+    before = code()
+    monkeypatch.setattr("utils.errors.extract_tb", lambda error: [])  # reached by train_epoch, but it trains nothing
+    assert code() == before
+
+
 def test_what_cannot_be_described_is_a_sentence(monkeypatch):
     held = Unreadable()
     monkeypatch.setattr(steps.TrainingStep, "__call__", lambda *_: held)
@@ -538,7 +545,6 @@ def test_what_cannot_be_described_is_a_sentence(monkeypatch):
 
 
 WRAPS = """
-import sys
 from utils import training
 from utils.engine.code import code
 names, inner = {"a", "b", "c", len, print}, training.train_epoch
