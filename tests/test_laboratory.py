@@ -38,6 +38,7 @@ from utils.engine import code, records, speed
 from utils.engine.batches import Batches, fed, loader
 from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
 from utils.engine.records import read_metrics
+from utils.engine.steps import TrainingStep
 from utils.errors import DataError, NetworkError, RunError
 from utils.experiments import EXPERIMENTS, FINAL, RECIPE
 from utils.models import ConvNet, conv
@@ -307,6 +308,18 @@ def test_changed_code_that_trains_is_another_run(project, command, commands):
     change.undo(project)
     again = command(project, "train", "small", "--epochs", "1")
     assert "another run" not in again.out and "Epoch   1" not in again.out and "in runs/small." in again.out, again.err
+
+
+def test_what_a_cell_puts_in_the_place_of_a_loss_is_trained_each_time(root, capsys, monkeypatch):
+    step, factor = TrainingStep.__call__, 1.0
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self, images, labels: step(self, factor * images, labels))
+    first = train()
+    factor = 0.5  # no text differs
+    second = train()
+    assert [run.folder.name for run in (first, second)] == ["mine", "mine-2"]
+    assert first.history.train_loss.iloc[-1] != second.history.train_loss.iloc[-1]
+    where = "utils/engine/steps.py (TrainingStep.__call__) trains otherwise here than it did there"
+    assert f"mine in runs/ is another run: {where}; edit the file instead" in capsys.readouterr().out
 
 
 def test_each_change_has_a_folder_and_finds_it_again(root, capsys):
@@ -867,7 +880,7 @@ def test_a_lambda_and_a_class_in_models_are_networks(root, monkeypatch):
 @pytest.fixture
 def quietly(monkeypatch):
     """What a cell puts in the place of something that trains shows in its effect alone."""
-    monkeypatch.setattr("utils.engine.code.replaced", lambda names: {})
+    monkeypatch.setattr("utils.engine.code.replaced", lambda names: [])
 
 
 def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys, monkeypatch, quietly):

@@ -67,14 +67,6 @@ def one_thread():
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    """An empty project."""
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    monkeypatch.setattr(utils, "FAST_RUN", False)
-    return tmp_path
-
-
-@pytest.fixture
 def images(monkeypatch):
     """120 random images that publish takes for all of CIFAR-10."""
     data = random_images(training=220, test=110, source="original")

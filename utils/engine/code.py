@@ -3,18 +3,17 @@
 import ast
 import dis
 import inspect
-import re
 import runpy
+import secrets
 import sys
 import textwrap
 from contextlib import suppress
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -42,12 +41,13 @@ SAME = {
 
 def code() -> dict[str, str]:
     """What the files TRAINED_BY say, and others of utils/ that these import, a digest each; comments, docstrings and
-    the breaks of lines do not count; and what a cell put in the place of something there, but in runs.py. RunError if
-    one of them, models.py or experiments.py was edited after loading.
+    the breaks of lines do not count; and where a cell put something in the place of what is there, but in runs.py, with
+    digits that no other run has. RunError if one of them, models.py or experiments.py was edited after loading.
     """
     refuse_edits([*TRAINED_BY, "models", "experiments"])
     trains = [name for name in TRAINED_BY if name != "runs"]  # which only calls it
-    return {f"{name}.py": digest for name, digest in told().items()} | replaced(trains)
+    told_by_nothing = {place: secrets.token_hex(4) for place in replaced(trains)}
+    return {f"{name}.py": digest for name, digest in told().items()} | told_by_nothing
 
 
 def classes_of(model: nn.Module) -> dict[str, str]:
@@ -186,22 +186,16 @@ def refuse_edits(names: list[str]) -> None:
         )
 
 
-def replaced(names: list[str]) -> dict[str, str]:
-    """What a cell put in the place of a function or class of these files, of a function of such a class, or of what
-    they import from PyTorch: where it did so -> a digest of it and of all that it names."""
-    (loaded, again), found = _loaded(names), {}
+def replaced(names: list[str]) -> list[str]:
+    """Where a cell put another one in the place of a function or class of these files, of a function of such a class,
+    or of what they import from PyTorch, such as "training.py (train_epoch)"."""
+    (loaded, again), found = _loaded(names), []
     for module, name in loaded.items():
         pairs = {key: (there, vars(sys.modules[module]).get(key)) for key, there in again[module].items()}
         for key, (there, value) in pairs.copy().items():
             if inspect.isclass(there) and inspect.isclass(value) and there.__module__ == module:
                 pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
-        for key, (there, value) in pairs.items():
-            if _is_another(there, value):
-                try:
-                    found[f"{name}.py ({key})"] = sha256(repr(_does(value)).encode()).hexdigest()[:8]
-                except Exception as error:  # such as that of a __repr__
-                    why = f"What a cell put in the place of {key} cannot be described ({first_line(error)})"
-                    raise RunError(f"{why}; let it read simpler values.") from None
+        found += [f"{name}.py ({key})" for key, (there, value) in pairs.items() if _is_another(there, value)]
     return found
 
 
@@ -244,56 +238,6 @@ def _parts(value: Any) -> list:
 def _wrappers(value: Any) -> int:
     """How many decorators that keep what they decorate a function has."""
     return 1 + _wrappers(value.__wrapped__) if hasattr(value, "__wrapped__") else 0
-
-
-def _does(value: Any, seen: dict | None = None) -> Any:
-    """What a function does, with all that it names, encloses and has as defaults, or what a value holds, wherever in a
-    file it stands; of libraries the names alone."""
-    does = partial(_does, seen=(seen := {} if seen is None else seen))
-    if isinstance(value, int | float | complex | str | bytes | None):
-        return repr(value)
-    if isinstance(value, torch.Tensor):
-        plain = value.detach().to_dense().cpu().resolve_conj().resolve_neg().contiguous()
-        bits = plain.reshape(-1).view(torch.uint8).numpy()
-        return str(value.dtype), value.requires_grad, tuple(value.shape), does(bits)
-    if isinstance(value, np.ndarray):
-        held = does(value.tolist()) if value.dtype.hasobject else sha256(value.tobytes()).hexdigest()
-        return str(value.dtype), value.shape, held
-    if isinstance(value, CodeType):
-        takes = value.co_argcount, value.co_kwonlyargcount, value.co_flags & 0x0C  # * and **
-        return value.co_code.hex(), value.co_names, value.co_varnames, takes, [*map(does, value.co_consts)]
-    names = [getattr(value, key, None) for key in ("__module__", "__qualname__", "__name__")]
-    if id(value) in seen:
-        return names, [*seen].index(id(value))
-    if inspect.ismodule(value) or _named(value) and (not _of_no_library(value) or _is_told(value)):
-        return names
-    if not isinstance(value, tuple):  # Python keeps equal constants of one cell once
-        seen[id(value)] = value
-    if isinstance(value, dict | list | tuple):
-        return [*map(does, value.items() if isinstance(value, dict) else value)]
-    if isinstance(value, set | frozenset):
-        return sorted(repr(_does(inner, {**seen})) for inner in value)
-    if inspect.ismethod(value):
-        return [*map(does, (value.__func__, value.__self__))]
-    if inspect.isfunction(value):  # of a decorated one what it was is enclosed
-        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
-        named = [value.__globals__.get(name) for name in _names(value.__code__)]
-        return [*map(does, (value.__code__, value.__defaults__, value.__kwdefaults__, enclosed, named))]
-    if isinstance(value, partial):
-        return [*map(does, (value.func, value.args, value.keywords))]
-    if inspect.isclass(value):
-        return [names, *map(does, _parts(value))]
-    if (inner := _inner(value)) is not value:
-        return does(inner)
-    own = isinstance(value, nn.Module) or _of_no_library(type(value))
-    held = getattr(value, "__dict__", ()) if own else ()
-    return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)), *map(does, (type(value), held))]
-
-
-def _is_told(value: Any) -> bool:
-    """Whether it is a function or class of a file whose text counts anyway; a wrapper from a cell is none."""
-    module = value.__globals__.get("__name__") if inspect.isfunction(value) else value.__module__
-    return str(module).removeprefix("utils.").replace(".", "/") in (*TRAINED_BY, *BESIDE)
 
 
 def _inner(value: Any) -> Any:
