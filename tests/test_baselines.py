@@ -1,5 +1,7 @@
 """The networks that every reader knows."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -49,5 +51,5 @@ def test_a_run_whose_name_has_a_slash_is_found(root):
 
     recipe = Recipe(epochs=1, batch_size=32, precision="float32")
     run = runs.train(network, recipe, random_images(), name="baselines/mine", progress=False)
-    wanted = runs.identity(records.build(network, 1), recipe, run.metrics["run"]["data"], 1)
+    wanted = records.identity(records.build(network, 1), asdict(recipe), run.metrics["run"]["data"], 1)
     assert records.find("baselines/mine", wanted, records.build(network, 1)) == root / "runs" / "baselines" / "mine"

@@ -11,6 +11,7 @@ from functools import partial, wraps
 from pathlib import Path
 
 import albumentations as A
+import numpy as np
 import pytest
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
@@ -456,3 +457,17 @@ def test_what_a_cell_puts_in_the_place_of_something_that_trains_is_another_code(
     assert said == f"utils/{where} trains otherwise here than it did there{mend}"
     assert records.difference(dict(code=before), dict(code=after)) == said, "nor is the cell's run shown for the file's"
     assert code()[where] != after[where], "what it reads may have changed"
+
+
+PATCHED = {
+    "engine/steps.py (F.cross_entropy)": (nn.functional, "cross_entropy"),
+    "transforms.py (A.HorizontalFlip)": (A.HorizontalFlip, "apply"),
+    "engine/batches.py (np.random.default_rng)": (np.random, "default_rng"),
+}
+
+
+@pytest.mark.parametrize("where", PATCHED)
+def test_what_a_cell_puts_into_a_library_that_trains_is_another_code(monkeypatch, where):
+    before = code()
+    monkeypatch.setattr(*PATCHED[where], lambda *given: 0)
+    assert where in code().keys() - before.keys()

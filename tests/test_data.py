@@ -15,8 +15,8 @@ from utils.data import (
     train_loader,
     train_validation_split,
 )
-from utils.engine import batches, distributed
-from utils.engine.batches import BatchSampler, fed
+from utils.engine import batches
+from utils.engine.batches import BatchSampler
 from utils.errors import DataError
 from utils.transforms import normalise_batch, train_transform
 
@@ -120,41 +120,6 @@ def test_training_sees_what_the_pipeline_of_the_notebooks_shows():
         pipeline.set_random_seed(3)
     seen = normalise_batch(np.stack([used(image=image)["image"] for image in IMAGES]), MEAN, STD)
     assert torch.allclose(seen, torch.stack([shown(image=image)["image"] for image in IMAGES]), atol=1e-5)
-
-
-def test_what_a_network_is_fed_is_told_the_same_by_any_number_of_processes(monkeypatch):
-    def made(seed):
-        return fed(loader(seed=seed), eval_loader(IMAGES, LABELS, MEAN, STD), 3, 1)
-
-    alone = made(1)
-    assert alone != made(2) and alone[0] == 4 and alone[5:49:11] == [64, 64, 64, 8]
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    assert alone == made(1)
-
-
-def test_how_many_batches_there_are_is_a_part_of_what_a_network_is_fed():
-    class Skipping(BatchSampler):
-        def __iter__(self):
-            batches = list(super().__iter__())
-            return iter(batches[:3] + batches[-1:])
-
-    train, judged = loader(), eval_loader(IMAGES, LABELS, MEAN, STD, batch_size=20)
-    before = fed(train, judged, 1, 1)
-    judged.sampler.__class__ = Skipping
-    after = fed(train, judged, 1, 1)
-    assert [(old, new) for old, new in zip(before, after, strict=True) if old != new] == [(10, 4)]
-
-
-def test_every_label_and_pixel_is_a_part_of_what_a_network_is_fed():
-    judged = eval_loader(IMAGES, LABELS, MEAN, STD, batch_size=20)
-    for name in ("images", "labels"):
-        train = train_loader(IMAGES, LABELS, MEAN, STD, batch_size=20, workers=0)
-        train.sampler.set_epoch(1)
-        before, changed = fed(train, judged, 1, 1), getattr(train.dataset, name).copy()
-        changed[list(train.sampler)[5][2][0]] += 1  # an image of a batch that is not looked at
-        setattr(train.dataset, name, changed)
-        assert before != fed(train, judged, 1, 1)
 
 
 def test_evaluation_is_in_order_and_not_augmented():

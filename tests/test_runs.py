@@ -191,7 +191,7 @@ def test_what_an_older_pytorch_leaves_unsaid_is_no_difference():
 def test_the_precision_is_no_part_of_what_a_run_is(root):
     run = finished_run()
     recipe = replace(experiment(FINAL).recipe, precision="float16")
-    wanted = runs.identity(records.build(models.experiment_5), recipe, run.metrics["run"]["data"], 1)
+    wanted = records.identity(records.build(models.experiment_5), asdict(recipe), run.metrics["run"]["data"], 1)
     assert records.difference(wanted, records.identity_of(run.metrics)) is None
 
 

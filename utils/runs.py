@@ -19,7 +19,6 @@ from utils import architecture, training
 from utils.cifar10.files import ImageData, checked
 from utils.data import eval_loader, hold_out, loaders
 from utils.engine import checkpoints, distributed, records
-from utils.engine.batches import fed
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
@@ -72,7 +71,7 @@ def train(
     records.check_outputs(model, len(data.classes))
     images = dict(source=data.source, digest=data.digest, judged_on=judged_on)
     part = data if test else hold_out(data)
-    what = identity(model, recipe, images, seed, part)
+    what = records.identity(model, asdict(recipe), images, seed, part.digest)
     if teacher := recipe.teacher and load(recipe.teacher):
         records.check_teacher(recipe.teacher, teacher.metrics, what, data.classes)
     folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, what, model))
@@ -96,16 +95,6 @@ def train(
     return run
 
 
-def identity(model: nn.Module, recipe: Recipe, images: dict, seed: int, part: ImageData | None = None) -> dict:
-    """What makes a run itself; `model` is the network as built, `images` says which with which split. With `part`, the
-    images that it is trained and judged on, also what it is fed of them."""
-    whole = records.identity(model, asdict(recipe), images, seed)
-    if part:
-        train, judged, *_ = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
-        whole |= dict(split=part.digest, fed=fed(train, judged, recipe.epochs, seed))
-    return whole
-
-
 def _built(network: Network, recipe: Recipe, data: ImageData, seed: int = 1) -> nn.Module:
     """The network as built, once all three are what can be trained; RunError or NetworkError if they are not."""
     if not hasattr(recipe, "epochs") or not hasattr(data, "digest"):
@@ -125,7 +114,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
     records.check_outputs(model, len(data.classes))
     if not (utils.FAST_RUN or retrain):
         images = dict(source=data.source, digest=data.digest, judged_on="test")
-        wanted = identity(model, recipe, images, 1, data)
+        wanted = records.identity(model, asdict(recipe), images, 1, data.digest)
         why = records.why_not(wanted, model, folder) if records.holds_a_run(folder) else "there is none"
         if why is None:
             run = load(folder, network)

@@ -4,9 +4,7 @@ import multiprocessing.queues
 import os
 import signal
 import sys
-import zlib
 from collections.abc import Iterator
-from copy import copy
 from functools import partial
 
 import albumentations as A
@@ -16,7 +14,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.engine import distributed
-from utils.engine.checkpoints import rng_from
 from utils.errors import DataError
 from utils.transforms import normalise_batch
 
@@ -101,32 +98,3 @@ def loader(batches: Batches, batch_size: int, shuffle_seed: int | None, mean, st
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own: whether the workers were just started must not move the dropout
     )
-
-
-def fed(train: DataLoader, judged: DataLoader, epochs: int, seed: int) -> list[float]:
-    """What a network is fed by these loaders, in numbers, the same for any number of processes: how many batches, what
-    tells all their images and labels from others, and those of the first three batches and of the last one, as they
-    come; of the batches that it is trained on, in the first and in the last epoch."""
-    weights, found = _weights(), []
-    with rng_from(seed):
-        for loader, epoch in ((train, 1), (train, epochs), (judged, 0)):
-            sampler = copy(loader.sampler)
-            sampler.rank, sampler.world = 0, 1
-            sampler.set_epoch(epoch)
-            which = list(sampler)
-            found.append(len(which))
-            for array in (loader.dataset.images, loader.dataset.labels):
-                whole = zlib.crc32(np.ascontiguousarray(array))
-                found += [whole % 1009, whole // 1009 % 1013]  # small enough to be told apart as the others are
-            for x, y in (loader.collate_fn(loader.dataset[key]) for key in (*which[:3], which[-1])):
-                x, y = np.asarray(x, float).transpose(0, 2, 3, 1), np.asarray(y, float).ravel()
-                sums = [part.sum() / 3072 for part in np.array_split((x * np.resize(weights, x.shape)).ravel(), 8)]
-                found += [len(x), x.mean(), *sums, 10 * (y * np.cos(np.arange(y.size))).mean()]
-    return [round(float(value), 3) for value in found]
-
-
-def _weights() -> np.ndarray:
-    """What to weigh the pixels of an image with, coarse and fine, so that their mean tells what was done to it."""
-    y, x = np.mgrid[:32, :32]
-    coarse = np.stack([np.sin(2 * np.pi * (x + channel * y) / 32) for channel in range(3)], axis=-1)
-    return coarse + 0.5 * (-1.0) ** (x + y)[..., None]

@@ -10,6 +10,7 @@ import textwrap
 from contextlib import suppress
 from functools import cache, cached_property
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -33,9 +34,9 @@ PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here ch
 SAME = {
     "292e84c4": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; lr, momentum
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
-    "499fce08": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
+    "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "354041e1": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "b7bb679c": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -188,15 +189,36 @@ def refuse_edits(names: list[str]) -> None:
 
 def replaced(names: list[str]) -> list[str]:
     """Where a cell put another one in the place of a function or class of these files, of a function of such a class,
-    or of what they import from PyTorch, such as "training.py (train_epoch)"."""
+    or of what they name of libraries, such as "training.py (train_epoch)" or "engine/steps.py (F.cross_entropy)"."""
     (loaded, again), found = _loaded(names), []
     for module, name in loaded.items():
         pairs = {key: (there, vars(sys.modules[module]).get(key)) for key, there in again[module].items()}
         for key, (there, value) in pairs.copy().items():
             if inspect.isclass(there) and inspect.isclass(value) and there.__module__ == module:
                 pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
-        found += [f"{name}.py ({key})" for key, (there, value) in pairs.items() if _is_another(there, value)]
+        changed = [key for key, (there, value) in pairs.items() if _is_another(there, value)]
+        dotted = _dotted((UTILS / f"{name}.py").read_bytes())
+        changed += [key for key in dotted if _of_a_cell(again[module].get(key.partition(".")[0]), key)]
+        found += [f"{name}.py ({key})" for key in changed]
     return found
+
+
+@cache
+def _dotted(source: bytes) -> list[str]:
+    """The names with dots in a file, such as F.cross_entropy."""
+    found = {ast.unparse(part) for part in ast.walk(ast.parse(source)) if isinstance(part, ast.Attribute)}
+    return sorted(name for name in found if all(map(str.isidentifier, name.split("."))))
+
+
+def _of_a_cell(library: Any, name: str) -> bool:
+    """Whether a function or class that is named like this in a library, or a function of such a class, is not its."""
+    if not inspect.ismodule(library) or library.__name__.startswith("utils"):
+        return False
+    try:
+        value = attrgetter(name.partition(".")[2])(library)
+    except AttributeError:
+        return False
+    return any(map(_of_no_library, [value, *map(_inner, _parts(value))]))
 
 
 def _is_another(there: Any, value: Any) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict
-from functools import cache, partial, wraps
+from functools import cache, partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import utils
 from utils import models, transforms
@@ -48,7 +47,7 @@ from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_n
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
-SEEN = """network data split code first_response first_values normalised fed
+SEEN = """network data split code first_response first_values normalised
     teacher classes""".split()  # beside recipe and seed
 KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
@@ -207,52 +206,16 @@ def digest_of(modules: Mapping[str, str] | str) -> str:
     return hashlib.sha256(json.dumps(worded_alike(modules)).encode()).hexdigest()[:8]
 
 
-def as_built(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, its weights in the order in which a new network has them: training changes it, and then the
-    same random numbers meet other places of a map."""
-    with of_a_network("be copied"):
-        return deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-
-
-class EqualMasks(TorchDispatchMode):
-    """In the block masks, such as those of F.dropout, are drawn by torch.rand: what bernoulli_(p) draws depends on who
-    made the processor, because on Intel's PyTorch asks MKL for it."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        in_place = function is torch.ops.aten.bernoulli_.float
-        if not in_place and function is not torch.ops.aten.bernoulli.p:
-            return function(*args, **(kwargs or {}))
-        like, p = (*args, 0.5)[:2]
-        mask = (torch.rand(like.shape, **(kwargs or {})) < p).to(like.dtype)
-        return like.copy_(mask) if in_place else mask
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # otherwise PyTorch imports its compiler first, which takes two seconds
-
-
-def with_equal_masks(probe: Callable) -> Callable:
-    @wraps(probe)
-    def probing(*arguments: Any) -> Any:
-        try:
-            with EqualMasks():
-                return probe(*arguments)
-        except NetworkError:  # such as of torch.cond, which bears no such mode
-            return probe(*arguments)
-
-    return probing
-
-
-@with_equal_masks
 def response(model: nn.Module) -> list[float]:
     """What the network makes of eight images that are a formula; always on the CPU.
 
-    The logits of the faintest and the strongest image in eval mode, then in training mode with the random numbers of
-    one seed; last the length of the gradient of a loss, which shows a detached layer, unless its part of it is below a
-    few percent. Without dropout, which the recipe decides. NetworkError if it computes with weights that are not among
-    its parameters.
+    The logits of the faintest and the strongest image in eval mode, then in training mode; last the length of the
+    gradient of a loss, which shows a detached layer, unless its part of it is below a few percent. Without dropout,
+    which the recipe decides; of a network that draws random numbers itself, which depend on who made the processor,
+    those in eval mode twice, and 0. NetworkError if it computes with weights that are not among its parameters.
     """
-    copy = as_built(model)
+    with of_a_network("be copied"):
+        copy = deepcopy(model).cpu()
     images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
     images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
     copy.zero_grad()
@@ -261,7 +224,9 @@ def response(model: nn.Module) -> list[float]:
             module.p = 0.0
     with probing():
         torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
-        judged, trained = copy.eval()(images)[[0, -1]], copy.train()(images)
+        judged, before = copy.eval()(images)[[0, -1]], torch.get_rng_state()
+        trained = copy.train()(images)
+        draws = not torch.equal(torch.get_rng_state(), before)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
         trained_with = {p for p in copy.parameters() if p.requires_grad}
         stored = {value for module in copy.modules() for value in tensors(list(vars(module).values()))}
@@ -273,8 +238,8 @@ def response(model: nn.Module) -> list[float]:
             loss.backward()
     gradient = sum(p.grad.abs().square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
     refuse_what_no_copy_keeps(copy)  # nor after a step, if it keeps what it computed
-    logits = torch.cat([judged, trained[[0, -1]]]).flatten().tolist()
-    return [round(value, 6) for value in [*logits, gradient]]
+    logits = torch.cat([judged, judged if draws else trained[[0, -1]]]).flatten().tolist()
+    return [round(value, 6) for value in [*logits, 0.0 if draws else gradient]]
 
 
 @contextmanager
@@ -440,9 +405,9 @@ def taught_by(metrics: Mapping) -> str | None:
     return f"{name}, which {why}" if why else name
 
 
-def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
-    """What makes a run itself, but for its batches; `model` is the network as built, `data` says which images with
-    which split."""
+def identity(model: nn.Module, recipe: dict, data: dict, seed: int, split: str = UNKNOWN) -> dict:
+    """What makes a run itself; `model` is the network as built, `data` says which images, `split` which of them it is
+    trained and which it is judged on."""
     with of_a_network("be described"):  # such as by an extra_repr that fails
         described, computed = modules(model), dict(first_response=response(model), first_values=first_values(model))
         computed |= dict(normalised=normalised())
@@ -452,7 +417,7 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int) -> dict:
         except RunError as error:
             raise RunError(f"Its teacher, {teacher}, cannot be asked: {error}") from None
         computed |= dict(teacher=weights_of(teacher))
-    known = dict(network=described, recipe=recipe_of(recipe), data=data, seed=seed, code=code())
+    known = dict(network=described, recipe=recipe_of(recipe), data=data, split=split, seed=seed, code=code())
     return known | computed | dict(classes=classes_of(model))
 
 
@@ -522,8 +487,8 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
     return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
 
-def near(found: list[float], recorded: list[float], atol: float = 0.001, rtol: float = 0) -> bool:
-    return len(found) == len(recorded) and np.allclose(found, recorded, rtol, atol)
+def near(found: list[float], recorded: list[float]) -> bool:
+    return len(found) == len(recorded) and np.allclose(found, recorded, 0, 0.001)
 
 
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
@@ -533,10 +498,6 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
     ),
     "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
     "normalised": (near, "its images were normalised otherwise"),
-    "fed": (
-        partial(near, atol=0.02, rtol=1e-4),
-        "the same images reach the network otherwise here: other ones, in another order, or with other labels",
-    ),
     "split": (operator.eq, "other images were held out of the same ones there"),
     "classes": (
         lambda found, recorded: all(recorded.get(name, digest) == digest for name, digest in found.items()),

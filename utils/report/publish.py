@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from utils import architecture, runs, training
 from utils.cifar10.files import ImageData, remove
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
 from utils.engine import records
-from utils.engine.checkpoints import KEPT, checksums, seal, verify, waited_for
+from utils.engine.checkpoints import KEPT, UNKNOWN, checksums, seal, verify, waited_for
 from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.study import ablation, analysis, baselines, search
@@ -63,10 +63,10 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
         )
     target = records.place(name, seed, judged_on, epochs)
 
-    def as_now(seed: int, judged_on: str, epochs: int, part: ImageData | None = None) -> tuple[dict, nn.Module]:
+    def as_now(seed: int, judged_on: str, epochs: int, split: str = UNKNOWN) -> tuple[dict, nn.Module]:
         """What such a run would be by the code as it stands, and its network."""
         model, images = records.build(network, seed), records.OFFICIAL | dict(judged_on=judged_on)
-        return runs.identity(model, replace(recipe, epochs=epochs), images, seed, part), model
+        return records.identity(model, asdict(replace(recipe, epochs=epochs)), images, seed, split), model
 
     records.find(name, *as_now(seed, judged_on, recipe.epochs))  # what differs needs no images to be said
     parts = dict(test=(whole := official_images()), validation=hold_out(whole))
@@ -74,9 +74,10 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     for folder in sorted({path.parent for path in beside.glob("**/metrics.json")} - {target}):
         m, title = records.read_metrics(folder), records.title_of(folder)
         fewer = m["epochs"] if (beside / f"epochs_{m['epochs']}") in (folder, *folder.parents) else row.recipe.epochs
-        if why := records.why_not(*as_now(m["seed"], m["evaluated_on"], fewer, parts[m["evaluated_on"]]), folder):
+        split = parts[m["evaluated_on"]].digest
+        if why := records.why_not(*as_now(m["seed"], m["evaluated_on"], fewer, split), folder):
             raise RunError(f"The published {title} is of another network or recipe ({why}); delete results/{title}.")
-    wanted, model = as_now(seed, judged_on, recipe.epochs, parts[judged_on])
+    wanted, model = as_now(seed, judged_on, recipe.epochs, parts[judged_on].digest)
     source = records.find(name, wanted, model)
     check(runs.load(source, network), wanted, parts[judged_on])
     kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's

@@ -186,7 +186,7 @@ def run_of(name: str, change: str, seed: int) -> dict:
         raise RunError(f"{change!r} is no change of the table {name} in utils/study/ablation.py; delete its rows.")
     network, recipe = studies()[name][change]
     model, images = records.build(network, seed), records.OFFICIAL | dict(judged_on="validation")
-    folder = records.find(name_of(change, seed), runs.identity(model, recipe, images, seed), model)
+    folder = records.find(name_of(change, seed), records.identity(model, asdict(recipe), images, seed), model)
     found = records.row_of(records.read_metrics(folder))
     return found | dict(change=change, run=fingerprint(network, recipe, records.OFFICIAL["digest"]))
 
