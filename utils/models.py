@@ -83,7 +83,7 @@ class Residual(nn.Module):
 
 
 def conv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
-    """Two 3x3 convolutions in a residual branch, then ReLU; the second may also take away."""
+    """Two 3x3 convolutions in a residual branch, then ReLU; the second has no ReLU, so it can also subtract."""
     first = conv(channels, channels, padding=dilation, dilation=dilation)
     second = conv(channels, channels, padding=dilation, dilation=dilation, relu=False)
     return nn.Sequential(Residual(first, second), nn.ReLU(inplace=True))
@@ -91,7 +91,7 @@ def conv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
 
 def bsconv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
     """As `conv_pair`, of `bsconv`; only the second is dilated, because a CPU takes long for it."""
-    second = bsconv(channels, channels, dilation=dilation, relu=False)  # first, as for the runs
+    second = bsconv(channels, channels, dilation=dilation, relu=False)  # first, as when the runs were made
     return nn.Sequential(Residual(bsconv(channels, channels), second), nn.ReLU(inplace=True))
 
 
