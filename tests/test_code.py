@@ -13,11 +13,12 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import utils
-from utils import data, experiments, models, runs, training
+from utils import data, experiments, models, runs, training, transforms
 from utils.engine import code as code_module
 from utils.engine import records, steps
 from utils.engine.code import TRAINED_BY, _digest, code, told
@@ -436,6 +437,9 @@ PUT = {
     "partial": (training, "evaluate", partial(training.evaluate, precision="float32")),
     "where it is used": (training, "train_epoch", lambda *_: None),
     "another of utils": (training, "evaluate", training.fit),
+    "number": (transforms, "HOLE", 8),
+    "property": (Recipe, "augmentation", property(lambda self: {})),
+    "new method": (steps.Muon, "zero_grad", lambda self, set_to_none=True: None),
     "in a wrapper": (training, "optimizer_and_schedule", wrapped(training.optimizer_and_schedule)),
     "method": (steps.TrainingStep, "__call__", lambda self, images, labels: None),
     "class": (training, "TrainingStep", type("TrainingStep", (), {})),
@@ -462,8 +466,15 @@ def test_what_a_cell_puts_in_the_place_of_something_that_trains_is_another_code(
 PATCHED = {
     "engine/steps.py (F.cross_entropy)": (nn.functional, "cross_entropy"),
     "transforms.py (A.HorizontalFlip)": (A.HorizontalFlip, "apply"),
+    "training.py (OneCycleLR)": (OneCycleLR, "get_lr"),
+    "training.py (torch.optim.SGD)": (torch.optim, "SGD"),
     "engine/batches.py (np.random.default_rng)": (np.random, "default_rng"),
 }
+
+
+def test_a_wrapper_in_a_library_is_another_code(monkeypatch):
+    monkeypatch.setattr(nn.functional, "cross_entropy", wrapped(nn.functional.cross_entropy))
+    assert "engine/steps.py (F.cross_entropy)" in code()
 
 
 @pytest.mark.parametrize("where", PATCHED)

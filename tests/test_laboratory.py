@@ -1261,6 +1261,17 @@ def test_runs_that_were_not_kept_stand_beside_each_other_and_a_part_of_cifar10_s
     assert search.tries().images.tolist() == ["original, not all"]
 
 
+def test_a_teacher_that_is_no_name_hides_no_other_try(root, capsys):
+    train(name="one")
+    train(name="other")
+    path = root / "runs" / "other" / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics["recipe"]["teacher"] = 5
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    (path.parent / SUMS).unlink()
+    assert search.tries().index.tolist() == ["runs/one"] and "5 is no name of a run" in capsys.readouterr().out
+
+
 def test_no_table_in_the_terminal_obeys_a_name(root, capsys):
     train()
     path = root / "runs" / "mine"

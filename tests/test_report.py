@@ -200,6 +200,12 @@ def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
     assert name == "a.png" and Image.open(io.BytesIO(png)).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_a_report_without_notebooks_is_refused(copy):
+    shutil.rmtree(copy / "notebooks")
+    with pytest.raises(RunError, match="notebooks/ holds no notebook of the course"):
+        tables.lessons()
+
+
 def test_notebooks_of_ones_own_are_no_lessons_and_a_damaged_one_is_named(copy):
     before, path = tables.course_table(), copy / "notebooks" / "05_experiment_1.ipynb"
     for name in ("Untitled.ipynb", "05_experiment_1-Copy1.ipynb", "mine.ipynb"):

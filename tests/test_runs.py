@@ -337,6 +337,42 @@ def test_what_a_killed_publishing_left_is_removed_by_the_next(root):
     assert publish_run("experiment_5") == target
     assert {path.name for path in target.iterdir() if path.name != "seed_3"} == {*checkpoints.KEPT, SUMS}
     assert not [*root.glob("results/**/.*")]
+    (note := root / "results" / ".new-idea.txt").write_text("mine", encoding="utf-8")
+    assert publish_run("experiment_5") == target and note.exists()
+
+
+def test_what_is_published_while_it_is_read_is_read_again(root):
+    runs.save(finished_run(), folder := root / "results" / "experiment_5")
+    (seal := folder / SUMS).write_text("of before", encoding="utf-8")
+    answers = [RunError("of both"), "of both", "of one"]
+
+    def read():
+        answer = answers.pop(0)
+        if answers:
+            seal.write_text(f"{len(answers)}", encoding="utf-8")
+        if isinstance(answer, RunError):
+            raise answer
+        return answer
+
+    assert checkpoints.steadily(folder, read) == "of one" and not answers
+    answers.append(RunError("damaged"))
+    with pytest.raises(RunError, match="damaged"):
+        checkpoints.steadily(folder, read)
+
+
+def test_a_run_is_of_one_publishing(root, monkeypatch):
+    """Its weights and its history are read one after the other."""
+    runs.save(finished_run(), folder := root / "results" / "experiment_5")
+    times, read = [], runs.read_history
+
+    def published_meanwhile(run):
+        times.append(run)
+        if len(times) == 1:
+            (folder / SUMS).write_bytes((folder / SUMS).read_bytes() + b" ")
+        return read(run)
+
+    monkeypatch.setattr(runs, "read_history", published_meanwhile)
+    assert runs.load("experiment_5").folder == folder and len(times) == 2
 
 
 def test_a_run_that_claims_to_be_judged_on_nothing_known_is_refused(root):

@@ -442,6 +442,7 @@ def test_export_overwrites_nothing_but_a_network(tmp_path, capsys):
     path = tmp_path / "notes.md"
     path.write_text("needed", encoding="utf-8")
     assert "ends in .onnx" in refused(capsys, "export", FINAL, "--output", str(path))
+    assert "ends in .onnx" in refused(capsys, "export", FINAL, "--output", "~nobody-of-this-name/x.txt")
     assert path.read_text(encoding="utf-8") == "needed"
 
 

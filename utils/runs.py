@@ -157,6 +157,10 @@ def load(run: str | Path, network: Network | None = None) -> Run:
     """A run that `save` wrote, such as load("experiment_5") from results/, or, of a network that is no function of
     `models`, load("runs/mine", my_network); RunError if there is none, or the code has another network or recipe now.
     """
+    return checkpoints.steadily(path_of(run), lambda: _load(run, network))
+
+
+def _load(run: str | Path, network: Network | None) -> Run:
     folder, metrics, title = path_of(run), read_metrics(run), title_of(path_of(run))
     if not (folder / "weights.pt").exists():
         raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")

@@ -210,6 +210,15 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+class _Member(tarfile.TarInfo):
+    """Refuses a header, such as a name, of more than a megabyte, which tarfile would hold in memory several times."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if not self.isreg() and self.size > 1_000_000:
+            raise tarfile.ReadError("a header is too long")
+        return super()._proc_member(tar)
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Write the files of a tar archive of at most LARGEST bytes into `folder`; DataError if it is larger, truncated, no
     tar archive, holds a link or leaves its folder, OSError if the disk is full."""
@@ -221,7 +230,7 @@ def unpack(archive: Path, folder: Path) -> None:
     print(f"Unpacking {printable(archive.name)} once into the cache ...", flush=True)
     room, inside = LARGEST, folder.resolve()
     try:
-        with tarfile.open(archive, "r:*") as tar:
+        with tarfile.open(archive, "r:*", tarinfo=_Member) as tar:
             for member in tar:  # one by one: extractall is safe with its filter= only, which Python 3.11.3 lacks
                 room, path = room - max(member.size, 4096), (inside / member.name).resolve()
                 if room < 0:

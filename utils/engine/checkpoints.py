@@ -9,10 +9,11 @@ import random
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,6 +168,26 @@ def verify(folder: Path, again: bool = True) -> None:
         raise RunError(f"{folder / min(added)} does not belong there; take it out of that folder.")
     if published and place != folder.relative_to(utils.ROOT).as_posix():
         raise RunError(f"{folder} holds something else than its name says; delete it, or fetch it again.")
+
+
+def steadily(folder: Path, read: Callable[[], Any]) -> Any:
+    """What `read` returns, called again if another process published `folder` meanwhile: its files would be of two."""
+
+    def sealed() -> bytes:
+        with suppress(OSError):
+            return (folder / SUMS).read_bytes()
+        return b""
+
+    while True:
+        before = sealed()
+        try:
+            found = read()
+        except RunError:
+            if sealed() == before:
+                raise
+        else:
+            if sealed() == before:
+                return found
 
 
 # ---------------------------------------------------------------- random numbers

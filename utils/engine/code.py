@@ -36,7 +36,7 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "b7bb679c": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "4dfb9d7b": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -102,7 +102,7 @@ def _and_what_they_name(values: list) -> list:
 
 def _functions(value: Any) -> list[FunctionType]:
     """The function itself, or those of a class, without their decorators."""
-    return [*filter(inspect.isfunction, map(inspect.unwrap, map(_inner, [value, *_parts(value)])))]
+    return [*filter(inspect.isfunction, map(inspect.unwrap, map(_inner, [value, *_parts(value).values()])))]
 
 
 def _names(code: CodeType) -> list[str]:
@@ -114,10 +114,15 @@ def _names(code: CodeType) -> list[str]:
 
 def _of_no_library(value: Any) -> bool:
     """Whether it is a function or class of a cell, of a file of the user's own, or of utils/."""
+    return _named(value) and _is_own(value.__module__)
+
+
+def _is_own(module: str | None) -> bool:
+    """Whether a module of this name is of no library."""
     libraries = (*PYTHONS, *sys.stdlib_module_names - {"__main__"})
-    if not _named(value) or (value.__module__ or PYTHONS[0]).split(".")[0] in libraries:  # None: made by exec
+    if (module or PYTHONS[0]).split(".")[0] in libraries:  # None: made by exec
         return False
-    file = getattr(sys.modules.get(value.__module__), "__file__", None) or ""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
     return not {"site-packages", "dist-packages"} & {*Path(file).parts}
 
 
@@ -188,14 +193,17 @@ def refuse_edits(names: list[str]) -> None:
 
 
 def replaced(names: list[str]) -> list[str]:
-    """Where a cell put another one in the place of a function or class of these files, of a function of such a class,
-    or of what they name of libraries, such as "training.py (train_epoch)" or "engine/steps.py (F.cross_entropy)"."""
+    """Where a cell put another one in the place of a function, class, number or word of these files, of a function of
+    such a class, or of what they name of libraries, such as "training.py (train_epoch)" or "engine/steps.py
+    (F.cross_entropy)"."""
     (loaded, again), found = _loaded(names), []
     for module, name in loaded.items():
-        pairs = {key: (there, vars(sys.modules[module]).get(key)) for key, there in again[module].items()}
+        now = vars(sys.modules[module])
+        pairs = {key: (there, now.get(key)) for key, there in again[module].items() if not key.startswith("__")}
         for key, (there, value) in pairs.copy().items():
             if inspect.isclass(there) and inspect.isclass(value) and there.__module__ == module:
-                pairs |= {f"{key}.{inner}": (own, vars(value).get(inner)) for inner, own in vars(there).items()}
+                own, others = _parts(there), _parts(value)  # a method may also be new
+                pairs |= {f"{key}.{inner}": (own.get(inner), others.get(inner)) for inner in own | others}
         changed = [key for key, (there, value) in pairs.items() if _is_another(there, value)]
         dotted = _dotted((UTILS / f"{name}.py").read_bytes())
         changed += [key for key in dotted if _of_a_cell(again[module].get(key.partition(".")[0]), key)]
@@ -211,22 +219,32 @@ def _dotted(source: bytes) -> list[str]:
 
 
 def _of_a_cell(library: Any, name: str) -> bool:
-    """Whether a function or class that is named like this in a library, or a function of such a class, is not its."""
+    """Whether what is named like this in a library is not its."""
     if not inspect.ismodule(library) or library.__name__.startswith("utils"):
         return False
     try:
-        value = attrgetter(name.partition(".")[2])(library)
+        return _is_changed(attrgetter(name.partition(".")[2])(library))
     except AttributeError:
         return False
-    return any(map(_of_no_library, [value, *map(_inner, _parts(value))]))
+
+
+def _is_changed(value: Any) -> bool:
+    """Whether a function or class of a library, or a function of such a class, is of no library."""
+    parts = [value, *map(_inner, _parts(value).values())]
+    functions = filter(inspect.isfunction, parts)  # a wrapper says that it is of the module of what it wraps
+    return any(map(_of_no_library, parts)) or any(_is_own(f.__globals__.get("__name__")) for f in functions)
 
 
 def _is_another(there: Any, value: Any) -> bool:
-    """Whether `value` is not what belongs there: another function or class than that of utils/ or of PyTorch, or the
-    same in a wrapper. PyTorch's own wrapper around the step of an optimizer's class does not count.
+    """Whether `value` is not what belongs there: another function, class, number or word, or the same function in a
+    wrapper. PyTorch's own wrapper around the step of an optimizer's class does not count.
     """
-    if not _named(there) or not there.__module__.startswith("utils."):
-        return _named(there) and there.__module__.startswith("torch.") and value is not there
+    there, value = _inner(there), _inner(value)
+    if not _named(there):
+        plain = isinstance(there, int | float | str | tuple)
+        return type(value) is not type(there) or plain and value != there
+    if not (there.__module__ or "").startswith("utils."):
+        return value is not there or _is_changed(value)
     if not _named(value) or (value.__module__, value.__qualname__) != (there.__module__, there.__qualname__):
         return True
     return _wrappers(value) != _wrappers(there) and not hasattr(value, "hooked")
@@ -250,11 +268,11 @@ def _again(path: Path, module: str, source: bytes) -> dict:
         raise RunError(f"{path} cannot be loaded any more ({first_line(error)}); mend it.") from None
 
 
-def _parts(value: Any) -> list:
-    """The functions and the constants of a class."""
+def _parts(value: Any) -> dict[str, Any]:
+    """The functions and the constants of a class, by name."""
     own = {**vars(value)} if inspect.isclass(value) else {}
     own.pop("__annotate_func__", None)  # Python 3.14's
-    return [inner for key, inner in own.items() if not key.startswith("__") or inspect.isfunction(_inner(inner))]
+    return {key: inner for key, inner in own.items() if not key.startswith("__") or inspect.isfunction(_inner(inner))}
 
 
 def _wrappers(value: Any) -> int:

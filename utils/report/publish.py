@@ -232,7 +232,7 @@ def mend() -> None:
         if path.is_dir() and not whole.exists():
             path.rename(whole)
     for word in (".old-*", ".new-*"):
-        for path in [*results.rglob(word)]:
+        for path in [path for path in results.rglob(word) if path.is_dir()]:
             remove(path)
 
 

@@ -52,6 +52,8 @@ def lessons() -> dict[Path, dict]:
                 f"notebooks/{path.name} cannot be read ({first_line(error)}); fetch or mend it, or give it a name that "
                 "does not begin with a number."
             ) from None
+    if not found:
+        raise RunError("notebooks/ holds no notebook of the course, such as 01_data_exploration.ipynb; fetch it again.")
     return found
 
 

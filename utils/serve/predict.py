@@ -14,6 +14,8 @@ from scipy.special import softmax
 
 from utils import runs
 from utils.cifar10.files import CLASSES, FORMATS, to_rgb
+from utils.engine.checkpoints import steadily
+from utils.engine.records import path_of
 from utils.errors import ProjectError, RunError, printable
 from utils.study import analysis
 from utils.transforms import normalise_batch
@@ -75,20 +77,24 @@ def to_cifar(image: Image.Image) -> np.ndarray:
     return np.asarray(ImageOps.fit(image, (32, 32), method=Image.Resampling.BOX))
 
 
+def calibrated(name: str) -> tuple[runs.Run, float]:
+    """A published run and its temperature; RunError if there is none."""
+    run, own = runs.load(name), name.removeprefix("runs/")
+    calibration = run.folder / "calibration.json"
+    if own != name:  # a calibration that lies there would be of other weights
+        raise RunError(f"{name} is not published; call python -m utils publish {own}, then calibrate {own}.")
+    if not calibration.exists():
+        raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
+    return run, json.loads(calibration.read_text(encoding="utf-8"))["temperature"]  # sealed with the run
+
+
 class Predictor:
     """A published network, such as "experiment_5", with its calibration; RunError if it has none."""
 
     def __init__(self, name: str) -> None:
-        run = runs.load(name)
+        run, self.temperature = steadily(path_of(name), lambda: calibrated(name))
         self.model, self.mean, self.std = run.model, run.metrics["mean"], run.metrics["std"]
         self.classes = run.metrics.get("classes", CLASSES)
-        calibration = run.folder / "calibration.json"
-        own = name.removeprefix("runs/")
-        if own != name:  # a calibration that lies there would be of other weights
-            raise RunError(f"{name} is not published; call python -m utils publish {own}, then calibrate {own}.")
-        if not calibration.exists():
-            raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
-        self.temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"]  # sealed with the run
 
     def __call__(self, image: Image.Image) -> Prediction:
         """The prediction for one RGB image of any size."""

@@ -141,15 +141,14 @@ def tries() -> pd.DataFrame:
     for path in paths:
         try:
             m = records.read_metrics(path.parent)
+            teacher = records.taught_by(m)
         except RunError as error:
             print(error)
             continue
         row = dict(network=m.get("built_by", {}).get("function", UNKNOWN), parameters=m["parameters"])
         row |= {"multiply-adds": m["macs"], "receptive field": m["receptive_field"], "seed": m["seed"]}
         row |= {"judged on": m["evaluated_on"], "images": records.images_of(m)} | records.LATER | m["recipe"]
-        rows[records.title_of(path.parent)] = row | dict(
-            teacher=records.taught_by(m), accuracy=round(records.last_accuracy(m), 2)
-        )
+        rows[records.title_of(path.parent)] = row | dict(teacher=teacher, accuracy=round(records.last_accuracy(m), 2))
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
     return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])
