@@ -398,6 +398,96 @@ def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypa
     assert differing == ["Sign" if "gradient" in old else "helped"]
 
 
+INDIRECT = """
+from functools import partial, partialmethod, wraps
+from types import SimpleNamespace
+
+from torch import nn
+
+SIZE = 32
+
+
+class Config:
+    size = 32
+
+
+def one(x, size=SIZE):
+    return x if one else 5 * x
+
+
+def other(x, size=None):
+    return x
+
+
+def scaled(function):
+    @wraps(function)
+    def call(self, x):
+        return function(self, x) * 1
+    return call
+
+
+def hooked(layer, images):
+    return None
+
+
+def given(factor):
+    def call(x):
+        return factor * x
+    return call
+
+
+change, part, made = one, partial(one, size=32), given(3)
+
+
+class Net(nn.Module):
+    size = 32
+
+    def __init__(self):
+        super().__init__()
+        self.act = lambda x: x + 0
+        self.register_forward_pre_hook(hooked)
+
+    def inner(self, x, sign):
+        return x
+
+    @scaled
+    def forward(self, x, size=SIZE):
+        return change(part(made(x))) * (SIZE or 1) * Config.size
+
+    turned = partialmethod(inner, sign=1)
+"""
+NAMED = {
+    "default from a number": ("x, size=SIZE):\n        return ch", "x, size=64):\n        return ch"),
+    "default of a helper": ("SIZE = 32\n", "SIZE = 64\n"),
+    "no number any more": ("SIZE = 32\n", "SIZE = None\n"),
+    "what names itself": ("if one else 5", "if one else 6"),
+    "decorator": ("function(self, x) * 1", "function(self, x) * 2"),
+    "alias": ("= one, partial", "= other, partial"),
+    "partial": ("partial(one, size=32)", "partial(one, size=64)"),
+    "what a helper encloses": ("given(3)", "given(4)"),
+    "constant of a class": ("class Config:\n    size = 32", "class Config:\n    size = 64"),
+    "function that a layer holds": ("x + 0", "x + 1"),
+    "hook": ("return None", "return 2 * images[0]"),
+    "part of a method": ("return x\n\n    @scaled", "return -x\n\n    @scaled"),
+}
+
+
+@pytest.mark.parametrize("old, new", NAMED.values(), ids=NAMED)
+def test_what_a_networks_functions_reach_by_other_ways_counts(tmp_path, monkeypatch, old, new):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for text in (INDIRECT, INDIRECT, INDIRECT.replace(old, new)):
+        assert INDIRECT.count(old) == 1
+        (tmp_path / "indirect.py").write_text(text, encoding="utf-8")
+        linecache.clearcache()
+        monkeypatch.delitem(sys.modules, "indirect", raising=False)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        found.append(code_module.classes_of(importlib.import_module("indirect").Net()))
+    agree, _ = records.MEASURED["classes"]
+    assert agree(found[0], found[1]) and not agree(found[2], found[1])
+
+
 def test_functions_of_one_name_all_count_and_what_exec_made_is_no_traceback(monkeypatch):
     first = lambda x: x + 1  # noqa: E731
     second, made = lambda x: 2 * x, {}

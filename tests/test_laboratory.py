@@ -1039,6 +1039,8 @@ def test_what_is_felt_in_training_alone_is_another_run(root, monkeypatch, networ
     assert train(network, recipe).folder == train(network, recipe).folder
     monkeypatch.setitem(globals(), "SETTING", 1)
     assert train(network, recipe).folder.name == "mine-2"
+    with pytest.raises(RunError, match="another network or recipe than the run runs/mine: its modules are the same"):
+        runs.load("runs/mine", network)
 
 
 class FromZero(Felt):

@@ -20,6 +20,7 @@ from utils.cifar10.files import ImageData, checked
 from utils.data import eval_loader, hold_out, loaders
 from utils.engine import checkpoints, distributed, records
 from utils.engine.checkpoints import UNKNOWN, alone_in, read_checkpoint, rng_from
+from utils.engine.code import classes_of
 from utils.engine.records import Network, build, last_accuracy, path_of, read_history, read_metrics, title_of
 from utils.engine.speed import keep_freed_memory
 from utils.engine.steps import dropout_of, log_line
@@ -165,7 +166,7 @@ def _load(run: str | Path, network: Network | None) -> Run:
     if not (folder / "weights.pt").exists():
         raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")
     model = build(network or records.builder(metrics, title), metrics["seed"])
-    wanted = dict(network=records.modules(model), normalised=records.normalised())
+    wanted = dict(network=records.modules(model), normalised=records.normalised(), classes=classes_of(model))
     if title in EXPERIMENTS and not network:
         wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
     if why := records.why_not(wanted, model, folder):

@@ -173,10 +173,10 @@ def verify(folder: Path, again: bool = True) -> None:
 def steadily(folder: Path, read: Callable[[], Any]) -> Any:
     """What `read` returns, called again if another process published `folder` meanwhile: its files would be of two."""
 
-    def sealed() -> bytes:
-        with suppress(OSError):
-            return (folder / SUMS).read_bytes()
-        return b""
+    def sealed() -> str:
+        with suppress(OSError, ValueError):
+            return text_of(folder / SUMS)
+        return ""
 
     while True:
         before = sealed()

@@ -8,7 +8,7 @@ import secrets
 import sys
 import textwrap
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
@@ -36,7 +36,7 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "4dfb9d7b": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "9de43fe0": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -53,10 +53,14 @@ def code() -> dict[str, str]:
 
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class, function or number -> digest of what it says, of the classes of a network's modules that are not
-    PyTorch's, and of what their functions name that is of no library, for not all that they do shows in a few images;
-    without what has no source any more."""
+    PyTorch's, of their hooks and the functions that they hold, and of what all these name that is of no library, for
+    not all that they do shows in a few images; without what has no source any more."""
     kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
     own = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision")]
+    held = [(key, value) for module in model.modules() for key, value in vars(module).items()]
+    kept = [value for key, value in held if key.endswith("_hooks") and isinstance(value, dict)]
+    hooks = [hook for hooks in kept for hook in hooks.values()]
+    own += filter(_of_no_library, [*hooks, *(value for _, value in held)])
     said, values = {}, _and_what_they_name(own)
     refuse_edits([_place(value) for value in values if value.__module__.startswith("utils.")])
     for value in values:
@@ -64,9 +68,11 @@ def classes_of(model: nn.Module) -> dict[str, str]:
             with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
                 text = _said(function, function.__code__)
                 said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
-            numbers = {name: function.__globals__.get(name) for name in _names(function.__code__)}
-            numbers = {name: repr(n) for name, n in numbers.items() if isinstance(n, int | float | str)}
-            said |= {f"{value.__module__}.{name}": [text] for name, text in numbers.items()}
+            told = {name: _briefly(read) for name, read in _read_by(function).items()}
+            told = {name: text for name, text in told.items() if text and text != f"is {name}"}  # no second name
+            said |= {f"{value.__module__}.{name}": [text] for name, text in told.items()}
+        told = {name: _briefly(constant) for name, constant in _parts(value).items() if not _named(_inner(constant))}
+        said |= {f"{value.__module__}.{value.__qualname__}.{name}": [text] for name, text in told.items() if text}
     digests = {name: sha256("".join(texts).encode()).hexdigest()[:8] for name, texts in said.items()}
     return {name: SAME.get(digest, digest) for name, digest in digests.items()}
 
@@ -95,14 +101,40 @@ def _and_what_they_name(values: list) -> list:
     """These functions and classes, and others of no library that their functions look up in their files."""
     found = [*values]
     for value in found:  # which grows
-        named = [f.__globals__.get(name) for f in _functions(value) for name in _names(f.__code__)]
-        found += [other for other in dict.fromkeys(filter(_of_no_library, named)) if other not in found]
+        named = [read for function in _functions(value) for read in _read_by(function).values()]
+        named = [read.func if isinstance(read, partial) else read for read in named]
+        found += [other for other in filter(_of_no_library, named) if other not in found]
     return found
 
 
+def _read_by(function: FunctionType) -> dict[str, Any]:
+    """What a function looks up in its file, by name; and what it encloses or has as defaults, by its own name, too."""
+    found = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    own = {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # it may be empty
+            own |= {name: cell.cell_contents} if name != "__class__" else {}  # of super()
+    return found | {f"{function.__qualname__}({name})": value for name, value in own.items()}
+
+
+def _briefly(value: Any) -> str | None:
+    """A number, a word or a few of them as text; of a function or class its name, of a partial what it is given."""
+    if isinstance(value, partial):
+        parts = map(_briefly, (value.func, *value.args, *value.keywords, *value.keywords.values()))
+        return " ".join(map(str, parts))
+    if _of_no_library(value):
+        return f"is {value.__qualname__}"
+    few = value if isinstance(value, tuple) else (value,)
+    return repr(value) if all(isinstance(one, int | float | str | None) for one in few) else None
+
+
 def _functions(value: Any) -> list[FunctionType]:
-    """The function itself, or those of a class, without their decorators."""
-    return [*filter(inspect.isfunction, map(inspect.unwrap, map(_inner, [value, *_parts(value).values()])))]
+    """The function itself, or those of a class; of a decorated one the wrapper, too, unless it is a library's."""
+    found = [_inner(part) for part in (value, *_parts(value).values())]
+    found = [part.func if isinstance(part, partialmethod) else part for part in found]
+    for part in found:  # which grows
+        found += [part.__wrapped__] if inspect.isfunction(part) and hasattr(part, "__wrapped__") else []
+    return [part for part in found if inspect.isfunction(part) and _is_own(part.__globals__.get("__name__"))]
 
 
 def _names(code: CodeType) -> list[str]:
@@ -129,7 +161,7 @@ def _is_own(module: str | None) -> bool:
 @cache
 def _said(function: FunctionType, _: CodeType) -> str:  # which autoreload changes in the same function
     if not function.__module__.startswith("utils."):
-        return _text(ast.parse(textwrap.dedent(inspect.getsource(function))))
+        return _text(ast.parse(textwrap.dedent(inspect.getsource(function.__code__))))
     found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
     for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
         found = [inner for outer in found for inner in ast.walk(outer) if getattr(inner, "name", None) == name]
