@@ -12,6 +12,7 @@ from pathlib import Path
 
 import albumentations as A
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -527,6 +528,8 @@ PUT = {
     "partial": (training, "evaluate", partial(training.evaluate, precision="float32")),
     "where it is used": (training, "train_epoch", lambda *_: None),
     "another of utils": (training, "evaluate", training.fit),
+    "module": (steps, "F", nn),
+    "where runs call it": (runs, "loaders", lambda *given, **named: data.loaders(*given, **named)),
     "number": (transforms, "HOLE", 8),
     "property": (Recipe, "augmentation", property(lambda self: {})),
     "new method": (steps.Muon, "zero_grad", lambda self, set_to_none=True: None),
@@ -547,9 +550,11 @@ def test_what_a_cell_puts_in_the_place_of_something_that_trains_is_another_code(
     key = name if inspect.ismodule(place) else f"{place.__name__}.{name}"
     assert where == f"{module}.py ({key})" and after == before | {where: after[where]}
     said = records.difference(dict(code=after), dict(code=before))
-    mend = "; edit the file instead, and the run is found again"
-    assert said == f"utils/{where} trains otherwise here than it did there{mend}"
-    assert records.difference(dict(code=before), dict(code=after)) == said, "nor is the cell's run shown for the file's"
+    plain = f"utils/{where} trains otherwise here than it did there"
+    assert said == f"{plain}; edit the file instead, and such a run is found again"
+    assert records.difference(dict(code=before), dict(code=after)) == plain, (
+        "nor is the cell's run shown for the file's"
+    )
     assert code()[where] != after[where], "what it reads may have changed"
 
 
@@ -565,6 +570,29 @@ PATCHED = {
 def test_a_wrapper_in_a_library_is_another_code(monkeypatch):
     monkeypatch.setattr(nn.functional, "cross_entropy", wrapped(nn.functional.cross_entropy))
     assert "engine/steps.py (F.cross_entropy)" in code()
+
+
+INSTEAD = {
+    "partial": partial(nn.functional.cross_entropy, label_smoothing=0.1),
+    "module": nn.CrossEntropyLoss(label_smoothing=0.1),
+    "another of the library": nn.functional.multi_margin_loss,
+}
+
+
+@pytest.mark.parametrize("loss", INSTEAD.values(), ids=INSTEAD)
+def test_what_is_a_librarys_in_another_place_of_it_is_another_code(monkeypatch, loss):
+    monkeypatch.setattr(nn.functional, "cross_entropy", loss)
+    assert "engine/steps.py (F.cross_entropy)" in code()
+
+
+def test_what_decides_no_weights_is_no_other_code(monkeypatch):
+    before = code()
+    monkeypatch.setattr(torch.Tensor, "__repr__", lambda self: "a tensor")
+    monkeypatch.setattr(nn.Module, "count", lambda self: 0, raising=False)
+    monkeypatch.setattr(pd.DataFrame, "shown", lambda self: None, raising=False)
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert code() == before
 
 
 @pytest.mark.parametrize("where", PATCHED)

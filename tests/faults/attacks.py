@@ -624,9 +624,10 @@ def attack(faults: list[str], short: bool = False, seed: int = 0) -> list[dict]:
                 root = Path(folder)
                 monkeypatch.setattr(utils, "ROOT", root)
                 monkeypatch.setattr(utils, "FAST_RUN", False)
+                without_workers = (*train_loader.__defaults__[:-1], 0)
                 monkeypatch.setattr(
-                    train_loader, "__defaults__", (*train_loader.__defaults__[:-1], 0)
-                )  # of its workers
+                    train_loader, "__defaults__", without_workers
+                )  # a function of ours trains each anew
                 monkeypatch.setattr(checkpoints, "PATIENCE", 0.2)
                 monkeypatch.setattr(sources, "STALL", 0.5)
                 monkeypatch.setattr(sources, "MIRRORS", [])

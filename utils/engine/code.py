@@ -29,6 +29,7 @@ TRAINED_BY = """transforms data training runs engine/batches engine/steps engine
 BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints engine/records engine/code
     cifar10/__init__ cifar10/files cifar10/sources""".split()
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
+COMPUTES = ("torch", "albumentations", "numpy", "cv2")  # the libraries that decide the weights
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
@@ -42,12 +43,11 @@ SAME = {
 
 def code() -> dict[str, str]:
     """What the files TRAINED_BY say, and others of utils/ that these import, a digest each; comments, docstrings and
-    the breaks of lines do not count; and where a cell put something in the place of what is there, but in runs.py, with
-    digits that no other run has. RunError if one of them, models.py or experiments.py was edited after loading.
+    the breaks of lines do not count; and where a cell put something in the place of what is there, with digits that no
+    other run has. RunError if one of them, models.py or experiments.py was edited after loading.
     """
     refuse_edits([*TRAINED_BY, "models", "experiments"])
-    trains = [name for name in TRAINED_BY if name != "runs"]  # which only calls it
-    told_by_nothing = {place: secrets.token_hex(4) for place in replaced(trains)}
+    told_by_nothing = {place: secrets.token_hex(4) for place in replaced([*_reached(TRAINED_BY)])}
     return {f"{name}.py": digest for name, digest in told().items()} | told_by_nothing
 
 
@@ -151,7 +151,7 @@ def _of_no_library(value: Any) -> bool:
 
 def _is_own(module: str | None) -> bool:
     """Whether a module of this name is of no library."""
-    libraries = (*PYTHONS, *sys.stdlib_module_names - {"__main__"})
+    libraries = (*PYTHONS, *COMPUTES, *sys.stdlib_module_names - {"__main__"})
     if (module or PYTHONS[0]).split(".")[0] in libraries:  # None: made by exec
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
@@ -236,6 +236,9 @@ def replaced(names: list[str]) -> list[str]:
             if inspect.isclass(there) and inspect.isclass(value) and there.__module__ == module:
                 own, others = _parts(there), _parts(value)  # a method may also be new
                 pairs |= {f"{key}.{inner}": (own.get(inner), others.get(inner)) for inner in own | others}
+        if name == "runs":  # what it calls trains, but not what it keeps and shows
+            calls = [f"utils.{other.replace('/', '.')}" for other in names if other != "runs"]
+            pairs = {key: pair for key, pair in pairs.items() if getattr(pair[0], "__module__", None) in calls}
         changed = [key for key, (there, value) in pairs.items() if _is_another(there, value)]
         dotted = _dotted((UTILS / f"{name}.py").read_bytes())
         changed += [key for key in dotted if _of_a_cell(again[module].get(key.partition(".")[0]), key)]
@@ -245,19 +248,25 @@ def replaced(names: list[str]) -> list[str]:
 
 @cache
 def _dotted(source: bytes) -> list[str]:
-    """The names with dots in a file, such as F.cross_entropy."""
-    found = {ast.unparse(part) for part in ast.walk(ast.parse(source)) if isinstance(part, ast.Attribute)}
+    """The names with dots that a file uses, such as F.cross_entropy; annotations only name them."""
+    parts = [*ast.walk(ast.parse(source))]
+    only = [getattr(part, key, None) for part in parts for key in ("annotation", "returns")]
+    only = {inner for note in only if note for inner in ast.walk(note)}
+    used = [part for part in parts if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load)]
+    found = {ast.unparse(part) for part in used if part not in only}
     return sorted(name for name in found if all(map(str.isidentifier, name.split("."))))
 
 
 def _of_a_cell(library: Any, name: str) -> bool:
-    """Whether what is named like this in a library is not its."""
-    if not inspect.ismodule(library) or library.__name__.startswith("utils"):
+    """Whether what is named like this in a library that computes is not its; which device there is is no such thing."""
+    if not inspect.ismodule(library) or library.__name__.split(".")[0] not in COMPUTES or name.startswith("torch.cuda"):
         return False
     try:
-        return _is_changed(attrgetter(name.partition(".")[2])(library))
+        value = attrgetter(name.partition(".")[2])(library)
     except AttributeError:
         return False
+    other = callable(value) and getattr(value, "__name__", None) != name.rpartition(".")[2]  # such as a partial
+    return _is_changed(value) or other and library.__name__.startswith(("torch", "albumentations"))
 
 
 def _is_changed(value: Any) -> bool:
@@ -272,6 +281,8 @@ def _is_another(there: Any, value: Any) -> bool:
     wrapper. PyTorch's own wrapper around the step of an optimizer's class does not count.
     """
     there, value = _inner(there), _inner(value)
+    if inspect.ismodule(there):
+        return value is not there
     if not _named(there):
         plain = isinstance(there, int | float | str | tuple)
         return type(value) is not type(there) or plain and value != there

@@ -529,7 +529,8 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             name = first.removeprefix("layers.").replace("_", " " if key != "network" else "_")
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
             if key == "code":
-                mend = "; edit the file instead, and the run is found again" if first.endswith(")") else ""
+                by_a_cell = first.endswith(")") and first in value
+                mend = "; edit the file instead, and such a run is found again" if by_a_cell else ""
                 return f"utils/{first} trains otherwise here than it did there{more}{mend}"
             return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
     return None
