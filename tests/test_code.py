@@ -443,11 +443,6 @@ change, part, made = one, partial(one, size=32), given(3)
 class Net(nn.Module):
     size = 32
 
-    def __init__(self):
-        super().__init__()
-        self.act = lambda x: x + 0
-        self.register_forward_pre_hook(hooked)
-
     def inner(self, x, sign):
         return x
 
@@ -456,6 +451,13 @@ class Net(nn.Module):
         return change(part(made(x))) * (SIZE or 1) * Config.size
 
     turned = partialmethod(inner, sign=1)
+
+
+def build():
+    model = Net()
+    model.act = lambda x: x + 0
+    model.register_forward_pre_hook(hooked)
+    return model
 """
 NAMED = {
     "default from a number": ("x, size=SIZE):\n        return ch", "x, size=64):\n        return ch"),
@@ -484,7 +486,7 @@ def test_what_a_networks_functions_reach_by_other_ways_counts(tmp_path, monkeypa
         monkeypatch.delitem(sys.modules, "indirect", raising=False)
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
         importlib.invalidate_caches()
-        found.append(code_module.classes_of(importlib.import_module("indirect").Net()))
+        found.append(code_module.classes_of(importlib.import_module("indirect").build()))
     agree, _ = records.MEASURED["classes"]
     assert agree(found[0], found[1]) and not agree(found[2], found[1])
 

@@ -252,7 +252,7 @@ def _dotted(source: bytes) -> list[str]:
     parts = [*ast.walk(ast.parse(source))]
     only = [getattr(part, key, None) for part in parts for key in ("annotation", "returns")]
     only = {inner for note in only if note for inner in ast.walk(note)}
-    used = [part for part in parts if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load)]
+    used = [part for part in parts if isinstance(part, ast.Attribute)]
     found = {ast.unparse(part) for part in used if part not in only}
     return sorted(name for name in found if all(map(str.isidentifier, name.split("."))))
 
