@@ -222,6 +222,16 @@ def test_a_row_of_another_forward_is_not_of_today(few, monkeypatch):
     assert len(ablation.missing(few)) == 3
 
 
+def test_a_row_of_another_class_that_shows_in_no_image_is_not_of_today(few, monkeypatch):
+    ablation.ablate(few)
+    forward = models.ConvNet.forward
+    monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: forward(self, x))
+    ablation.modules.cache_clear()
+    assert len(ablation.missing(few)) == 3
+    ablation.ablate(few)
+    assert ablation.missing(few) == []
+
+
 @pytest.mark.parametrize(
     "damage", ["twice", "no number", "no column", "semicolons", "words", "no response", "half a seed"]
 )

@@ -437,6 +437,7 @@ def given(factor):
     return call
 
 
+scales = [1, 2]
 change, part, made = one, partial(one, size=32), given(3)
 
 
@@ -448,7 +449,7 @@ class Net(nn.Module):
 
     @scaled
     def forward(self, x, size=SIZE):
-        return change(part(made(x))) * (SIZE or 1) * Config.size
+        return change(part(made(x))) * (SIZE or 1) * Config.size * scales[0]
 
     turned = partialmethod(inner, sign=1)
 
@@ -468,6 +469,7 @@ NAMED = {
     "alias": ("= one, partial", "= other, partial"),
     "partial": ("partial(one, size=32)", "partial(one, size=64)"),
     "what a helper encloses": ("given(3)", "given(4)"),
+    "list": ("scales = [1, 2]", "scales = [3, 2]"),
     "constant of a class": ("class Config:\n    size = 32", "class Config:\n    size = 64"),
     "function that a layer holds": ("x + 0", "x + 1"),
     "hook": ("return None", "return 2 * images[0]"),
@@ -487,6 +489,25 @@ def test_what_a_networks_functions_reach_by_other_ways_counts(tmp_path, monkeypa
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
         importlib.invalidate_caches()
         found.append(code_module.classes_of(importlib.import_module("indirect").build()))
+    agree, _ = records.MEASURED["classes"]
+    assert agree(found[0], found[1]) and not agree(found[2], found[1])
+
+
+@pytest.mark.parametrize("how", ["import beside", "import beside as other", "from beside import other"])
+def test_a_file_that_a_networks_functions_look_into_counts(tmp_path, monkeypatch, how):
+    monkeypatch.syspath_prepend(tmp_path)
+    called = "beside.other" if how == "import beside" else "other" if "from" in how else "other.other"
+    net = f"from torch import nn\n{how}\nclass Net(nn.Module):\n    def forward(self, x): return {called}(x)\n"
+    (tmp_path / "net_with_file.py").write_text(net, encoding="utf-8")
+    found = []
+    for factor in (2, 2, 3):
+        text = f"F = {factor}\ndef inner(x): return F * x\ndef other(x): return inner(x)\n"
+        (tmp_path / "beside.py").write_text(text, encoding="utf-8")
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        for name in ("beside", "net_with_file"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        found.append(code_module.classes_of(importlib.import_module("net_with_file").Net()))
     agree, _ = records.MEASURED["classes"]
     assert agree(found[0], found[1]) and not agree(found[2], found[1])
 

@@ -2055,7 +2055,7 @@ def test_random_numbers_on_a_map_do_not_make_another_run(root, capsys):
     assert train(DropsPixels, THREE).folder.name == "mine"
 
 
-ROUNDED = [1e-7]  # what one machine makes of a sum that is 0
+MACHINE = dict(rounded=1e-7)  # what one machine makes of a sum that is 0
 
 
 class Kinked(nn.Module):
@@ -2068,18 +2068,18 @@ class Kinked(nn.Module):
 
     def forward(self, x):
         zero = self.shift - self.shift.detach()
-        return self.linear(x.flatten(1)) + (4 * zero + torch.relu(zero + ROUNDED[0])) * torch.arange(10)
+        return self.linear(x.flatten(1)) + (4 * zero + torch.relu(zero + MACHINE["rounded"])) * torch.arange(10)
 
 
 def test_an_input_of_a_relu_that_another_machine_rounds_to_the_other_side_makes_no_other_run(root, monkeypatch, capsys):
     here = records.identity(records.build(Kinked), asdict(THREE), {}, 1)
     stop_after(2, Kinked, THREE)
-    monkeypatch.setattr(sys.modules[__name__], "ROUNDED", [-1e-7])
+    monkeypatch.setitem(MACHINE, "rounded", -1e-7)
     there = records.identity(records.build(Kinked), asdict(THREE), {}, 1)
     moved = here["first_response"][-1] / there["first_response"][-1]
     assert 1.005 < moved < 1.03  # as much as seen: 2 %
     assert train(Kinked, THREE).folder.name == "mine" and "Going on after epoch 2." in capsys.readouterr().out
-    monkeypatch.setattr(sys.modules[__name__], "ROUNDED", [1e-7])
+    monkeypatch.setitem(MACHINE, "rounded", 1e-7)
     assert train(Kinked, THREE).folder.name == "mine"
 
 
@@ -2135,6 +2135,14 @@ def test_what_python_writes_itself_leaves_the_code_of_a_class_told():
 
     Scaled.forward = forward
     assert first and first.keys() == (second := code.classes_of(Scaled(2.0))).keys() and first != second
+
+
+def test_runs_from_before_their_classes_were_known_are_of_the_classes_of_then(monkeypatch):
+    assert "classes" not in records.read_metrics("experiment_5")["run"] and runs.load("experiment_5")
+    forward = models.ConvNet.forward
+    monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: forward(self, x))  # which shows in no image
+    with pytest.raises(RunError, match="the code of their classes, or what it names, is another one here"):
+        runs.load("experiment_5")
 
 
 def test_a_class_of_torchvision_is_not_told_by_its_code():
@@ -2438,6 +2446,8 @@ EDITED = {
     "a function that is none": dict(built_by=dict(function={"a": 1}, arguments={})),
     "no arguments": dict(built_by=dict(function="mine")),
     "a large seed": dict(seed=10**30),
+    "more than all": dict(validation_accuracy_last=250.0),
+    "less than none": dict(train_accuracy_last=-1.0),
 }
 
 

@@ -67,7 +67,7 @@ def finished_run(name=FINAL, network=None, recipe=None, seed=1, judged_on="test"
         built_by=records.built_by(network),
         mean=[0.5] * 3,
         std=[0.25] * 3,
-        run={key: identity[key] for key in ("network", "data", "code", "first_response")},
+        run={key: identity[key] for key in ("network", "data", "code", "first_response", "classes")},
     )
     metrics["run"]["response"] = records.response(model)
     return Run(model.eval(), history, metrics)

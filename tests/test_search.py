@@ -178,6 +178,13 @@ def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
     assert search.tried("mine", pd.DataFrame([rows[0] | dict(first_response=1.5)])).network.tolist() == ["earlier"]
     with pytest.raises(RunError, match="first_response in the table of mine is no list of numbers"):
         search.tried("mine", pd.DataFrame([rows[0] | dict(first_response="abc")]))
+    forward, row = models.ConvNet.forward, [dict(c=8, **now), dict(c=8, **now) | dict(modules=None)]
+    with monkeypatch.context() as edit:
+        edit.setattr(models.ConvNet, "forward", lambda self, x: forward(self, x))  # which shows in no image
+        assert search.tried("mine", pd.DataFrame(row)).network.tolist() == ["earlier", "earlier"]
+        run = dict(network=records.modules(model), classes=records.classes_of(model))
+        of_it = records.row_of(records.read_metrics("fast") | dict(run=run))["modules"]
+        assert search.tried("mine", pd.DataFrame(row).assign(modules=of_it)).network.tolist() == ["now", "now"]
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: self.linear(self.layers(x).mean((2, 3))) + x.mean())
     assert search.tried("mine", pd.DataFrame(rows[:1])).network.tolist() == ["earlier"], "a changed forward"
     monkeypatch.setattr(models, "mine", lambda c=4: models.conv(3, c).shape, raising=False)

@@ -535,6 +535,13 @@ def test_a_picture_of_a_class_folder_is_read_as_predict_reads_it(tmp_path):
     assert np.abs(pixels[..., 0].astype(int) - (ramp // 257).astype(int)).max() <= 1
     Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (files.decode(tmp_path / "clear.png") == 255).all()
+    for ones in (ramp, (ramp // 256).astype(np.uint8)):  # 16 bits and 8
+        Image.fromarray(ones).save(tmp_path / "negative.tif", tiffinfo={262: 0})  # white is zero
+        with Image.open(tmp_path / "negative.tif") as image:
+            as_stored = np.asarray(image) if ones.dtype == np.uint16 else 255 - np.asarray(image)
+        shown = files.decode(tmp_path / "negative.tif")[..., 0].astype(int)
+        largest = np.iinfo(ones.dtype).max
+        assert np.abs(shown - (255 - as_stored.astype(int) * 255 / largest)).max() <= 1
 
 
 def test_the_page_has_limits(tmp_path, monkeypatch):
@@ -1077,6 +1084,28 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
     assert caught.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
 
 
+def test_two_that_write_one_file_leave_one_of_both_whole(tmp_path, monkeypatch):
+    path, sync = tmp_path / "a [1].json", os.fsync
+
+    def in_between(file):
+        monkeypatch.setattr(os, "fsync", sync)
+        write_atomically(b"other", path)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", in_between)
+    write_atomically(b"one", path)
+    assert path.read_bytes() == b"one" and [*tmp_path.iterdir()] == [path]
+
+
+def test_what_a_killed_writer_left_goes_once_nobody_can_be_at_it(tmp_path):
+    old, young = (tmp_path / f".a [1].json.{word}.tmp" for word in ("old", "young"))
+    for file in (old, young):
+        file.touch()
+    os.utime(old, (0, 0))
+    write_atomically(b"1", tmp_path / "a [1].json")
+    assert not old.exists() and young.exists()
+
+
 def test_a_network_of_ones_own_is_published_and_how_it_gets_onto_the_page_is_said(monkeypatch, tmp_path, capsys):
     for name, said in ((FINAL, "; `make report`"), ("mine", "; add mine to RECORDS in utils/experiments.py, and")):
         monkeypatch.setattr(utils, "ROOT", tmp_path)
@@ -1521,6 +1550,16 @@ def test_metrics_without_a_figure_that_tables_show_are_damaged(root, capsys):
         assert capsys.readouterr().out.count("cannot be read") == 1
         with pytest.raises(RunError, match="cannot be read"):
             runs.compare("runs/mine")
+
+
+def test_a_history_without_a_column_is_a_sentence(root):
+    folder = root / "runs" / "mine"
+    run = finished_run()
+    runs.save(run, folder)
+    assert records.read_history("runs/mine").columns.tolist() == run.history.columns.tolist()
+    runs.save(replace(run, history=run.history.drop(columns="lr")), folder)
+    with pytest.raises(RunError, match="history.csv lacks a column"):
+        records.read_history("runs/mine")
 
 
 @posix

@@ -310,7 +310,7 @@ def decode(path: Path) -> np.ndarray:
             raise OSError  # from a pipe it would read for ever
         with Image.open(path, formats=FORMATS) as image:
             size = image.size
-            pixels = np.asarray(to_rgb(ImageOps.exif_transpose(image))) if size == (32, 32) else None
+            pixels = np.asarray(to_rgb(image)) if size == (32, 32) else None
     except Exception as error:  # Pillow raises a dozen kinds, all meaning the same here
         raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from None
     if pixels is None:
@@ -319,7 +319,9 @@ def decode(path: Path) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Grey, palette, CMYK, 16-bit and transparent images as RGB; transparent parts become white."""
+    """Upright, as RGB, also grey, palette, CMYK, 16-bit and transparent images; transparent parts become white."""
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0  # which Pillow knows for 8 bits only
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
         if not np.isfinite(values).all():
@@ -327,7 +329,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
         if isinstance(transparent := image.info.get("transparency"), int):
             values = np.where(values == transparent, top, values)
-        image = Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8))
+        values = 255 * np.clip(values / top, 0, 1)
+        image = Image.fromarray((255 - values if white_is_zero else values).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

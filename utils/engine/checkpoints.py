@@ -1,11 +1,13 @@
 """A run's state on disk: written atomically, sealed, read safely; and the circumstances under which it is made."""
 
+import glob
 import hashlib
 import io
 import json
 import os
 import platform
 import random
+import secrets
 import subprocess
 import time
 import zipfile
@@ -34,10 +36,13 @@ PLACE = "folder"  # where a published one belongs, among its sums
 def write_atomically(content: bytes, path: Path) -> None:
     """Write a file so that either the old one or the new one is there, whole, whenever the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.unlink(missing_ok=True)  # what was left there, or a link to another file
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > 600:  # of a process that was killed; others may be at work
+                left.unlink()
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(unfinished, "wb") as file:
+        with open(unfinished, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

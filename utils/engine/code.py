@@ -98,11 +98,15 @@ def _reached(names: list[str]) -> dict[str, bytes]:
 
 
 def _and_what_they_name(values: list) -> list:
-    """These functions and classes, and others of no library that their functions look up in their files."""
+    """These functions and classes, and others of no library that their functions look up in their files; of a file of
+    the user's own that they look up, all that is defined there."""
     found = [*values]
     for value in found:  # which grows
         named = [read for function in _functions(value) for read in _read_by(function).values()]
         named = [read.func if isinstance(read, partial) else read for read in named]
+        files = [read for read in named if inspect.ismodule(read) and _is_own(read.__name__)]
+        files = [file for file in files if file.__name__.split(".")[0] != "utils"]
+        named += [part for file in files for part in vars(file).values() if _named(part)]
         found += [other for other in filter(_of_no_library, named) if other not in found]
     return found
 
@@ -118,13 +122,14 @@ def _read_by(function: FunctionType) -> dict[str, Any]:
 
 
 def _briefly(value: Any) -> str | None:
-    """A number, a word or a few of them as text; of a function or class its name, of a partial what it is given."""
+    """A number, a word or some of them as text; of a function or class its name, of a partial what it is given."""
     if isinstance(value, partial):
         parts = map(_briefly, (value.func, *value.args, *value.keywords, *value.keywords.values()))
         return " ".join(map(str, parts))
     if _of_no_library(value):
         return f"is {value.__qualname__}"
-    few = value if isinstance(value, tuple) else (value,)
+    filled = isinstance(value, list) and len(value) > 0  # an empty one may be there to be filled
+    few = value if isinstance(value, tuple) or filled else (value,)
     return repr(value) if all(isinstance(one, int | float | str | None) for one in few) else None
 
 

@@ -46,6 +46,10 @@ from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_n
 
 Network = Callable[[], nn.Module] | nn.Module
 OFFICIAL = dict(source="original", digest="6b3883dca6c867f1")  # the images of CIFAR-10, all of them: ImageData.digest
+FIRST = {  # what classes said, see `classes_of`, in all runs that do not know it: they never changed before
+    "utils.models.ConvNet": "c1c5c456",
+    "utils.models.Residual": "355bc955",
+}
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
 SEEN = """network data split code first_response first_values normalised
     teacher classes""".split()  # beside recipe and seed
@@ -192,6 +196,16 @@ def modules(model: nn.Module) -> dict[str, str]:
                 with suppress(TypeError):
                     found[f"{name}.{key}".lstrip(".")] = repr(bare(value))
     return found
+
+
+def described(model: nn.Module) -> dict[str, str]:
+    """The same and, where they are others than in FIRST, what its classes say: what tables know a network by."""
+    return modules(model) | unlike_first(classes_of(model))
+
+
+def unlike_first(classes: Mapping[str, str] | str) -> dict[str, str]:
+    """Those of the digests of `classes_of` that are not as in FIRST; none if they are not known."""
+    return {} if classes == UNKNOWN else {name: d for name, d in classes.items() if FIRST.get(name) != d}
 
 
 def worded_alike(modules: Mapping[str, str]) -> dict[str, str]:
@@ -424,6 +438,8 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int, split: str =
 def identity_of(metrics: Mapping) -> dict:
     """The same of a finished run."""
     known = {key: metrics.get("run", {}).get(key, UNKNOWN) for key in SEEN}
+    if known["classes"] == UNKNOWN:
+        known["classes"] = FIRST
     return known | dict(recipe=recipe_of(metrics["recipe"]), seed=metrics["seed"])
 
 
@@ -662,7 +678,9 @@ def row_of(metrics: Mapping) -> dict:
     """All that a table may say of a finished run, a value each: its recipe, its metrics, what it was made under."""
     judged, run = metrics.get("validation_accuracy_last"), metrics["run"]
     over = dict(train_accuracy=round(metrics["train_accuracy_last"], 2), validation_accuracy=judged)
-    over |= dict(modules=digest_of(run["network"]), code=digest_of(run.get("code", UNKNOWN)))
+    network, classes = run["network"], unlike_first(run.get("classes", UNKNOWN))
+    over |= dict(modules=digest_of(network if network == UNKNOWN else network | classes))
+    over |= dict(code=digest_of(run.get("code", UNKNOWN)))
     over |= dict(data_source=images_of(metrics))
     if teacher := metrics["recipe"].get("teacher"):
         over |= dict(teacher=f"{teacher} {run.get('teacher', UNKNOWN)}")
@@ -689,6 +707,7 @@ def read_metrics(run: str | Path) -> dict:
         right = right and isinstance(made.get("function"), str)
         right = right and (made.get("arguments") == UNKNOWN or isinstance(made.get("arguments"), dict))
         right = right and kept["evaluated_on"] in ("test", "validation") and 0 <= kept["seed"] < 2**63
+        right = right and all(0 <= m <= 100 for m in (last_accuracy(kept), kept["train_accuracy_last"]))
         right = right and [type(value) for value in kept["mean"] + kept["std"]] == [float] * 6
         if not right or any(isinstance(value, list | dict) for value in kept["recipe"].values()):
             raise ValueError("it holds something else")
@@ -708,7 +727,11 @@ def read_metrics(run: str | Path) -> dict:
 
 def read_history(run: str | Path) -> pd.DataFrame:
     """history.csv of a run, one row an epoch."""
-    return read_table(path_of(run) / "history.csv")
+    path = path_of(run) / "history.csv"
+    history = read_table(path)
+    if not {"epoch", "lr", "train_loss", "train_accuracy", "seconds"} <= {*history}:
+        raise RunError(f"{path} lacks a column; fetch or make it again.")
+    return history
 
 
 def read_table(path: Path) -> pd.DataFrame:

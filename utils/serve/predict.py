@@ -69,7 +69,7 @@ def _opened(path: Path, largest: int) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a second view or a thumbnail
                 raise PictureError(f"{path} has {image.n_frames} frames or pages; save one as a picture of its own.")
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
 
 
 def to_cifar(image: Image.Image) -> np.ndarray:

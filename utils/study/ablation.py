@@ -116,8 +116,8 @@ def fingerprint(network: records.Network, recipe: Recipe, digest: str) -> str:
 
 @cache  # most changes share one network
 def modules(network: records.Network) -> dict[str, str]:
-    """Its modules with their arguments, in words that an older PyTorch has, too."""
-    return records.worded_alike(records.modules(records.build(network)))
+    """What it is known by, in words that an older PyTorch has, too."""
+    return records.worded_alike(records.described(records.build(network)))
 
 
 @cache

@@ -106,7 +106,7 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     layers, or these compute something else, or another code trains them, since."""
     table = records.read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
-    now: dict[str, tuple[dict, list[float]]] = {}
+    now: dict[str, tuple[dict, list[float], bool]] = {}
     trained_by = records.digest_of(code())
 
     def network(row: dict) -> str:
@@ -115,11 +115,14 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
         try:
             if built not in now:
                 model = records.build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
-                digests = dict(modules=records.digest_of(records.modules(model)), code=trained_by)
-                now[built] = architecture.totals(model) | digests, records.response(model)
+                digests = dict(modules=records.digest_of(known := records.described(model)), code=trained_by)
+                first = known == records.modules(model)  # of its classes; all rows without `modules` are of these
+                now[built] = architecture.totals(model) | digests, records.response(model), first
         except Exception:  # today's function may refuse what it took then
             return "earlier"
-        same = all(row[key] == value for key, value in now[built][0].items() if pd.notna(row.get(key)))
+        told, response, of_first = now[built]
+        same = all(row[key] == value for key, value in told.items() if pd.notna(row.get(key)))
+        same &= of_first or pd.notna(row.get("modules"))
         first = str(row.get("first_response"))
         if first in ("nan", "None", UNKNOWN):  # the first tries lack it
             return "now" if same else "earlier"
@@ -127,7 +130,7 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
             recorded = [float(number) for number in first.split()]
         except ValueError:
             raise RunError(f"A first_response in the table of {name} is no list of numbers; delete that row.") from None
-        return "now" if same and records.alike(now[built][1], recorded) else "earlier"
+        return "now" if same and records.alike(response, recorded) else "earlier"
 
     columns = [column for column in table if column not in COMPARED]
     return table[columns].assign(network=[network(row) for row in table.to_dict("records")])
