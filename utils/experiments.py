@@ -64,6 +64,7 @@ EXPERIMENTS = {
     "quick": Experiment(replace(SHORT_CYCLE, epochs=7, batch_size=128, halved=0.5)),
     "accurate": Experiment(replace(RECIPE, epochs=56, affine=0.5), BEST_BELOW_200_000),
     "accurate_long": Experiment(replace(LONG, epochs=80), BEST_BELOW_200_000),
+    "accurate_longest": Experiment(replace(LONG, epochs=200), BEST_BELOW_200_000),
     "accurate_distilled": Experiment(replace(LONG, epochs=80, teacher="accurate_long"), BEST_BELOW_200_000),
     "compact": Experiment(replace(RECIPE, epochs=100, batch_size=64, anneal="linear", halved=0.5)),
     "compact_short": Experiment(replace(RECIPE, epochs=60, halved=0.5, **MUON)),

@@ -275,7 +275,7 @@ def strideless(c: int = 16, c5: int = 32) -> ConvNet:
 
 # The same networks under the names of other recipes:
 experiment_5_long = experiment_5_short = experiment_5_adam = experiment_5_unaugmented = experiment_5
-fast = accurate_long = accurate_distilled = accurate
+fast = accurate_long = accurate_longest = accurate_distilled = accurate
 compact_short = compact_long = compact_distilled = compact
 
 
