@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pandas as pd
 import pytest
+from scipy import stats
 from torch import nn
 
 from tests.test_notebooks import NOTEBOOKS, cells, source
@@ -111,6 +112,13 @@ def test_experiment_2():
     assert f"= {6 * 3 * 24 * 30:,}$ seconds, {6 * 3 * 24 * 30 / 3600:.1f} hours" in cost
     share = read_metrics("experiment_2/epochs_5/validation")["validation_accuracy_last"] / 100
     assert rf"$\sqrt{{{share:.3f} \cdot {1 - share:.3f} / 5,000}} = 0.0059$, 0.59 points" in trained
+    seeds = ["", "seed_2/", "seed_3/", "seed_4/", "seed_5/"]
+    found = [read_metrics(f"experiment_5/epochs_5/{s}validation")["validation_accuracy_last"] for s in seeds]
+    deviation = pd.Series(found).std()
+    assert (
+        f"have {min(found):.2f} to {max(found):.2f} %" in trained and f"deviation of {deviation:.2f} points" in trained
+    )
+    assert stats.t.ppf(0.975, 4) * math.sqrt(2) * deviation == pytest.approx(2.0, abs=0.05)
     back = changes(build_model("experiment_2"), changed("experiment_2", "c4_1", padding=2))
     for layer in ("c4_1", "c5"):
         assert back.loc[layer, "multiply-adds"].removeprefix("+") + " m" in trained
@@ -137,8 +145,8 @@ def test_experiment_4():
     added, _, more, dilated = answers("experiment_4")
     before, after = (totals(build_model(name)) for name in ("experiment_3", "experiment_4"))
     parameters, macs = (after[key] - before[key] for key in ("parameters", "macs"))
-    assert f"= {parameters:,}$. " in added and f"= {macs:,}$" in added
-    assert "from {} to {}".format(*(t["receptive_field"] for t in (before, after))) in added
+    assert f"= {parameters:,}$, " in added and f"= {4 * macs:,}$, " in added
+    assert f"= {(after['receptive_field'] - before['receptive_field']) // 2}$, " in added
     fit = (199_999 - after["parameters"]) / parameters
     assert f"= {fit:.2f}$: six" in more and int(fit) == 6
     assert f"= {after['parameters'] + 6 * parameters:,}$ parameters" in more and "= 109$" in more
@@ -148,6 +156,8 @@ def test_experiment_4():
         *[deepcopy(part) for name in parts for part in [parts[name]] * (7 if name == "c4_1" else 1)]
     )
     assert totals(deeper)["receptive_field"] == 109
+    limits = [stats.t.ppf(0.975, 2 * n - 2) * 0.5 * math.sqrt(2 / n) for n in (8, 9)]
+    assert limits[0] > 0.505 > limits[1] and f"= {limits[1]:.2f}$, just enough" in dilated
     wider = changed("experiment_3", "c4_1", dilation=2, padding=2)
     assert totals(wider) == before | {"receptive_field": 61} and "`c5` 61" in dilated
 

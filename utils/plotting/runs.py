@@ -208,7 +208,8 @@ KINDS |= {"global average, linear": "#CC79A7"}
 
 
 def architecture(table: pd.DataFrame) -> Figure:
-    """The network as boxes: height is the side of the layer's output, width its channels, colour its kind."""
+    """The network as boxes: height is the side of the layer's output, width its channels, colour its kind; the
+    same width is the same number in any two pictures of networks with at most 128 channels."""
     layers = table[table.kind.isin(["Conv2d", "Linear"])]
     if layers.empty or layers.out_size.isna().any():
         raise NetworkError("Only a network with a layer table of convolutions can be drawn; this one cannot be traced.")
@@ -216,9 +217,10 @@ def architecture(table: pd.DataFrame) -> Figure:
     layers = pd.concat([image.assign(out_channels=image.in_channels, out_size=image.in_size), layers])
     titles = "layer", "stride", "channels", "size", "receptive field"
     figure, ((axis,),) = subplots(size=(9, 4.4))
+    widest = max(128, layers.out_channels.max())
     kinds = dict(KINDS)  # and those of other networks
     for place, row in enumerate(layers.itertuples()):
-        x, width = 11 * place, max(row.out_channels / 8, 1)  # 11: the widest box and an arrow
+        x, width = 11 * place, max(8 * row.out_channels / widest, 1)  # 11: the widest box and an arrow
         kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, f"{row.kernel}x{row.kernel}")
         if row.kind == "Conv2d":
             kind = f"depthwise {kind}" if row.groups == row.in_channels > 1 else kind

@@ -19,6 +19,8 @@ from utils.errors import RunError, first_line
 from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
 from utils.study import layers, statistics
 
+TOLD_WITH = dict(tiny="small", compact="accurate", quick="fast")  # in whose notebook other networks are told
+
 
 def markdown(columns: Mapping[str, Iterable] | str) -> str:
     """A table in Markdown from its columns; those of numbers stand to the right. A text stays as it is."""
@@ -65,10 +67,11 @@ def heading(first: str) -> str:
 
 
 def notebook_links(names: Iterable[str]) -> list[str]:
-    """Each name as a link to its notebook, or to that of the same network, where there is one."""
+    """Each name as a link to its notebook, or to the one that tells of its network, where there is one."""
     found = {path.stem[3:]: path.name for path in lessons()}
     functions = {name: network.__name__ for name, network in models.networks().items()}
-    pages = ((name, found.get(name) or found.get(functions.get(name))) for name in names)
+    told_in = {name: found.get(function) or found.get(TOLD_WITH.get(function)) for name, function in functions.items()}
+    pages = ((name, found.get(name) or told_in.get(name)) for name in names)
     return [f"[{name}](notebooks/{page})" if page else name for name, page in pages]
 
 
@@ -198,9 +201,9 @@ def steps_table() -> dict:
 
 
 def seeds_table() -> dict:
-    """The reference's networks, seed by seed."""
-    wide = statistics.by_seed(published(MAIN).index).pivot(index="change", columns="seed", values="accuracy")
-    wide = wide.loc[published(MAIN).index]
+    """What was trained with several seeds, seed by seed."""
+    names = published(MAIN + RECORDS).query("seeds > 1").index
+    wide = statistics.by_seed(names).pivot(index="change", columns="seed", values="accuracy").loc[names]
     columns = {f"seed {seed}": wide[seed].map("{:.2f} %".format, na_action="ignore").fillna("-") for seed in wide}
     over = [statistics.over_seeds(row.dropna()) for _, row in wide.iterrows()]
     means = [plus_minus(found["mean"], found["deviation"], found["seeds"]) for found in over]
