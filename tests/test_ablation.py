@@ -233,7 +233,18 @@ def test_a_row_of_another_class_that_shows_in_no_image_is_not_of_today(few, monk
 
 
 @pytest.mark.parametrize(
-    "damage", ["twice", "no number", "no column", "semicolons", "words", "no response", "half a seed"]
+    "damage",
+    [
+        "twice",
+        "no number",
+        "no column",
+        "semicolons",
+        "words",
+        "no response",
+        "half a seed",
+        "a large seed",
+        "too much",
+    ],
 )
 def test_a_damaged_table_is_a_sentence(root, damage):
     path, table = root / "runs" / "ablation" / "recipe.csv", pd.read_csv(ROOT / "results" / "ablation" / "recipe.csv")
@@ -250,6 +261,10 @@ def test_a_damaged_table_is_a_sentence(root, damage):
         table["first_response"] = "abc"
     elif damage == "half a seed":
         table["seed"] = 1.5
+    elif damage == "a large seed":
+        table["seed"] = 10.0**30
+    elif damage == "too much":
+        table["validation_accuracy"] = 850.0
     elif damage == "words":
         table["validation_accuracy"] = "good"
     table.to_csv(path, index=False, sep=";" if damage == "semicolons" else ",")

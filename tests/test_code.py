@@ -28,6 +28,7 @@ from utils.study import baselines
 from utils.training import Recipe
 
 from .conftest import random_images
+from .test_laboratory import train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -403,9 +404,18 @@ INDIRECT = """
 from functools import partial, partialmethod, wraps
 from types import SimpleNamespace
 
+import torch
 from torch import nn
 
 SIZE = 32
+
+
+class Setting:
+    def __init__(self):
+        self.p = 0.1
+
+    def __call__(self, x):
+        return x + 0
 
 
 class Config:
@@ -437,7 +447,9 @@ def given(factor):
     return call
 
 
-scales = [1, 2]
+scales, config = [1, 2], {"a": {"p": [0.1]}}
+settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.0, 2.0])
+acts = {"relu": lambda x: x, "name": nn.functional.relu}
 change, part, made = one, partial(one, size=32), given(3)
 
 
@@ -449,19 +461,20 @@ class Net(nn.Module):
 
     @scaled
     def forward(self, x, size=SIZE):
-        return change(part(made(x))) * (SIZE or 1) * Config.size * scales[0]
+        named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](x)
+        return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
     turned = partialmethod(inner, sign=1)
 
 
 def build():
     model = Net()
-    model.act = lambda x: x + 0
+    model.act, model.kept, model.of_it = lambda x: x + 0, [lambda x: x + 2], Setting()
     model.register_forward_pre_hook(hooked)
     return model
 """
 NAMED = {
-    "default from a number": ("x, size=SIZE):\n        return ch", "x, size=64):\n        return ch"),
+    "default from a number": ("x, size=SIZE):\n        named", "x, size=64):\n        named"),
     "default of a helper": ("SIZE = 32\n", "SIZE = 64\n"),
     "no number any more": ("SIZE = 32\n", "SIZE = None\n"),
     "what names itself": ("if one else 5", "if one else 6"),
@@ -469,9 +482,20 @@ NAMED = {
     "alias": ("= one, partial", "= other, partial"),
     "partial": ("partial(one, size=32)", "partial(one, size=64)"),
     "what a helper encloses": ("given(3)", "given(4)"),
-    "list": ("scales = [1, 2]", "scales = [3, 2]"),
+    "nested dict": ('{"p": [0.1]}', '{"p": [0.8]}'),
+    "namespace": ("SimpleNamespace(p=0.1)", "SimpleNamespace(p=0.8)"),
+    "object": ("self.p = 0.1", "self.p = 0.8"),
+    "what an object does": ("return x + 0\n\n\nclass Config", "return x + 5\n\n\nclass Config"),
+    "tensor": ("tensor([1.0, 2.0])", "tensor([1.0, 3.0])"),
+    "function in a dict": ('"relu": lambda x: x,', '"relu": lambda x: -x,'),
+    "function of PyTorch in a dict": ("functional.relu}", "functional.gelu}"),
+    "function in a list of a layer": ("[lambda x: x + 2]", "[lambda x: x - 2]"),
+    "list": ("config = [1, 2]", "config = [3, 2]"),
     "constant of a class": ("class Config:\n    size = 32", "class Config:\n    size = 64"),
-    "function that a layer holds": ("x + 0", "x + 1"),
+    "function that a layer holds": (
+        "model.kept, model.of_it = lambda x: x + 0",
+        "model.kept, model.of_it = lambda x: x + 1",
+    ),
     "hook": ("return None", "return 2 * images[0]"),
     "part of a method": ("return x\n\n    @scaled", "return -x\n\n    @scaled"),
 }
@@ -500,8 +524,8 @@ def test_a_file_that_a_networks_functions_look_into_counts(tmp_path, monkeypatch
     net = f"from torch import nn\n{how}\nclass Net(nn.Module):\n    def forward(self, x): return {called}(x)\n"
     (tmp_path / "net_with_file.py").write_text(net, encoding="utf-8")
     found = []
-    for factor in (2, 2, 3):
-        text = f"F = {factor}\ndef inner(x): return F * x\ndef other(x): return inner(x)\n"
+    for factor, more in ((2, 1), (2, 2), (3, 1)):
+        text = f"F = {factor}\ndef inner(x): return F * x\ndef other(x): return inner(x)\ndef plot(): return {more}\n"
         (tmp_path / "beside.py").write_text(text, encoding="utf-8")
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
         importlib.invalidate_caches()
@@ -509,7 +533,53 @@ def test_a_file_that_a_networks_functions_look_into_counts(tmp_path, monkeypatch
             monkeypatch.delitem(sys.modules, name, raising=False)
         found.append(code_module.classes_of(importlib.import_module("net_with_file").Net()))
     agree, _ = records.MEASURED["classes"]
-    assert agree(found[0], found[1]) and not agree(found[2], found[1])
+    assert agree(found[0], found[1]), "plot is not looked up"
+    assert not agree(found[2], found[1])
+
+
+def test_a_number_and_a_package_of_ones_own_that_a_network_looks_into_count(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_parts" / "inner").mkdir(parents=True)
+    (tmp_path / "own_parts" / "inner" / "acts.py").write_text("def act(x): return x\n", encoding="utf-8")
+    (tmp_path / "own_settings.py").write_text("P = 0.1\n", encoding="utf-8")
+    own, _ = (importlib.import_module(name) for name in ("own_settings", "own_parts.inner.acts"))
+    monkeypatch.setitem(globals(), "settings", own)
+    monkeypatch.setitem(globals(), "parts", sys.modules["own_parts"])
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return settings.P * parts.inner.acts.act(x)  # noqa: F821
+
+    before = code_module.classes_of(Net())
+    assert f"{__name__}.settings.P" in before and "own_parts.inner.acts.act" in before
+    monkeypatch.setattr(own, "P", 0.8)
+    assert records.others(before, code_module.classes_of(Net())) == [f"{__name__}.settings.P"]
+
+
+CALLS = dict(number=0, filled=[], log=[0])
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, x):
+        CALLS["number"] += 1
+        CALLS["log"].append(1)
+        CALLS["filled"].append(x.mean())
+        Counting.calls += 1
+        return self.linear(x.flatten(1))
+
+
+def test_what_a_forward_counts_is_no_other_run(root, capsys):
+    """Whoever looks for an error lets it count, or keeps what it computes."""
+    for _ in range(3):
+        run = train(Counting, name="counting")
+        assert run.folder.name == "counting" and runs.load("runs/counting", Counting)
+    assert "is another run" not in capsys.readouterr().out and Counting.calls > 0
 
 
 def test_functions_of_one_name_all_count_and_what_exec_made_is_no_traceback(monkeypatch):
@@ -538,7 +608,8 @@ def test_code_that_autoreload_put_into_a_function_is_seen(tmp_path, monkeypatch)
     nets = importlib.import_module("nets_reloaded")
     before = code_module.classes_of(nets.Net())
     file.write_text(NETS.replace("for image in images]", "for image in images[:9]]"), encoding="utf-8")
-    assert code_module.classes_of(nets.Net()) == before, "what runs is what was loaded"
+    with pytest.raises(RunError, match="nets_reloaded.py was edited after it was loaded; restart the kernel"):
+        code_module.classes_of(nets.Net())
     nets.Net.forward.__code__ = runpy.run_path(str(file))["Net"].forward.__code__
     after = code_module.classes_of(nets.Net())
     assert after["nets_reloaded.Net"] != before["nets_reloaded.Net"]

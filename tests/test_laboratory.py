@@ -399,7 +399,10 @@ def test_a_number_in_a_buffer_is_noticed(root, capsys):
 def test_a_class_attribute_is_noticed(root, monkeypatch, capsys):
     train(Scaled)
     monkeypatch.setattr(Scaled, "limit", 3.0)
-    assert train(Scaled).folder.name == "mine-2" and "limit is 3.0 here, but 100.0 there" in capsys.readouterr().out
+    assert (
+        train(Scaled).folder.name == "mine-2"
+        and "another one here (tests.test_laboratory.Scaled.limit)" in capsys.readouterr().out
+    )
 
 
 class Counting(nn.Module):
@@ -2055,9 +2058,6 @@ def test_random_numbers_on_a_map_do_not_make_another_run(root, capsys):
     assert train(DropsPixels, THREE).folder.name == "mine"
 
 
-MACHINE = dict(rounded=1e-7)  # what one machine makes of a sum that is 0
-
-
 class Kinked(nn.Module):
     """The input of its ReLU is 0 but for rounding, which decides whether its weight has a gradient."""
 
@@ -2068,18 +2068,20 @@ class Kinked(nn.Module):
 
     def forward(self, x):
         zero = self.shift - self.shift.detach()
-        return self.linear(x.flatten(1)) + (4 * zero + torch.relu(zero + MACHINE["rounded"])) * torch.arange(10)
+        return self.linear(x.flatten(1)) + (
+            4 * zero + torch.relu(zero + float(os.environ.get("ROUNDED", "1e-7")))
+        ) * torch.arange(10)
 
 
 def test_an_input_of_a_relu_that_another_machine_rounds_to_the_other_side_makes_no_other_run(root, monkeypatch, capsys):
     here = records.identity(records.build(Kinked), asdict(THREE), {}, 1)
     stop_after(2, Kinked, THREE)
-    monkeypatch.setitem(MACHINE, "rounded", -1e-7)
+    monkeypatch.setenv("ROUNDED", "-1e-7")  # what another machine makes of a sum that is 0
     there = records.identity(records.build(Kinked), asdict(THREE), {}, 1)
     moved = here["first_response"][-1] / there["first_response"][-1]
     assert 1.005 < moved < 1.03  # as much as seen: 2 %
     assert train(Kinked, THREE).folder.name == "mine" and "Going on after epoch 2." in capsys.readouterr().out
-    monkeypatch.setitem(MACHINE, "rounded", 1e-7)
+    monkeypatch.delenv("ROUNDED")
     assert train(Kinked, THREE).folder.name == "mine"
 
 
@@ -2135,6 +2137,16 @@ def test_what_python_writes_itself_leaves_the_code_of_a_class_told():
 
     Scaled.forward = forward
     assert first and first.keys() == (second := code.classes_of(Scaled(2.0))).keys() and first != second
+
+
+def test_a_recipe_of_another_class_is_a_sentence(root):
+    class Mine(Recipe):
+        @property
+        def augmentation(self):
+            return dict(flip=0.0, affine=0.0, hole=0.0)
+
+    with pytest.raises(RunError, match=r"needs a Recipe, such as Recipe\(5\)"):
+        train(recipe=Mine(1))
 
 
 def test_runs_from_before_their_classes_were_known_are_of_the_classes_of_then(monkeypatch):

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -133,6 +134,9 @@ DAMAGES = {
     "semicolons": lambda head, rows: [line.replace(",", ";") for line in (head, *rows)],
     "no header": lambda head, rows: rows,
     "header twice": lambda head, rows: [head, head, *rows],
+    "too much": lambda head, rows: [head, *(re.sub(r"(8\d)\.\d+", "850.0", row) for row in rows)],
+    "cut in a row": lambda head, rows: [head, *rows[:-1], rows[-1][:20]],
+    "commas": lambda head, rows: [head, *rows, "," * head.count(",")],
 }
 
 
@@ -187,6 +191,7 @@ def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
         assert search.tried("mine", pd.DataFrame(row).assign(modules=of_it)).network.tolist() == ["now", "now"]
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: self.linear(self.layers(x).mean((2, 3))) + x.mean())
     assert search.tried("mine", pd.DataFrame(rows[:1])).network.tolist() == ["earlier"], "a changed forward"
+    assert search.tried("mine", pd.DataFrame([rows[0] | dict(c="x")])).network.tolist() == ["earlier"], "no number"
     monkeypatch.setattr(models, "mine", lambda c=4: models.conv(3, c).shape, raising=False)
     assert set(search.tried("mine", pd.DataFrame(rows)).network) == {"earlier"}, "a function that fails today"
     assert search.tried("fast").network.isin(["now", "earlier"]).all()

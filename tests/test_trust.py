@@ -544,6 +544,28 @@ def test_a_picture_of_a_class_folder_is_read_as_predict_reads_it(tmp_path):
         assert np.abs(shown - (255 - as_stored.astype(int) * 255 / largest)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "shown"),
+    [
+        (np.float32, 0.0, 1.01, (0, 255)),
+        (np.float32, 0.0, 255.0, (0, 255)),
+        (np.int32, 0, 2**31 - 1, (0, 255)),
+        (np.int32, 0, 65535, (0, 255)),
+        (np.int32, 0, 255, (0, 255)),
+    ],
+)
+def test_numbers_of_other_kinds_are_shown_in_their_usual_range(tmp_path, dtype, low, high, shown):
+    ramp = np.linspace(low, high, 1024).astype(dtype).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "ramp.tif")
+    pixels = files.decode(tmp_path / "ramp.tif")[..., 0]
+    middle = 127 * 1.01 if high == 1.01 else 127
+    assert (pixels[0, 0], pixels[-1, -1]) == shown and abs(pixels[15, -1] - middle) < 3
+    if dtype == np.int32:
+        Image.fromarray(ramp - 7).save(tmp_path / "ramp.tif")
+        with pytest.raises(DataError, match="is not a readable image"):
+            files.decode(tmp_path / "ramp.tif")
+
+
 def test_the_page_has_limits(tmp_path, monkeypatch):
     from utils.serve import app
 

@@ -326,7 +326,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.float64)
         if not np.isfinite(values).all():
             raise ValueError("not every pixel has a value")
-        top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255 if values.max() > 1 else 1
+        if image.mode.startswith("I") and values.min() < 0:
+            raise ValueError("Pillow reads large numbers without a sign as negative ones")
+        limits = {2: 1, 255: 255, 65535: 65535, 2**31: 2**31 - 1}  # fractions may overshoot a little
+        fits = (top for limit, top in limits.items() if values.max() <= limit)
+        top = 65535 if image.mode.startswith("I;16") else next(fits, values.max())
         if isinstance(transparent := image.info.get("transparency"), int):
             values = np.where(values == transparent, top, values)
         values = 255 * np.clip(values / top, 0, 1)

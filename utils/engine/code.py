@@ -7,14 +7,18 @@ import runpy
 import secrets
 import sys
 import textwrap
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,7 +41,7 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "9de43fe0": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "18046567": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -52,29 +56,38 @@ def code() -> dict[str, str]:
 
 
 def classes_of(model: nn.Module) -> dict[str, str]:
-    """Class, function or number -> digest of what it says, of the classes of a network's modules that are not
+    """Class, function or value -> digest of what it says, of the classes of a network's modules that are not
     PyTorch's, of their hooks and the functions that they hold, and of what all these name that is of no library, for
-    not all that they do shows in a few images; without what has no source any more."""
+    not all that they do shows in a few images; without what has no source any more, and what a forward changes, such
+    as a counter. RunError if a file of these was edited after loading."""
+    before = _told_by(model)
+    with suppress(Exception), torch.random.fork_rng(devices=[]), rng_from(0), torch.no_grad():  # training tells why
+        copy = deepcopy(model).cpu()
+        for training in (True, False):
+            copy.train(training)(torch.zeros(2, 3, 32, 32))
+    after = _told_by(model)
+    digests = {name: sha256(text.encode()).hexdigest()[:8] for name, text in before.items() if text == after.get(name)}
+    return {name: SAME.get(digest, digest) for name, digest in digests.items()}
+
+
+def _told_by(model: nn.Module) -> dict[str, str]:
     kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
     own = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision")]
-    held = [(key, value) for module in model.modules() for key, value in vars(module).items()]
-    kept = [value for key, value in held if key.endswith("_hooks") and isinstance(value, dict)]
-    hooks = [hook for hooks in kept for hook in hooks.values()]
-    own += filter(_of_no_library, [*hooks, *(value for _, value in held)])
+    own += filter(_of_no_library, (part for module in model.modules() for part in _inside(vars(module))))  # also hooks
     said, values = {}, _and_what_they_name(own)
     refuse_edits([_place(value) for value in values if value.__module__.startswith("utils.")])
+    _refuse_edits_of_ones_own([function.__code__ for value in values for function in _functions(value)])
     for value in values:
         for function in _functions(value):
             with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
                 text = _said(function, function.__code__)
                 said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
-            told = {name: _briefly(read) for name, read in _read_by(function).items()}
-            told = {name: text for name, text in told.items() if text and text != f"is {name}"}  # no second name
+            told = {name: briefly(read) for name, read in _read_by(function).items()}
+            told = {name: text for name, text in told.items() if text and text != repr(f"is {name}")}  # no second name
             said |= {f"{value.__module__}.{name}": [text] for name, text in told.items()}
-        told = {name: _briefly(constant) for name, constant in _parts(value).items() if not _named(_inner(constant))}
+        told = {name: briefly(constant) for name, constant in _parts(value).items() if not _named(_inner(constant))}
         said |= {f"{value.__module__}.{value.__qualname__}.{name}": [text] for name, text in told.items() if text}
-    digests = {name: sha256("".join(texts).encode()).hexdigest()[:8] for name, texts in said.items()}
-    return {name: SAME.get(digest, digest) for name, digest in digests.items()}
+    return {name: "".join(texts) for name, texts in said.items()}
 
 
 # ---------------------------------------------------------------- what the files say
@@ -98,22 +111,26 @@ def _reached(names: list[str]) -> dict[str, bytes]:
 
 
 def _and_what_they_name(values: list) -> list:
-    """These functions and classes, and others of no library that their functions look up in their files; of a file of
-    the user's own that they look up, all that is defined there."""
+    """These functions and classes, and others of no library that their functions look up in their files."""
     found = [*values]
     for value in found:  # which grows
-        named = [read for function in _functions(value) for read in _read_by(function).values()]
-        named = [read.func if isinstance(read, partial) else read for read in named]
-        files = [read for read in named if inspect.ismodule(read) and _is_own(read.__name__)]
-        files = [file for file in files if file.__name__.split(".")[0] != "utils"]
-        named += [part for file in files for part in vars(file).values() if _named(part)]
+        read = [value for function in _functions(value) for value in _read_by(function).values()]
+        named = [part for value in read for part in _inside(value)]
         found += [other for other in filter(_of_no_library, named) if other not in found]
     return found
 
 
 def _read_by(function: FunctionType) -> dict[str, Any]:
-    """What a function looks up in its file, by name; and what it encloses or has as defaults, by its own name, too."""
-    found = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    """What a function looks up in its file, by name, or in a file that it imports, such as helpers.scale; and what it
+    encloses or has as defaults, by its own name, too."""
+    found = {}
+    for name in _names(function.__code__):
+        first, *others = name.split(".")
+        with suppress(KeyError, AttributeError):
+            value = function.__globals__[first]
+            while inspect.ismodule(value) and others:
+                value, first = getattr(value, others[0]), f"{first}.{others.pop(0)}"
+            found[first] = value
     own = {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # it may be empty
@@ -121,16 +138,81 @@ def _read_by(function: FunctionType) -> dict[str, Any]:
     return found | {f"{function.__qualname__}({name})": value for name, value in own.items()}
 
 
-def _briefly(value: Any) -> str | None:
-    """A number, a word or some of them as text; of a function or class its name, of a partial what it is given."""
+def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
+    """The value, and what it holds: the parts of a partial, a method, a list, a dict, an object of the user's own."""
+    yield value
+    parts: Iterable = ()
     if isinstance(value, partial):
-        parts = map(_briefly, (value.func, *value.args, *value.keywords, *value.keywords.values()))
-        return " ".join(map(str, parts))
+        parts = value.func, *value.args, *value.keywords.values()
+    elif inspect.ismethod(value):
+        parts = value.__func__, value.__self__
+    elif isinstance(value, list | tuple | set | frozenset | dict):
+        parts = value.values() if isinstance(value, dict) else value
+    elif _is_own_object(value):
+        parts = type(value), *vars(value).values()
+    for part in parts if depth else ():
+        yield from _inside(part, depth - 1)
+
+
+def _is_own_object(value: Any) -> bool:
+    """Whether it is an object of a class of no library, or one that only keeps names; a module of a network is not."""
+    kept = isinstance(value, SimpleNamespace | Namespace) or _is_own(type(value).__module__)
+    return kept and hasattr(value, "__dict__") and not _named(value) and not isinstance(value, nn.Module)
+
+
+def briefly(value: Any) -> str | None:
+    """The value as text, the same in any process; None if it cannot be told."""
+    with suppress(Exception):  # an object of the user's own fails in any way
+        return repr(_plain(value))
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """The value in Python's own kinds, which look the same whatever a cell set for printing, and in any version of
+    NumPy: of a function or class its name, of an object its attributes; TypeError if it is of another kind."""
+
+    def inner(part: Any) -> Any:
+        try:
+            return _plain(part)
+        except TypeError:
+            return f"a {type(part).__qualname__} {getattr(part, '__qualname__', '')}"
+
     if _of_no_library(value):
         return f"is {value.__qualname__}"
-    filled = isinstance(value, list) and len(value) > 0  # an empty one may be there to be filled
-    few = value if isinstance(value, tuple) or filled else (value,)
-    return repr(value) if all(isinstance(one, int | float | str | None) for one in few) else None
+    if isinstance(value, partial):
+        return [inner(value.func), inner(value.args), inner(value.keywords)]
+    if isinstance(value, dict):
+        return {inner(key): inner(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return (tuple if isinstance(value, tuple) else list)(map(inner, value))
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, map(inner, value)))
+    if isinstance(value, np.number | np.str_):
+        return value.item()
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if _is_own_object(value):
+        return type(value).__qualname__, inner(vars(value))
+    if not isinstance(value, torch.Tensor | np.ndarray):
+        raise TypeError
+    values = value
+    if torch.is_tensor(value):
+        value = value.detach().to_dense().cpu().resolve_conj()
+        values = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # which NumPy does not know
+    if values.dtype.kind in "fc":
+        return str(value.dtype), values.shape, _size_of(values)
+    few = values.size <= 1000 or values.dtype.hasobject
+    return str(value.dtype), values.shape, inner(values.tolist()) if few else sha256(values.tobytes()).hexdigest()
+
+
+def _size_of(values: np.ndarray) -> list[float]:
+    """How large they are, and of that size their mean and, which depends on their order, a part; rounded so that
+    their last digits, which depend on the machine, do not show."""
+    values = values.astype(complex).ravel()
+    size = (np.abs(values) ** 2).mean() ** 0.5 if len(values) else 0.0
+    parts = [values.mean(), (values * np.exp(1j * np.arange(len(values)))).mean()] if size > 0 else []
+    shares = [round(n, 3) + 0.0 for part in parts for n in (part.real / size, part.imag / size)]
+    return [float(f"{size:.4g}"), *shares]
 
 
 def _functions(value: Any) -> list[FunctionType]:
@@ -143,10 +225,18 @@ def _functions(value: Any) -> list[FunctionType]:
 
 
 def _names(code: CodeType) -> list[str]:
-    """What a function and those in it look up in their file; attributes are no such names."""
-    own = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
-    own = [name for name in own if not name.startswith("__")]  # __file__ is another in another folder
-    return [*own, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
+    """What a function and those in it look up in their file, with the attributes that they take of it at once, such as
+    helpers.scale."""
+    found, at_once = [], False
+    for instruction in dis.get_instructions(code):
+        of_file = instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        if of_file:
+            found.append(instruction.argval)
+        elif at_once and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            found[-1] += f".{instruction.argval}"
+        at_once = of_file or at_once and instruction.opname == "LOAD_ATTR"
+    found = [name for name in found if not name.startswith("__")]  # __file__ is another in another folder
+    return [*found, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
 
 
 def _of_no_library(value: Any) -> bool:
@@ -157,7 +247,7 @@ def _of_no_library(value: Any) -> bool:
 def _is_own(module: str | None) -> bool:
     """Whether a module of this name is of no library."""
     libraries = (*PYTHONS, *COMPUTES, *sys.stdlib_module_names - {"__main__"})
-    if (module or PYTHONS[0]).split(".")[0] in libraries:  # None: made by exec
+    if not isinstance(module, str) or module.split(".")[0] in libraries:  # None: made by exec
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
     return not {"site-packages", "dist-packages"} & {*Path(file).parts}
@@ -227,6 +317,19 @@ def refuse_edits(names: list[str]) -> None:
         raise RunError(
             f"utils/{stale[0]}.py was edited after it was loaded; restart the kernel, or the program, and it counts."
         )
+
+
+def _refuse_edits_of_ones_own(codes: list[CodeType]) -> None:
+    """RunError if a file outside utils/ from which one of these was loaded does not say it any more."""
+    files = {code.co_filename for code in codes} - {str(path) for path in UTILS.rglob("*.py")}
+    for file in sorted(name for name in files if Path(name).is_file()):  # a cell is in none
+        with suppress(OSError, SyntaxError, ValueError):  # half of one says nothing
+            there = [compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)]
+            for code in there:  # which grows
+                there += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+            if all(code in there for code in codes if code.co_filename == file):
+                continue
+        raise RunError(f"{file} was edited after it was loaded; restart the kernel, or the program, and it counts.")
 
 
 def replaced(names: list[str]) -> list[str]:

@@ -40,7 +40,7 @@ from utils.engine.checkpoints import (
     text_of,
     verify,
 )
-from utils.engine.code import PYTHONS, classes_of, code, refuse_edits
+from utils.engine.code import PYTHONS, briefly, classes_of, code, refuse_edits
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -149,35 +149,7 @@ def builder(metrics: Mapping, title: str) -> Network:
 
 def modules(model: nn.Module) -> dict[str, str]:
     """Every module with its arguments, by name; of one that contains others only its own kind and arguments. Beside it
-    the plain values among the attributes of modules and classes that are not PyTorch's."""
-
-    def bare(value: Any) -> Any:
-        """In Python's own kinds, which look the same whatever a cell set for printing, and in any version of NumPy;
-        TypeError if it is no plain value."""
-        if isinstance(value, dict):
-            return {bare(key): bare(inner) for key, inner in value.items()}
-        if isinstance(value, tuple | list):
-            return (tuple if isinstance(value, tuple) else list)(map(bare, value))
-        if isinstance(value, np.number | np.str_):
-            return value.item()
-        if value is None or isinstance(value, int | float | str):
-            return value
-        if not isinstance(value, torch.Tensor | np.ndarray):
-            raise TypeError
-        values = value
-        if torch.is_tensor(value):
-            value = value.detach().to_dense().cpu().resolve_conj()
-            values = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # which NumPy does not know
-        return str(value.dtype), values.shape, values.tolist() if values.dtype.kind not in "fc" else size_of(values)
-
-    def size_of(values: np.ndarray) -> list[float]:
-        """How large they are, and of that size their mean and, which depends on their order, a part; rounded so that
-        their last digits, which depend on the machine, do not show."""
-        values = values.astype(complex).ravel()
-        size = (np.abs(values) ** 2).mean() ** 0.5 if len(values) else 0.0
-        parts = [values.mean(), (values * np.exp(1j * np.arange(len(values)))).mean()] if size > 0 else []
-        shares = [round(n, 3) + 0.0 for part in parts for n in (part.real / size, part.imag / size)]
-        return [float(f"{size:.4g}"), *shares]
+    the values among the attributes of modules that are not PyTorch's."""
 
     def own(module: nn.Module) -> str:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
@@ -188,13 +160,10 @@ def modules(model: nn.Module) -> dict[str, str]:
     found, usual = {}, vars(nn.Module())
     for name, module in model.named_modules():
         found[name or "network"] = own(module)
-        own_classes = [c for c in type(module).__mro__[::-1] if c.__module__.split(".")[0] not in PYTHONS]
-        if own_classes:
-            values = {key: value for c in own_classes for key, value in vars(c).items() if not key.startswith("__")}
-            values |= {key: value for key, value in vars(module).items() if key not in usual}
-            for key, value in values.items():
-                with suppress(TypeError):
-                    found[f"{name}.{key}".lstrip(".")] = repr(bare(value))
+        if any(kind.__module__.split(".")[0] not in PYTHONS for kind in type(module).__mro__):
+            values = {key: value for key, value in vars(module).items() if key not in usual}
+            told = {f"{name}.{key}".lstrip("."): briefly(value) for key, value in values.items()}
+            found |= {key: text for key, text in told.items() if text}
     return found
 
 
@@ -205,7 +174,8 @@ def described(model: nn.Module) -> dict[str, str]:
 
 def unlike_first(classes: Mapping[str, str] | str) -> dict[str, str]:
     """Those of the digests of `classes_of` that are not as in FIRST; none if they are not known."""
-    return {} if classes == UNKNOWN else {name: d for name, d in classes.items() if FIRST.get(name) != d}
+    known = {} if classes == UNKNOWN else classes
+    return {name: known[name] for name in sorted(known) if FIRST.get(name) != known[name]}
 
 
 def worded_alike(modules: Mapping[str, str]) -> dict[str, str]:
@@ -507,6 +477,11 @@ def near(found: list[float], recorded: list[float]) -> bool:
     return len(found) == len(recorded) and np.allclose(found, recorded, 0, 0.001)
 
 
+def others(found: dict[str, str], recorded: dict[str, str]) -> list[str]:
+    """Which of the classes, functions and values say something else than recorded; a run of before may know fewer."""
+    return [name for name, digest in found.items() if recorded.get(name, digest) != digest]
+
+
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
     "first_response": (
         alike,
@@ -516,7 +491,7 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
     "normalised": (near, "its images were normalised otherwise"),
     "split": (operator.eq, "other images were held out of the same ones there"),
     "classes": (
-        lambda found, recorded: all(recorded.get(name, digest) == digest for name, digest in found.items()),
+        lambda found, recorded: not others(found, recorded),
         "its modules are the same, but the code of their classes, or what it names, is another one here",
     ),
     "teacher": (operator.eq, "its teacher has other weights here than it had there"),
@@ -530,7 +505,7 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
         if key in MEASURED:
             agree, why = MEASURED[key]
             if UNKNOWN not in (value, other) and not agree(value, other):
-                return why
+                return f"{why} ({others(value, other)[0]})" if key == "classes" else why
             continue
         if not isinstance(value, dict):
             value, other = {key: value}, {key: other}

@@ -97,7 +97,7 @@ def write() -> None:
         "cost.png": plotting.landscape(five, costs=("parameters", "macs")),
         "architecture.png": plotting.architecture(architecture.layer_table(loaded[FINAL].model)),
         "ablation.png": plotting.differences(
-            statistics.against_base(ablation.judged("recipe"), ablation.BASE),
+            statistics.against_base(ablation.judged("recipe", ("results",)), ablation.BASE),
             f"held-out accuracy after {ablation.RECIPE.epochs} epochs, against the recipe as it is",
         ),
         "benchmark.png": plotting.cost_growth(read_table(utils.ROOT / "results" / "benchmark" / "growth.csv")),

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from hashlib import sha256
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -137,15 +136,16 @@ def of_today(rows: pd.DataFrame, network: records.Network, recipe: Recipe, diges
     ]
 
 
-def kept(name: str) -> pd.DataFrame:
+def kept(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataFrame:
     """The rows of runs/ablation/<name>.csv so far, or else the published ones; RunError if it is damaged."""
-    files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in ("runs", "results")]
+    files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in places]
     file = next((file for file in files if file.exists()), None)
     table = read_table(file) if file else pd.DataFrame(columns=["change", "run", *KEPT])
     may_lack = ["macs", "receptive_field"]  # of a network that cannot be traced
     try:
         table["first_response"].map(lambda text: [*map(float, text.split())])
-        sound = (table.seed % 1 == 0).all() and np.isfinite(table.validation_accuracy.astype(float)).all()
+        sound = (table.seed % 1 == 0).all() and (table.seed < 2**63).all()
+        sound &= table.validation_accuracy.astype(float).between(0, 100).all()
         sound &= not table[["change", "run", *KEPT]].drop(columns=may_lack).isna().any(axis=None)
         sound &= not table.duplicated(["change", "seed"]).any()
     except (KeyError, ValueError, TypeError, AttributeError):
@@ -155,12 +155,12 @@ def kept(name: str) -> pd.DataFrame:
     return table.astype(dict(seed=int))  # other programs write 1.0
 
 
-def judged(name: str) -> pd.DataFrame:
-    """The rows of `kept(name)`, a change only when all its seeds are there, in the order of `studies()`.
+def judged(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataFrame:
+    """The rows of `kept(name, places)`, a change only when all its seeds are there, in the order of `studies()`.
 
     RunError if a row was made with another network or recipe than that of today, or on other images than CIFAR-10.
     """
-    there, whole = kept(name), []
+    there, whole = kept(name, places), []
     for change, how in studies()[name].items():
         rows = there[there.change == change]
         if not set(SEEDS) <= set(rows.seed):

@@ -94,9 +94,11 @@ def shorter(value: Any) -> Any:
 def sound(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     """The table of tries; RunError if it has no column of each, or words where numbers should be."""
     try:
-        table[["epochs", "lr", "validation_accuracy"]].astype(float), table[KEPT]
+        numbers, _ = table[["epochs", "lr", "validation_accuracy"]].astype(float), table[KEPT]
+        if not numbers.validation_accuracy.between(0, 100).all() or numbers.isna().any(axis=None):
+            raise ValueError
     except (KeyError, ValueError, TypeError):
-        raise RunError(f"{file} lacks a column, or has a word in the place of a number; mend or delete it.") from None
+        raise RunError(f"{file} lacks a column or a number, or has a word in its place; mend or delete it.") from None
     return table
 
 
@@ -110,9 +112,9 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     trained_by = records.digest_of(code())
 
     def network(row: dict) -> str:
-        given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
-        built = f"{given} {row.get('seed')}"
         try:
+            given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
+            built = f"{given} {row.get('seed')}"
             if built not in now:
                 model = records.build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
                 digests = dict(modules=records.digest_of(known := records.described(model)), code=trained_by)
