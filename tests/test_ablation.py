@@ -262,7 +262,7 @@ def test_a_damaged_table_is_a_sentence(root, damage):
     elif damage == "half a seed":
         table["seed"] = 1.5
     elif damage == "a large seed":
-        table["seed"] = 10.0**30
+        table["seed"] = [10.0**30, *table.seed[1:]]
     elif damage == "too much":
         table["validation_accuracy"] = 850.0
     elif damage == "words":

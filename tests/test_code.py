@@ -449,7 +449,8 @@ def given(factor):
 
 scales, config = [1, 2], {"a": {"p": [0.1]}}
 settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.0, 2.0])
-acts = {"relu": lambda x: x, "name": nn.functional.relu}
+acts = {"relu": lambda x: x}
+norms = {"first": nn.functional.relu}
 change, part, made = one, partial(one, size=32), given(3)
 
 
@@ -461,7 +462,7 @@ class Net(nn.Module):
 
     @scaled
     def forward(self, x, size=SIZE):
-        named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](x)
+        named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
     turned = partialmethod(inner, sign=1)
@@ -488,7 +489,7 @@ NAMED = {
     "what an object does": ("return x + 0\n\n\nclass Config", "return x + 5\n\n\nclass Config"),
     "tensor": ("tensor([1.0, 2.0])", "tensor([1.0, 3.0])"),
     "function in a dict": ('"relu": lambda x: x,', '"relu": lambda x: -x,'),
-    "function of PyTorch in a dict": ("functional.relu}", "functional.gelu}"),
+    "function of PyTorch in a dict": ("functional.relu}", "functional.elu}"),
     "function in a list of a layer": ("[lambda x: x + 2]", "[lambda x: x - 2]"),
     "list": ("config = [1, 2]", "config = [3, 2]"),
     "constant of a class": ("class Config:\n    size = 32", "class Config:\n    size = 64"),
