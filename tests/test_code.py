@@ -488,7 +488,7 @@ NAMED = {
     "object": ("self.p = 0.1", "self.p = 0.8"),
     "what an object does": ("return x + 0\n\n\nclass Config", "return x + 5\n\n\nclass Config"),
     "tensor": ("tensor([1.0, 2.0])", "tensor([1.0, 3.0])"),
-    "function in a dict": ('"relu": lambda x: x,', '"relu": lambda x: -x,'),
+    "function in a dict": ('"relu": lambda x: x', '"relu": lambda x: -x'),
     "function of PyTorch in a dict": ("functional.relu}", "functional.elu}"),
     "function in a list of a layer": ("[lambda x: x + 2]", "[lambda x: x - 2]"),
     "list": ("config = [1, 2]", "config = [3, 2]"),
