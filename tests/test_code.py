@@ -401,13 +401,24 @@ def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypa
 
 
 INDIRECT = """
-from functools import partial, partialmethod, wraps
+from dataclasses import dataclass
+from functools import cache, partial, partialmethod, wraps
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 SIZE = 32
+
+
+@dataclass(slots=True)
+class Slot:
+    q: float = 0.3
+
+
+@cache
+def once(size):
+    return size + 0.5
 
 
 class Setting:
@@ -450,7 +461,7 @@ def given(factor):
 scales, config = [1, 2], {"a": {"p": [0.1]}}
 settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.0, 2.0])
 acts = {"relu": lambda x: x}
-norms = {"first": nn.functional.relu}
+norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot()
 change, part, made = one, partial(one, size=32), given(3)
 
 
@@ -463,6 +474,7 @@ class Net(nn.Module):
     @scaled
     def forward(self, x, size=SIZE):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
+        named = dropped(named) * slot.q * once(SIZE)
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
     turned = partialmethod(inner, sign=1)
@@ -483,6 +495,9 @@ NAMED = {
     "alias": ("= one, partial", "= other, partial"),
     "partial": ("partial(one, size=32)", "partial(one, size=64)"),
     "what a helper encloses": ("given(3)", "given(4)"),
+    "cached function": ("size + 0.5", "size + 1.5"),
+    "object with slots": ("q: float = 0.3", "q: float = 0.4"),
+    "layer beside the network": ("nn.Dropout(0.1)", "nn.Dropout(0.8)"),
     "nested dict": ('{"p": [0.1]}', '{"p": [0.8]}'),
     "namespace": ("SimpleNamespace(p=0.1)", "SimpleNamespace(p=0.8)"),
     "object": ("self.p = 0.1", "self.p = 0.8"),
@@ -552,12 +567,16 @@ def test_a_number_and_a_package_of_ones_own_that_a_network_looks_into_count(tmp_
             return settings.P * parts.inner.acts.act(x)  # noqa: F821
 
     before = code_module.classes_of(Net())
-    assert f"{__name__}.settings.P" in before and "own_parts.inner.acts.act" in before
+    assert f"{__name__}.settings.P, its value" in before and "own_parts.inner.acts.act" in before
     monkeypatch.setattr(own, "P", 0.8)
-    assert records.others(before, code_module.classes_of(Net())) == [f"{__name__}.settings.P"]
+    assert records.others(before, code_module.classes_of(Net())) == [f"{__name__}.settings.P, its value"]
 
 
-CALLS = dict(number=0, filled=[], log=[0])
+class Words(dict):
+    __getattr__ = dict.__getitem__
+
+
+CALLS, STATE, LARGEST = dict(number=0, filled=[], log=[0]), Words(p=0.1, number=0), [0.0]
 
 
 class Counting(nn.Module):
@@ -572,6 +591,10 @@ class Counting(nn.Module):
         CALLS["log"].append(1)
         CALLS["filled"].append(x.mean())
         Counting.calls += 1
+        STATE["number"] += 1
+        LARGEST[0] = max(LARGEST[0], float(x.max()))
+        if "--loud" in sys.argv and sys.version_info:
+            print(x)
         return self.linear(x.flatten(1))
 
 
@@ -581,6 +604,28 @@ def test_what_a_forward_counts_is_no_other_run(root, capsys):
         run = train(Counting, name="counting")
         assert run.folder.name == "counting" and runs.load("runs/counting", Counting)
     assert "is another run" not in capsys.readouterr().out and Counting.calls > 0
+    assert not [name for name in code_module.classes_of(Counting()) if "sys." in name]
+
+
+def test_a_counter_hides_nothing_beside_it(monkeypatch):
+    before = code_module.classes_of(Counting())
+    monkeypatch.setitem(STATE, "p", 0.8)
+    assert records.others(before, code_module.classes_of(Counting())) == [f"{__name__}.STATE.p, its value"]
+
+
+def test_a_name_given_again_hides_no_code(monkeypatch):
+    first = lambda x: x + 1  # noqa: E731
+    monkeypatch.setitem(globals(), "act", partial(first))
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return act(x)  # noqa: F821
+
+    before = code_module.classes_of(Net())
+    other = lambda x: x + 2  # noqa: E731
+    other.__qualname__ = first.__qualname__
+    monkeypatch.setitem(globals(), "act", partial(other))
+    assert records.others(before, code_module.classes_of(Net()))
 
 
 def test_functions_of_one_name_all_count_and_what_exec_made_is_no_traceback(monkeypatch):

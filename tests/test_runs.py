@@ -116,7 +116,8 @@ def test_published_metrics_agree_with_their_history_network_and_recipe(folder):
     said = dict(part.rsplit("_", 1) for part in folder.relative_to(ROOT / "results").parts[1:] if "_" in part)
     recipe = row.recipe
     recipe = replace(recipe, epochs=int(said.get("epochs", recipe.epochs)))
-    assert records.told(asdict(recipe)) == records.told(metrics["recipe"]) and metrics["epochs"] == recipe.epochs
+    assert records.recipe_of(asdict(recipe)) == records.recipe_of(metrics["recipe"])  # the precision is a circumstance
+    assert metrics["epochs"] == recipe.epochs
     assert metrics["seed"] == int(said.get("seed", 1))
     assert metrics["made_under"][0]["from_epoch"] == 1
 

@@ -549,6 +549,7 @@ def test_a_picture_of_a_class_folder_is_read_as_predict_reads_it(tmp_path):
     [
         (np.float32, 0.0, 1.01, (0, 255)),
         (np.float32, 0.0, 255.0, (0, 255)),
+        (np.float32, 0.0, 255.4, (0, 255)),
         (np.int32, 0, 2**31 - 1, (0, 255)),
         (np.int32, 0, 65535, (0, 255)),
         (np.int32, 0, 255, (0, 255)),

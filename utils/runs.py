@@ -98,7 +98,8 @@ def train(
 
 def _built(network: Network, recipe: Recipe, data: ImageData, seed: int = 1) -> nn.Module:
     """The network as built, once all three are what can be trained; RunError or NetworkError if they are not."""
-    if not hasattr(recipe, "epochs") or type(recipe).__bases__ != (object,) or not hasattr(data, "digest"):
+    of_it = type(recipe).__name__ == "Recipe" and type(recipe).__bases__ == (object,)  # autoreload makes a second one
+    if not of_it or not hasattr(data, "digest"):
         raise RunError("A training needs a Recipe, such as Recipe(5), and the images that load_cifar10() returns.")
     model = build(network, seed)
     if recipe.dropout and not any(isinstance(module, nn.Dropout) for module in model.modules()):

@@ -328,8 +328,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
             raise ValueError("not every pixel has a value")
         if image.mode.startswith("I") and values.min() < 0:
             raise ValueError("Pillow reads large numbers without a sign as negative ones")
-        limits = {2: 1, 255: 255, 65535: 65535, 2**31: 2**31 - 1}  # fractions may overshoot a little
-        fits = (top for limit, top in limits.items() if values.max() <= limit)
+        limits = {1: 1, 255: 255, 65535: 65535, 2**31 - 1: 2**31}
+        if image.mode == "F":
+            limits = {1: 2, 255: 260, 65535: 66_800}  # which programs overshoot a little
+        fits = (top for top, limit in limits.items() if values.max() <= limit)
         top = 65535 if image.mode.startswith("I;16") else next(fits, values.max())
         if isinstance(transparent := image.info.get("transparency"), int):
             values = np.where(values == transparent, top, values)

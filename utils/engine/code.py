@@ -7,6 +7,7 @@ import runpy
 import secrets
 import sys
 import textwrap
+import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from utils.engine.checkpoints import rng_from
 from utils.errors import RunError, first_line
 
 UTILS = Path(__file__).resolve().parent.parent
+BEGUN = time.time()  # what was edited last before that is as it was loaded
 TRAINED_BY = """transforms data training runs engine/batches engine/steps engine/speed
     engine/distributed""".split()  # from the images to the weights
 # What these import and that is known otherwise (such as the images), or keeps and compares what was trained:
@@ -41,7 +43,7 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "18046567": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "80452ed3": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
 }
 
 
@@ -61,10 +63,11 @@ def classes_of(model: nn.Module) -> dict[str, str]:
     not all that they do shows in a few images; without what has no source any more, and what a forward changes, such
     as a counter. RunError if a file of these was edited after loading."""
     before = _told_by(model)
+    images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # as it will see none again
     with suppress(Exception), torch.random.fork_rng(devices=[]), rng_from(0), torch.no_grad():  # training tells why
         copy = deepcopy(model).cpu()
         for training in (True, False):
-            copy.train(training)(torch.zeros(2, 3, 32, 32))
+            copy.train(training)(images)
     after = _told_by(model)
     digests = {name: sha256(text.encode()).hexdigest()[:8] for name, text in before.items() if text == after.get(name)}
     return {name: SAME.get(digest, digest) for name, digest in digests.items()}
@@ -73,7 +76,8 @@ def classes_of(model: nn.Module) -> dict[str, str]:
 def _told_by(model: nn.Module) -> dict[str, str]:
     kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
     own = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision")]
-    own += filter(_of_no_library, (part for module in model.modules() for part in _inside(vars(module))))  # also hooks
+    held = [{key: v for key, v in vars(module).items() if key != "_modules"} for module in model.modules()]
+    own += filter(_of_no_library, _inside(held))  # also hooks
     said, values = {}, _and_what_they_name(own)
     refuse_edits([_place(value) for value in values if value.__module__.startswith("utils.")])
     _refuse_edits_of_ones_own([function.__code__ for value in values for function in _functions(value)])
@@ -82,9 +86,9 @@ def _told_by(model: nn.Module) -> dict[str, str]:
             with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
                 text = _said(function, function.__code__)
                 said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
-            told = {name: briefly(read) for name, read in _read_by(function).items()}
-            told = {name: text for name, text in told.items() if text and text != repr(f"is {name}")}  # no second name
-            said |= {f"{value.__module__}.{name}": [text] for name, text in told.items()}
+            read = _read_by(function).items()
+            told = {name: text for one in read for name, text in _apart(*one) if text and text != repr(f"is {one[0]}")}
+            said |= {f"{value.__module__}.{name}, its value": [text] for name, text in told.items()}
         told = {name: briefly(constant) for name, constant in _parts(value).items() if not _named(_inner(constant))}
         said |= {f"{value.__module__}.{value.__qualname__}.{name}": [text] for name, text in told.items() if text}
     return {name: "".join(texts) for name, texts in said.items()}
@@ -127,15 +131,28 @@ def _read_by(function: FunctionType) -> dict[str, Any]:
     for name in _names(function.__code__):
         first, *others = name.split(".")
         with suppress(KeyError, AttributeError):
-            value = function.__globals__[first]
+            value, own = function.__globals__[first], True
             while inspect.ismodule(value) and others:
+                own = own and _is_own(value.__name__)
                 value, first = getattr(value, others[0]), f"{first}.{others.pop(0)}"
-            found[first] = value
-    own = {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+            found |= {first: value} if own or _of_no_library(value) else {}  # what a cell put into a library
+    defaults, names = function.__defaults__ or (), function.__code__.co_varnames[: function.__code__.co_argcount]
+    own = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (function.__kwdefaults__ or {})
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # it may be empty
             own |= {name: cell.cell_contents} if name != "__class__" else {}  # of super()
     return found | {f"{function.__qualname__}({name})": value for name, value in own.items()}
+
+
+def _apart(name: str, value: Any) -> Iterator[tuple[str, str | None]]:
+    """The value as text by its name; of a dict or object each part, so that a counter beside them hides none."""
+    parts = value if isinstance(value, dict) else _attributes(value)
+    if parts is None or _named(value):
+        yield name, briefly(value)
+        return
+    yield name, f"a {type(value).__qualname__}"
+    for key, part in parts.items():
+        yield f"{name}.{key}", briefly([part])  # of what cannot be told at least the name
 
 
 def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
@@ -148,16 +165,22 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
         parts = value.__func__, value.__self__
     elif isinstance(value, list | tuple | set | frozenset | dict):
         parts = value.values() if isinstance(value, dict) else value
-    elif _is_own_object(value):
-        parts = type(value), *vars(value).values()
+    elif isinstance(value, type(cache(len))):
+        parts = (value.__wrapped__,)
+    elif (attributes := _attributes(value)) is not None:
+        parts = type(value), *attributes.values()
     for part in parts if depth else ():
         yield from _inside(part, depth - 1)
 
 
-def _is_own_object(value: Any) -> bool:
-    """Whether it is an object of a class of no library, or one that only keeps names; a module of a network is not."""
-    kept = isinstance(value, SimpleNamespace | Namespace) or _is_own(type(value).__module__)
-    return kept and hasattr(value, "__dict__") and not _named(value) and not isinstance(value, nn.Module)
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """Those of an object of a class of no library, of one that only keeps names, or of a layer; None for all others."""
+    if _named(value) or not (
+        isinstance(value, SimpleNamespace | Namespace | nn.Module) or _is_own(type(value).__module__)
+    ):
+        return None
+    slots = getattr(type(value), "__slots__", ())
+    return dict(vars(value)) if hasattr(value, "__dict__") else {key: getattr(value, key, None) for key in slots}
 
 
 def briefly(value: Any) -> str | None:
@@ -182,27 +205,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, partial):
         return [inner(value.func), inner(value.args), inner(value.keywords)]
     if isinstance(value, dict):
-        return {inner(key): inner(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return (tuple if isinstance(value, tuple) else list)(map(inner, value))
+        return [(inner(key), inner(part)) for key, part in value.items()]
+    if isinstance(value, tuple | list | range):
+        return (list if isinstance(value, list) else tuple)(map(inner, value))
     if isinstance(value, set | frozenset):
         return sorted(map(repr, map(inner, value)))
-    if isinstance(value, np.number | np.str_):
+    if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, int | float | str):
         return value
-    if _is_own_object(value):
-        return type(value).__qualname__, inner(vars(value))
+    if (attributes := _attributes(value)) is not None:
+        return type(value).__qualname__, inner(attributes)
     if not isinstance(value, torch.Tensor | np.ndarray):
         raise TypeError
     values = value
     if torch.is_tensor(value):
         value = value.detach().to_dense().cpu().resolve_conj()
         values = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # which NumPy does not know
-    if values.dtype.kind in "fc":
-        return str(value.dtype), values.shape, _size_of(values)
+    shape, values = values.shape, values.ravel()[:: values.size // 100_000 + 1]  # a data set may be among them
     few = values.size <= 1000 or values.dtype.hasobject
-    return str(value.dtype), values.shape, inner(values.tolist()) if few else sha256(values.tobytes()).hexdigest()
+    exact = inner(values.tolist()) if few else sha256(values.tobytes()).hexdigest()
+    return str(value.dtype), shape, _size_of(values) if values.dtype.kind in "fc" else exact
 
 
 def _size_of(values: np.ndarray) -> list[float]:
@@ -229,13 +252,15 @@ def _names(code: CodeType) -> list[str]:
     helpers.scale."""
     found, at_once = [], False
     for instruction in dis.get_instructions(code):
+        if instruction.opname == "EXTENDED_ARG":
+            continue
         of_file = instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
         if of_file:
             found.append(instruction.argval)
         elif at_once and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             found[-1] += f".{instruction.argval}"
         at_once = of_file or at_once and instruction.opname == "LOAD_ATTR"
-    found = [name for name in found if not name.startswith("__")]  # __file__ is another in another folder
+    found = [name for name in found if not f".{name}".count(".__")]  # __file__ is another in another folder
     return [*found, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
 
 
@@ -246,11 +271,13 @@ def _of_no_library(value: Any) -> bool:
 
 def _is_own(module: str | None) -> bool:
     """Whether a module of this name is of no library."""
-    libraries = (*PYTHONS, *COMPUTES, *sys.stdlib_module_names - {"__main__"})
-    if not isinstance(module, str) or module.split(".")[0] in libraries:  # None: made by exec
+    if not isinstance(module, str) or module.split(".")[0] in (*PYTHONS, *COMPUTES):  # None: made by exec
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return not {"site-packages", "dist-packages"} & {*Path(file).parts}
+    if module.split(".")[0] in sys.stdlib_module_names - {"__main__"} and not file:
+        return False
+    libraries = {"site-packages", "dist-packages"} & {*Path(file).parts}
+    return not libraries and not file.startswith(str(Path(inspect.__file__).parent))
 
 
 @cache
@@ -320,9 +347,10 @@ def refuse_edits(names: list[str]) -> None:
 
 
 def _refuse_edits_of_ones_own(codes: list[CodeType]) -> None:
-    """RunError if a file outside utils/ from which one of these was loaded does not say it any more."""
-    files = {code.co_filename for code in codes} - {str(path) for path in UTILS.rglob("*.py")}
-    for file in sorted(name for name in files if Path(name).is_file()):  # a cell is in none
+    """RunError if a file outside utils/ from which one of these was loaded does not say it any more, in these lines."""
+    files = {Path(code.co_filename) for code in codes if code.co_filename.endswith(".py")}  # a cell is in none
+    files = {file for file in files if file.is_file() and UTILS not in file.parents}
+    for file in map(str, sorted(file for file in files if file.stat().st_mtime > BEGUN)):
         with suppress(OSError, SyntaxError, ValueError):  # half of one says nothing
             there = [compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)]
             for code in there:  # which grows
@@ -437,7 +465,7 @@ def _inner(value: Any) -> Any:
         return value.fget if isinstance(value, property) else value.func
     if isinstance(value, staticmethod | classmethod):
         return value.__func__
-    return value if inspect.isfunction(value) else getattr(value, "__wrapped__", value)
+    return getattr(value, "__wrapped__", value) if callable(value) and not inspect.isfunction(value) else value
 
 
 def _named(value: Any) -> bool:

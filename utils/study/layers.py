@@ -15,9 +15,14 @@ WORDS = ["kind", "channels", "size", "stride", "padding", "dilation"]
 
 def table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
     """The layer table to be read, every value a text: convolutions, linear layers and poolings by short names, what all
-    other layers (batch norms) have together, and the totals. NetworkError as in `layer_table`."""
-    rows = pd.DataFrame(_read(model, input_size), dtype=object).T  # from_dict of pandas 2 loses their order
-    columns = [*NUMBERS, *(word for word in WORDS if word != "padding")]  # the sizes show what it does
+    other layers (batch norms) have together, and the totals. `kind` has stride and dilation where they are not 1.
+    NetworkError as in `layer_table`."""
+    read = _read(model, input_size)
+    for row in read.values():
+        said = [f"{word} {row[word]}" for word in ("stride", "dilation") if row.get(word, 1) != 1]
+        row |= {"kind": ", ".join([row["kind"], *said])} if said else {}
+    rows = pd.DataFrame(read, dtype=object).T  # from_dict of pandas 2 loses their order
+    columns = [*NUMBERS, "kind", "channels", "size"]  # which shows what the padding does
     return rows.reindex(columns=columns).apply(lambda column: column.map(_text)).rename_axis("layer")
 
 
