@@ -613,6 +613,27 @@ def test_a_counter_hides_nothing_beside_it(monkeypatch):
     assert records.others(before, code_module.classes_of(Counting())) == [f"{__name__}.STATE.p, its value"]
 
 
+def test_a_file_of_ones_own_with_the_name_of_one_of_pythons_counts(tmp_path, monkeypatch):
+    (tmp_path / "nt.py").write_text("P = 0.1\n", encoding="utf-8")  # Python's own is Windows' only
+    own = runpy.run_path(str(tmp_path / "nt.py"))
+    module = type(sys)("nt")
+    module.__dict__.update(own, __file__=str(tmp_path / "nt.py"))
+    monkeypatch.setitem(sys.modules, "nt", module)
+    assert code_module._is_own("nt") and not code_module._is_own("json") and not code_module._is_own("sys")
+
+
+class Asserting(Counting):
+    options = Words(p=0.1)
+
+    def forward(self, x):
+        assert x.ndim == 4  # which pytest rewrites when it loads this file
+        return super().forward(x)
+
+
+def test_a_file_that_was_not_edited_is_not_refused_however_it_was_loaded():
+    assert f"{__name__}.Asserting" in code_module.classes_of(Asserting())
+
+
 def test_a_name_given_again_hides_no_code(monkeypatch):
     first = lambda x: x + 1  # noqa: E731
     monkeypatch.setitem(globals(), "act", partial(first))

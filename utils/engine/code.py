@@ -63,7 +63,7 @@ def classes_of(model: nn.Module) -> dict[str, str]:
     not all that they do shows in a few images; without what has no source any more, and what a forward changes, such
     as a counter. RunError if a file of these was edited after loading."""
     before = _told_by(model)
-    images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # as it will see none again
+    images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # stronger than any
     with suppress(Exception), torch.random.fork_rng(devices=[]), rng_from(0), torch.no_grad():  # training tells why
         copy = deepcopy(model).cpu()
         for training in (True, False):
