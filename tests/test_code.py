@@ -395,13 +395,16 @@ def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypa
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
         classes = code_module.classes_of(importlib.import_module(name).Net())
         found.append({key.removeprefix(f"{name}."): digest for key, digest in classes.items()})
-    assert found[0].keys() == found[1].keys() == {"Net", "Sign", "helped", "between"}
+    of_pytorch = "Sign._backward_cls, its value"  # PyTorch keeps it in the class
+    assert found[0].keys() == found[1].keys() == {"Net", "Sign", "helped", "between", of_pytorch}
     differing = [key for key, digest in found[0].items() if found[1][key] != digest]
     assert differing == ["Sign" if "gradient" in old else "helped"]
 
 
 INDIRECT = """
+from collections import deque
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, partial, partialmethod, wraps
 from types import SimpleNamespace
 
@@ -460,13 +463,13 @@ def given(factor):
 
 scales, config = [1, 2], {"a": {"p": [0.1]}}
 settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.0, 2.0])
-acts = {"relu": lambda x: x}
+acts, act, three, drawn = {"relu": lambda x: x}, nn.functional.relu, Fraction(3), torch.distributions.Normal(0.0, 1.0)
 norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot()
-change, part, made = one, partial(one, size=32), given(3)
+change, part, made, queue = one, partial(one, size=32), given(3), deque([5])
 
 
 class Net(nn.Module):
-    size = 32
+    size, act = 32, staticmethod(nn.functional.silu)
 
     def inner(self, x, sign):
         return x
@@ -474,7 +477,8 @@ class Net(nn.Module):
     @scaled
     def forward(self, x, size=SIZE):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
-        named = dropped(named) * slot.q * once(SIZE)
+        named = dropped(named) * slot.q * once(SIZE) * float(three) * queue[0] * drawn.mean
+        named = act(self.act(named)) if sum([1]) else named
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
     turned = partialmethod(inner, sign=1)
@@ -507,6 +511,12 @@ NAMED = {
     "function of PyTorch in a dict": ("functional.relu}", "functional.elu}"),
     "function in a list of a layer": ("[lambda x: x + 2]", "[lambda x: x - 2]"),
     "list": ("config = [1, 2]", "config = [3, 2]"),
+    "deque": ("deque([5])", "deque([6])"),
+    "fraction": ("Fraction(3)", "Fraction(3, 2)"),
+    "distribution": ("Normal(0.0, 1.0)", "Normal(0.0, 2.0)"),
+    "function of PyTorch by another name": ("x}, nn.functional.relu", "x}, nn.functional.relu6"),
+    "function of PyTorch in a class": ("staticmethod(nn.functional.silu)", "staticmethod(nn.functional.gelu)"),
+    "own function in its place": ("\n\nSIZE = 32\n", "\n\ndef sum(x): return x\n\nSIZE = 32\n"),
     "constant of a class": ("class Config:\n    size = 32", "class Config:\n    size = 64"),
     "function that a layer holds": (
         "model.kept, model.of_it = lambda x: x + 0",

@@ -401,7 +401,7 @@ def test_a_class_attribute_is_noticed(root, monkeypatch, capsys):
     monkeypatch.setattr(Scaled, "limit", 3.0)
     assert (
         train(Scaled).folder.name == "mine-2"
-        and "another one here (tests.test_laboratory.Scaled.limit)" in capsys.readouterr().out
+        and "another one here (tests.test_laboratory.Scaled.limit, its value)" in capsys.readouterr().out
     )
 
 
@@ -2155,6 +2155,46 @@ def test_runs_from_before_their_classes_were_known_are_of_the_classes_of_then(mo
     monkeypatch.setattr(models.ConvNet, "forward", lambda self, x: forward(self, x))  # which shows in no image
     with pytest.raises(RunError, match="the code of their classes, or what it names, is another one here"):
         runs.load("experiment_5")
+
+
+def test_a_class_in_the_place_of_one_of_utils_is_another_network(monkeypatch):
+    """It has the same name and modules, and answers the same to images of 32x32."""
+
+    class ConvNet(models.ConvNet):
+        def forward(self, x):
+            return super().forward(x if x.shape[-1] >= 32 else x.flip(2))
+
+    for name in ("quick", "compact_distilled"):  # of before classes were known, and of after
+        usual = models.networks()[name]
+        assert runs.load(name, usual)
+        monkeypatch.setattr(models, "ConvNet", ConvNet)
+        with pytest.raises(RunError, match=r"the code of their classes, or what it names, is another one here"):
+            runs.load(name, usual)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("how", ["an argument", "a layer of PyTorch"])
+def test_what_a_network_is_given_counts_also_where_pytorch_does_not_say_it(root, how, capsys):
+    class Net(nn.Module):
+        def __init__(self, p, act):
+            super().__init__()
+            self.conv, self.act = conv(3, 8, stride=2), act
+            self.attention = nn.MultiheadAttention(8, 2, dropout=p, batch_first=True)
+            self.linear = nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = self.act(self.conv(x), 0.3, self.training)[:, :, ::8, ::8].flatten(2).transpose(1, 2)
+            return self.linear(self.attention(x, x, x)[0].mean(1))
+
+    train(partial(Net, 0.1, nn.functional.dropout), name="given")
+    other = (
+        partial(Net, 0.1, nn.functional.alpha_dropout)
+        if how == "an argument"
+        else partial(Net, 0.5, nn.functional.dropout)
+    )
+    assert train(other, name="given").folder.name == "given-2"
+    said = "act is 'is alpha_dropout' here" if how == "an argument" else "attention.dropout is 0.5 here, but 0.1"
+    assert f"given in runs/ is another run: {said}" in capsys.readouterr().out
 
 
 def test_a_class_of_torchvision_is_not_told_by_its_code():

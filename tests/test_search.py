@@ -34,6 +34,7 @@ def test_changes_are_read_with_the_type_of_what_they_change():
     ("change", "sentence"),
     [
         ("c9=40", "changes nothing of fast"),
+        ("lr=0.2 lr=0.3", "'lr=0.3': lr was set before; leave one of the two out"),
         ("lr", "lr must be of the kind of"),
         ("c2=wide", "c2 must be of the kind of"),
         ("c1=0", "c1 must be at least 1"),
@@ -48,8 +49,8 @@ def test_changes_are_read_with_the_type_of_what_they_change():
 )
 def test_a_wrong_change_is_named(change, sentence, capsys):
     with pytest.raises(RunError, match=sentence):
-        search.parse("fast", [change])
-    assert main(["search", "fast", change]) == 2
+        search.parse("fast", change.split())
+    assert main(["search", "fast", *change.split()]) == 2
     err = capsys.readouterr().err
     assert err.startswith("Error: ") and err.count("\n") == 1
 

@@ -768,7 +768,7 @@ def test_a_full_disk_in_training_is_a_sentence_and_the_last_epoch_stays(root, mo
     runs.train(tiny_network, ONE, random_images(), name="mine", progress=False)
     before = tree(root)
 
-    def full(_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
@@ -1098,13 +1098,17 @@ def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
-    def full(_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left") as caught:
         write_atomically(b"1", tmp_path / "a.json")
     assert caught.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
+    monkeypatch.setattr(Path, "unlink", full)  # nor can what was begun be removed
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(b"1", tmp_path / "b.json")
+    assert caught.value.filename == str(tmp_path / "b.json")
 
 
 def test_two_that_write_one_file_leave_one_of_both_whole(tmp_path, monkeypatch):
@@ -1179,6 +1183,61 @@ def test_a_table_with_a_row_twice_is_not_published(root):
     with pytest.raises(RunError, match=r"search/fast.csv has a row twice; delete one of them"):
         publish_tables("search")
     assert not (root / "results" / "search").exists()
+
+
+def test_a_table_that_is_written_while_it_is_published_is_not(root, monkeypatch):
+    file = search_table(root, "runs") / "fast.csv"
+    checked = publish.check_rows
+
+    def check(*arguments):
+        checked(*arguments)
+        file.write_text(file.read_text(encoding="utf-8") + "7,99.9,folder\n", encoding="utf-8")  # a search ends
+
+    monkeypatch.setattr(publish, "check_rows", check)
+    with pytest.raises(RunError, match="was changed meanwhile; start again"):
+        publish_tables("search")
+    assert not (root / "results" / "search").exists()
+
+
+def test_a_column_that_no_run_knows_is_not_published(root):
+    search_table(root, "runs")
+    target = publish_tables("search")
+    file = root / "runs" / "search" / "fast.csv"
+    table = pd.read_csv(file)
+    table.assign(depth=[np.nan] * len(table)).to_csv(
+        file, index=False
+    )  # as a new argument, not known of tries of before
+    assert "depth" in pd.read_csv(publish_tables("search") / "fast.csv")
+    before = tree(target)
+    table.assign(test_accuracy=99.9).assign(depth=np.nan).to_csv(file, index=False)
+    with pytest.raises(RunError, match=r"Row 1 of runs/search/fast.csv is of no finished run"):
+        publish_tables("search")
+    assert tree(target) == before
+
+
+@pytest.mark.parametrize(
+    "file, old, new, why",
+    [
+        ("speed", "1,plain,1333,", "1,plain,n.a.,", "no number somewhere under images_per_second"),
+        ("growth", ",2.567,", ",inf,", "no number somewhere under seconds"),
+        ("minutes", "1,quick,7,44.87,", "1,quick,7,,", "no number somewhere under seconds"),
+        ("accuracy", "float32,1,3,", "plain,1,3,", "has a row twice"),
+    ],
+)
+def test_measured_times_that_the_report_cannot_read_are_not_published(root, file, old, new, why):
+    benchmark = ROOT / "results" / "benchmark"
+    for place in ("runs", "results"):
+        shutil.copytree(benchmark, root / place / "benchmark")
+    (root / "runs" / "benchmark" / SUMS).unlink()  # what was measured is sealed only when it is published
+    assert publish_tables("benchmark") == root / "results" / "benchmark"
+    path = root / "runs" / "benchmark" / f"{file}.csv"
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    before = tree(root / "results")
+    with pytest.raises(RunError, match=f"{file}.csv.* {why}"):
+        publish_tables("benchmark")
+    assert tree(root / "results") == before
 
 
 def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):

@@ -47,7 +47,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     or_table = f"{network}, or ablation, benchmark, search"
     publish = command("publish", "copy a finished run on CIFAR-10 from runs/ into results/", or_table)
     search = command("search", "train with something changed and judge it on held-out images", network)
-    search.add_argument("changes", nargs="*", help="NAME=VALUE: a field of the recipe or an argument of the network")
+    search.add_argument(
+        "changes", nargs="*", default=[], help="NAME=VALUE: of the recipe, or an argument of the network"
+    )
     judged = "on 45,000 images, judged on the other 5,000 training images"
     for added in (train, publish):
         added.add_argument("--epochs", type=whole_number(1), help="other than the recipe's")

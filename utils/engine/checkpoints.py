@@ -51,7 +51,8 @@ def write_atomically(content: bytes, path: Path) -> None:
         error.filename = str(path)
         raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # such as on a disk that cannot be written
+            unfinished.unlink()
 
 
 def save_atomically(state: dict, path: Path) -> None:

@@ -9,11 +9,13 @@ import sys
 import textwrap
 import time
 from argparse import Namespace
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
+from numbers import Number
 from operator import attrgetter
 from pathlib import Path
 from types import CodeType, FunctionType, SimpleNamespace
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 import utils
 from utils.engine.checkpoints import rng_from
@@ -89,8 +92,10 @@ def _told_by(model: nn.Module) -> dict[str, str]:
             read = _read_by(function).items()
             told = {name: text for one in read for name, text in _apart(*one) if text and text != repr(f"is {one[0]}")}
             said |= {f"{value.__module__}.{name}, its value": [text] for name, text in told.items()}
-        told = {name: briefly(constant) for name, constant in _parts(value).items() if not _named(_inner(constant))}
-        said |= {f"{value.__module__}.{value.__qualname__}.{name}": [text] for name, text in told.items() if text}
+        constants = {name: _inner(constant) for name, constant in _parts(value).items()}
+        told = {name: briefly(constant) for name, constant in constants.items() if not _of_no_library(constant)}
+        of_class = f"{value.__module__}.{value.__qualname__}"
+        said |= {f"{of_class}.{name}, its value": [text] for name, text in told.items() if text}
     return {name: "".join(texts) for name, texts in said.items()}
 
 
@@ -174,9 +179,10 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
-    """Those of an object of a class of no library, of one that only keeps names, or of a layer; None for all others."""
+    """Those of an object of a class of no library, of one that only keeps names, of a layer, or of a distribution; None
+    for all others."""
     if _named(value) or not (
-        isinstance(value, SimpleNamespace | Namespace | nn.Module) or _is_own(type(value).__module__)
+        isinstance(value, SimpleNamespace | Namespace | nn.Module | Distribution) or _is_own(type(value).__module__)
     ):
         return None
     slots = getattr(type(value), "__slots__", ())
@@ -200,19 +206,21 @@ def _plain(value: Any) -> Any:
         except TypeError:
             return f"a {type(part).__qualname__} {getattr(part, '__qualname__', '')}"
 
-    if _of_no_library(value):
+    if _named(value) or inspect.isbuiltin(value):
         return f"is {value.__qualname__}"
     if isinstance(value, partial):
         return [inner(value.func), inner(value.args), inner(value.keywords)]
     if isinstance(value, dict):
         return [(inner(key), inner(part)) for key, part in value.items()]
-    if isinstance(value, tuple | list | range):
+    if isinstance(value, slice):
+        return "a slice", inner((value.start, value.stop, value.step))
+    if isinstance(value, tuple | list | range | deque):
         return (list if isinstance(value, list) else tuple)(map(inner, value))
     if isinstance(value, set | frozenset):
         return sorted(map(repr, map(inner, value)))
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(value, int | float | str):
+    if value is None or isinstance(value, Number | str | bytes):
         return value
     if (attributes := _attributes(value)) is not None:
         return type(value).__qualname__, inner(attributes)

@@ -160,7 +160,8 @@ def modules(model: nn.Module) -> dict[str, str]:
     found, usual = {}, vars(nn.Module())
     for name, module in model.named_modules():
         found[name or "network"] = own(module)
-        if any(kind.__module__.split(".")[0] not in PYTHONS for kind in type(module).__mro__):
+        silent = type(module).extra_repr is nn.Module.extra_repr  # such as of nn.MultiheadAttention
+        if silent or any(kind.__module__.split(".")[0] not in PYTHONS for kind in type(module).__mro__):
             values = {key: value for key, value in vars(module).items() if key not in usual}
             told = {f"{name}.{key}".lstrip("."): briefly(value) for key, value in values.items()}
             found |= {key: text for key, text in told.items() if text}
@@ -477,9 +478,12 @@ def near(found: list[float], recorded: list[float]) -> bool:
     return len(found) == len(recorded) and np.allclose(found, recorded, 0, 0.001)
 
 
-def others(found: dict[str, str], recorded: dict[str, str]) -> list[str]:
-    """Which of the classes, functions and values say something else than recorded; a run of before may know fewer."""
-    return [name for name, digest in found.items() if recorded.get(name, digest) != digest]
+def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
+    """Which of the classes, functions and values say something else than recorded, or, of the first two, are those of
+    one side only; a value may have been changed by a forward, and is left out then."""
+    gone = {} if recorded == FIRST else recorded  # which is of all networks, though some lack a class of it
+    both = {name: (found.get(name), recorded.get(name)) for name in {**found, **gone}}
+    return [name for name, (here, there) in both.items() if here != there and (here and there or "," not in name)]
 
 
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said

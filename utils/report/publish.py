@@ -126,9 +126,10 @@ def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
     RunError if any was not measured on CIFAR-10, lacks a column that is published, or if what is published is damaged;
-    also, except of measured times, if it lacks rows that are published or has some that no run made.
+    also if a measured time is no number, or, of other tables, if one lacks rows that are published or has some that no
+    run made.
     """
-    files = sorted((utils.ROOT / "runs" / folder).glob("*.csv"))
+    files = {path: path.read_bytes() for path in sorted((utils.ROOT / "runs" / folder).glob("*.csv"))}
     if not files:
         raise RunError(f"runs/{folder} holds no table yet; make one with python -m utils (see --help).")
     target = utils.ROOT / "results" / folder
@@ -146,11 +147,26 @@ def publish_tables(folder: str) -> Path:
         published = records.read_table(before) if before.exists() else table.iloc[:0]
         if lost := sorted(set(published) - set(table)):
             raise RunError(f"runs/{folder}/{file.name} lacks the column {lost[0]} that is published; make it anew.")
-        if folder != "benchmark":
-            check_rows(table, published, folder, file.stem)
-        if table.duplicated().any():
+        (check_measured if folder == "benchmark" else check_rows)(table, published, folder, file.stem)
+        if table.duplicated(measured_of(table) if folder == "benchmark" else None).any():
             raise RunError(f"runs/{folder}/{file.name} has a row twice; delete one of them.")
-    return put({file.name: file.read_bytes() for file in files}, target)
+    if any(file.read_bytes() != content for file, content in files.items()):
+        raise RunError(f"A table in runs/{folder} was changed meanwhile; start again.")
+    return put({file.name: content for file, content in files.items()}, target)
+
+
+def measured_of(table: pd.DataFrame) -> list[str]:
+    """The columns that say of what a row of measured times is."""
+    counts = ("round", "seed", "epochs", "batch_size", "images")
+    return [name for name in table if name in counts or not pd.api.types.is_numeric_dtype(table[name])]
+
+
+def check_measured(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
+    """RunError unless there is a number wherever the table `name` that is published has only numbers."""
+    for column in published.select_dtypes("number").dropna(axis=1):
+        found = pd.to_numeric(table[column], errors="coerce")
+        if not np.isfinite(found).all():
+            raise RunError(f"runs/{folder}/{name}.csv has no number somewhere under {column}; measure it again.")
 
 
 def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
@@ -161,7 +177,9 @@ def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: 
     there = [{column: row.get(column) for column in key} for row in rows]
     if any({column: row[column] for column in key} not in there for row in known):
         raise RunError(f"runs/{folder}/{name}.csv lacks published rows; take them over from results/{folder}.")
+    added = set(table) - set(published)  # such as an argument that the network had not yet: no row that is known has it
     new = [row for row in rows if {column: row.get(column) for column in published} not in known]
+    new += [row for row in rows if row not in new and any(row[column] is not None for column in added)]
     paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json") if new and folder != "ablation" else ()
     usual = search.choices(name)[1] if new and folder == "search" else {}  # channels that a try did not change
     made = [plain(usual | records.row_of(records.read_metrics(path.parent))) for path in paths]

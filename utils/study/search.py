@@ -48,6 +48,8 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
         key, _, value = change.partition("=")
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
+        if key in parsed:
+            raise RunError(f"{change!r}: {key} was set before; leave one of the two out.")
         if key in channels and type(now[key]) not in KINDS:
             raise RunError(f"{change!r}: {key} is {now[key]!r} in {name}; give it a number or a word as its default.")
         try:
