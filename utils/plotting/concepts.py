@@ -137,6 +137,7 @@ def bars(values: Mapping[str, Mapping[str, float]], digits: int = 2) -> Figure:
         drawn = axis.barh(list(named), list(named.values()), color=colour)
         axis.bar_label(drawn, fmt=f"{{:,.{digits}f}}", padding=3, fontsize=9)
         axis.margins(x=0.22)
+        axis.set_xticks([tick for tick in axis.get_xticks() if tick <= max(named.values())])  # nothing has 120 %
         axis.xaxis.set_major_formatter("{x:,g}")
         axis.invert_yaxis()
         axis.tick_params(labelsize=9)
