@@ -3,6 +3,7 @@
 Whatever is tried, no run of something else may be shown, resumed, published or overwritten in its place.
 """
 
+import importlib
 import json
 import os
 import random
@@ -2171,6 +2172,17 @@ def test_a_class_in_the_place_of_one_of_utils_is_another_network(monkeypatch):
         with pytest.raises(RunError, match=r"the code of their classes, or what it names, is another one here"):
             runs.load(name, usual)
         monkeypatch.undo()
+
+
+def test_a_class_that_moved_into_another_file_is_the_same(root, monkeypatch):
+    text = "from torch import nn\nclass Half(nn.Module):\n    def forward(self, x):\n        return {} * x\n"
+    monkeypatch.syspath_prepend(root)
+    found = []
+    for module, factor in dict(half_before=0.5, half_after=0.5, half_other=0.6).items():
+        (root / f"{module}.py").write_text(text.format(factor), encoding="utf-8")
+        found.append(code.classes_of(importlib.import_module(module).Half()))
+    assert records.others(found[1], found[0]) == [] and found[1].keys() != found[0].keys()
+    assert records.others(found[2], found[0]) == ["half_before.Half", "half_other.Half"]
 
 
 @pytest.mark.parametrize("how", ["an argument", "a layer of PyTorch"])

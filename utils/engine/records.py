@@ -480,10 +480,18 @@ def near(found: list[float], recorded: list[float]) -> bool:
 
 def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
     """Which of the classes, functions and values say something else than recorded, or, of the first two, are those of
-    one side only; a value may have been changed by a forward, and is left out then."""
+    one side only and stand nowhere else on the other; a value may have been changed by a forward, and is left out
+    then."""
+
+    def moved(name: str, own: Mapping[str, str], those: Mapping[str, str]) -> bool:  # such as from a cell into a file
+        last = name.rpartition(".")[2]
+        return any(own[name] == those[n] and n.rpartition(".")[2] == last for n in those.keys() - own.keys())
+
     gone = {} if recorded == FIRST else recorded  # which is of all networks, though some lack a class of it
-    both = {name: (found.get(name), recorded.get(name)) for name in {**found, **gone}}
-    return [name for name, (here, there) in both.items() if here != there and (here and there or "," not in name)]
+    differing = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
+    differing += [name for name in found.keys() - recorded.keys() if not moved(name, found, recorded)]
+    differing += [name for name in gone.keys() - found.keys() if not moved(name, gone, found)]
+    return sorted(name for name in differing if name in found.keys() & recorded.keys() or "," not in name)
 
 
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
