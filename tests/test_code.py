@@ -463,7 +463,8 @@ def given(factor):
 
 scales, config = [1, 2], {"a": {"p": [0.1]}}
 settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.0, 2.0])
-acts, act, three, drawn = {"relu": lambda x: x}, nn.functional.relu, Fraction(3), torch.distributions.Normal(0.0, 1.0)
+acts = {"relu": lambda x: x}
+act, three, drawn, few = nn.functional.relu, Fraction(3), torch.distributions.Normal(0.0, 1.0), slice(0, 2)
 norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot()
 change, part, made, queue = one, partial(one, size=32), given(3), deque([5])
 
@@ -477,7 +478,7 @@ class Net(nn.Module):
     @scaled
     def forward(self, x, size=SIZE):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
-        named = dropped(named) * slot.q * once(SIZE) * float(three) * queue[0] * drawn.mean
+        named = dropped(named[few]) * slot.q * once(SIZE) * float(three) * queue[0] * drawn.mean
         named = act(self.act(named)) if sum([1]) else named
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
@@ -512,9 +513,13 @@ NAMED = {
     "function in a list of a layer": ("[lambda x: x + 2]", "[lambda x: x - 2]"),
     "list": ("config = [1, 2]", "config = [3, 2]"),
     "deque": ("deque([5])", "deque([6])"),
+    "slice": ("slice(0, 2)", "slice(0, 3)"),
     "fraction": ("Fraction(3)", "Fraction(3, 2)"),
     "distribution": ("Normal(0.0, 1.0)", "Normal(0.0, 2.0)"),
-    "function of PyTorch by another name": ("x}, nn.functional.relu", "x}, nn.functional.relu6"),
+    "function of PyTorch by another name": (
+        "act, three, drawn, few = nn.functional.relu",
+        "act, three, drawn, few = nn.functional.relu6",
+    ),
     "function of PyTorch in a class": ("staticmethod(nn.functional.silu)", "staticmethod(nn.functional.gelu)"),
     "own function in its place": ("\n\nSIZE = 32\n", "\n\ndef sum(x): return x\n\nSIZE = 32\n"),
     "constant of a class": ("class Config:\n    size = 32", "class Config:\n    size = 64"),
