@@ -289,7 +289,7 @@ def test_changed_code_that_trains_is_another_run(project, command, commands):
         "engine/steps.py",
         "            logits = self.model(images)\n            loss = F",
         "            logits = 2 * self.model(images)\n            loss = F",
-        "utils/engine/steps.py trains otherwise here than it did there",
+        "utils/engine/steps.py, by which is trained, is another one here than there",
     )
     first = contents(project / "runs" / "small")
     change.make(project)
@@ -311,11 +311,11 @@ def test_what_a_cell_puts_in_the_place_of_a_loss_is_trained_each_time(root, caps
     step, factor = TrainingStep.__call__, 1.0
     monkeypatch.setattr(TrainingStep, "__call__", lambda self, images, labels: step(self, factor * images, labels))
     first = train()
-    factor = 0.5  # no text differs
+    factor = 0.0  # no text differs
     second = train()
     assert [run.folder.name for run in (first, second)] == ["mine", "mine-2"]
     assert first.history.train_loss.iloc[-1] != second.history.train_loss.iloc[-1]
-    where = "utils/engine/steps.py (TrainingStep.__call__) trains otherwise here than it did there"
+    where = "utils/engine/steps.py (TrainingStep.__call__), by which is trained, is another one here than there"
     assert f"mine in runs/ is another run: {where}; edit the file instead" in capsys.readouterr().out
 
 
@@ -2116,8 +2116,8 @@ def test_an_edit_that_no_probe_reaches_is_another_run(root, tmp_path, capsys):
     assert train(network(STARTS_LATE.replace("> 100", "> 60"))).folder.name == "mine-2"
     assert "mine in runs/ is another run: its modules are the same, but the code of" in capsys.readouterr().out
     nowhere = {"__name__": "nowhere"}
-    exec(STARTS_LATE, nowhere)  # its source is lost
-    assert train(nowhere["Late"]).folder == first.folder
+    exec(STARTS_LATE, nowhere)  # its source is lost, so nobody knows whether it is the same
+    assert train(nowhere["Late"]).folder.name == "mine-3"
 
 
 def test_what_python_writes_itself_leaves_the_code_of_a_class_told():

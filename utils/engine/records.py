@@ -534,7 +534,7 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             if key == "code":
                 by_a_cell = first.endswith(")") and first in value
                 mend = "; edit the file instead, and such a run is found again" if by_a_cell else ""
-                return f"utils/{first} trains otherwise here than it did there{more}{mend}"
+                return f"utils/{first}, by which is trained, is another one here than there{more}{mend}"
             return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
     return None
 
