@@ -272,6 +272,13 @@ def test_a_damaged_table_is_a_sentence(root, damage):
         ablation.missing(random_images())
 
 
+def test_a_published_table_that_is_gone_is_a_sentence(root):
+    shutil.copytree(ROOT / "results" / "ablation", root / "results" / "ablation")
+    (root / "results" / "ablation" / "recipe.csv").unlink()
+    with pytest.raises(RunError, match="recipe.csv is missing or damaged"):
+        ablation.judged("recipe")
+
+
 def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(root, monkeypatch):
     folder = utils.ROOT / "runs" / "ablation"
     folder.mkdir(parents=True)

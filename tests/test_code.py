@@ -469,6 +469,19 @@ norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot()
 change, part, made, queue = one, partial(one, size=32), given(3), deque([5])
 
 
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2.0 * gradient
+
+
+twice = Twice.apply
+
+
 class Net(nn.Module):
     size, act = 32, staticmethod(nn.functional.silu)
 
@@ -479,7 +492,7 @@ class Net(nn.Module):
     def forward(self, x, size=SIZE):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
         named = dropped(named[few]) * slot.q * once(SIZE) * float(three) * queue[0] * drawn.mean
-        named = act(self.act(named)) if sum([1]) else named
+        named = twice(act(self.act(named))) if sum([1]) else named
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
     turned = partialmethod(inner, sign=1)
@@ -513,6 +526,7 @@ NAMED = {
     "function in a list of a layer": ("[lambda x: x + 2]", "[lambda x: x - 2]"),
     "list": ("config = [1, 2]", "config = [3, 2]"),
     "deque": ("deque([5])", "deque([6])"),
+    "function with a gradient of its own": ("return 2.0 * gradient", "return 2.1 * gradient"),
     "slice": ("slice(0, 2)", "slice(0, 3)"),
     "fraction": ("Fraction(3)", "Fraction(3, 2)"),
     "distribution": ("Normal(0.0, 1.0)", "Normal(0.0, 2.0)"),

@@ -2209,6 +2209,123 @@ def test_what_a_network_is_given_counts_also_where_pytorch_does_not_say_it(root,
     assert f"given in runs/ is another run: {said}" in capsys.readouterr().out
 
 
+DRAWING = """
+from collections import OrderedDict
+from functools import partial, singledispatch
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Config(NamedTuple):
+    p: float = 0.1
+
+
+class Base:
+    p = 0.1
+
+
+class Large(Base):
+    pass
+
+
+class Noise:
+    def __init__(self, std):
+        self.std = std
+
+    def __call__(self, layer, images, out):
+        return out + self.std * torch.randn_like(out) if layer.training else out
+
+
+@singledispatch
+def dropped(x, training):
+    return x
+
+
+@dropped.register
+def _(x: torch.Tensor, training):
+    return F.dropout(x, 0.1, training)
+
+
+config, settings, named, kept = Config(), {"w": 8}, SimpleNamespace(w=8), partial(F.dropout, p=0.1)
+
+
+class Net(nn.Module):
+    dropper = {"it": lambda x, training: F.dropout(x, 0.1, training)}
+
+    def __init__(self):
+        super().__init__()
+        parts = dict(conv=nn.Conv2d(3, 8, 3, 2), norm=nn.BatchNorm2d(8), dropout=nn.Dropout(0.0), relu=nn.ReLU())
+        self.first = nn.Sequential(OrderedDict(parts))
+        self.first.register_forward_hook(Noise(0.1))
+        self.pool, self.linear = nn.AvgPool2d(3, 3), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.dropout(self.first(x), config.p, self.training)
+        x = F.dropout(x, settings.get("p", 0.1), self.training)
+        x = F.dropout(x, getattr(named, "p", 0.1), self.training)
+        x = F.dropout(x, Large.p, self.training)
+        x = self.pool(dropped(kept(self.dropper["it"](x, self.training), training=self.training), self.training))
+        return self.linear(x.amax((2, 3)))
+"""
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("config, settings, named, kept = Config()", "config, settings, named, kept = Config(0.5)"),
+        ('{"w": 8}', '{"w": 8, "p": 0.5}'),
+        ("SimpleNamespace(w=8)", "SimpleNamespace(w=8, p=0.5)"),
+        ("    p = 0.1\n", "    p = 0.5\n"),
+        ("Noise(0.1)", "Noise(0.5)"),
+        ("return F.dropout(x, 0.1, training)", "return F.dropout(x, 0.5, training)"),
+        ("partial(F.dropout, p=0.1)", "partial(F.dropout, p=0.5)"),
+        ('"it": lambda x, training: F.dropout(x, 0.1', '"it": lambda x, training: F.dropout(x, 0.5'),
+        ("norm=nn.BatchNorm2d(8), dropout=nn.Dropout(0.0)", "dropout=nn.Dropout(0.0), norm=nn.BatchNorm2d(8)"),
+        ("nn.AvgPool2d(3, 3)", "nn.AvgPool2d(3, 3, ceil_mode=True)"),
+    ],
+)
+def test_what_shows_in_training_alone_is_another_network(old, new):
+    """However the number gets into the forward; no source is kept of what `exec` makes."""
+    found = []
+    for text in (DRAWING, DRAWING, DRAWING.replace(old, new)):
+        assert DRAWING.count(old) == 1
+        cell = {"__name__": "cell"}
+        exec(text, cell)
+        found.append(records.identity(records.build(cell["Net"], 1), asdict(ONE), {}, 1))
+    assert records.difference(found[1], found[0]) is None
+    assert records.difference(found[2], found[0])
+
+
+def test_what_training_draws_is_compared_where_the_same_numbers_are_drawn():
+    net = records.build(tiny_network, 1)
+    found = records.drawn(net)
+    other = dict(found, values=[[2 * value for value in values] for values in found["values"]])
+    assert [len(values) for values in found["values"]] == [21, 21] and records.drawn(net) == found
+    assert not records.drawn_alike(found, other) and records.drawn_alike(found, dict(other, numbers="another"))
+
+    class Restless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3 * 32 * 32, 10)
+
+        def forward(self, x):
+            noise = int.from_bytes(os.urandom(2), "big") / 2**16 if self.training else 0
+            return self.linear(x.flatten(1)) + noise
+
+    found = records.drawn(Restless())
+    assert found["values"] == [[]] and records.drawn_alike(found, found), "others each time, and of one size only"
+
+
+def test_the_order_of_layers_counts():
+    wanted = dict(network={"a": "ReLU()", "b": "Dropout(p=0.1)"})
+    turned = dict(network=dict(reversed(wanted["network"].items())))
+    assert records.difference(wanted, turned) == "its layers are the same, but in another order"
+
+
 def test_a_class_of_torchvision_is_not_told_by_its_code():
     """Another version of it would be another run."""
     ops = pytest.importorskip("torchvision.ops")

@@ -166,8 +166,8 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
     parts: Iterable = ()
     if isinstance(value, partial):
         parts = value.func, *value.args, *value.keywords.values()
-    elif inspect.ismethod(value):
-        parts = value.__func__, value.__self__
+    elif inspect.ismethod(value) or inspect.isbuiltin(value):  # such as the apply of a torch.autograd.Function
+        parts = getattr(value, "__func__", None), value.__self__
     elif isinstance(value, list | tuple | set | frozenset | dict):
         parts = value.values() if isinstance(value, dict) else value
     elif isinstance(value, type(cache(len))):

@@ -17,7 +17,7 @@ import utils
 from utils import models, runs
 from utils.cifar10.files import ImageData
 from utils.engine import records
-from utils.engine.checkpoints import alone_in, write_atomically
+from utils.engine.checkpoints import alone_in, verify, write_atomically
 from utils.engine.code import code
 from utils.engine.records import read_table
 from utils.errors import RunError
@@ -140,6 +140,8 @@ def kept(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataFra
     """The rows of runs/ablation/<name>.csv so far, or else the published ones; RunError if it is damaged."""
     files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in places]
     file = next((file for file in files if file.exists()), None)
+    if not file and (utils.ROOT / "results" / "ablation").exists():
+        verify(utils.ROOT / "results" / "ablation")  # which says that it is missing
     table = read_table(file) if file else pd.DataFrame(columns=["change", "run", *KEPT])
     may_lack = ["macs", "receptive_field"]  # of a network that cannot be traced
     try:
