@@ -2261,7 +2261,7 @@ class Net(nn.Module):
         parts = dict(conv=nn.Conv2d(3, 8, 3, 2), norm=nn.BatchNorm2d(8), dropout=nn.Dropout(0.0), relu=nn.ReLU())
         self.first = nn.Sequential(OrderedDict(parts))
         self.first.register_forward_hook(Noise(0.1))
-        self.pool, self.linear = nn.AvgPool2d(3, 3), nn.Linear(8, 10)
+        self.pool, self.linear, self.late = nn.AvgPool2d(3, 3), nn.Linear(8, 10), nn.Dropout(0.0)
 
     def forward(self, x):
         x = F.dropout(self.first(x), config.p, self.training)
@@ -2269,6 +2269,7 @@ class Net(nn.Module):
         x = F.dropout(x, getattr(named, "p", 0.1), self.training)
         x = F.dropout(x, Large.p, self.training)
         x = self.pool(dropped(kept(self.dropper["it"](x, self.training), training=self.training), self.training))
+        x = self.late(x) if "late" in settings else x
         return self.linear(x.amax((2, 3)))
 """
 
@@ -2278,6 +2279,7 @@ class Net(nn.Module):
     [
         ("config, settings, named, kept = Config()", "config, settings, named, kept = Config(0.5)"),
         ('{"w": 8}', '{"w": 8, "p": 0.5}'),
+        ('{"w": 8}', '{"w": 8, "late": 1}'),  # a dropout, for which the recipe sets p
         ("SimpleNamespace(w=8)", "SimpleNamespace(w=8, p=0.5)"),
         ("    p = 0.1\n", "    p = 0.5\n"),
         ("Noise(0.1)", "Noise(0.5)"),
