@@ -2322,6 +2322,14 @@ def test_what_training_draws_is_compared_where_the_same_numbers_are_drawn():
     assert found["values"] == [[]] and records.drawn_alike(found, found), "others each time, and of one size only"
 
 
+def test_how_a_weight_is_made_counts():
+    one, other = (
+        records.modules(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map=how))
+        for how in ("cayley", "matrix_exp")
+    )
+    assert [key for key in one if one[key] != other[key]] == ["parametrizations.weight.0.orthogonal_map"]
+
+
 def test_the_order_of_layers_counts():
     wanted = dict(network={"a": "ReLU()", "b": "Dropout(p=0.1)"})
     turned = dict(network=dict(reversed(wanted["network"].items())))

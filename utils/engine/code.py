@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from enum import Enum
 from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
 from numbers import Number
@@ -224,6 +225,8 @@ def _plain(value: Any) -> Any:
         return value
     if (attributes := _attributes(value)) is not None:
         return type(value).__qualname__, inner(attributes)
+    if isinstance(value, Enum):
+        return type(value).__qualname__, value.name
     if not isinstance(value, torch.Tensor | np.ndarray):
         raise TypeError
     values = value
