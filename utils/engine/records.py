@@ -248,7 +248,7 @@ def drawn(model: nn.Module) -> dict:
     with suppress(NetworkError):  # of one that takes no smaller images
         for side in (32, 16):
             first, second = once_more(side), once_more(side)
-            found.append(first if first == second else [])
+            found.append(first if alike(first, second) else [])  # last digits may differ
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         few = torch.rand(1000), torch.randn(1000), F.dropout(torch.ones(1000)), torch.empty(1000).exponential_()
