@@ -415,7 +415,12 @@ SIZE = 32
 
 
 @dataclass(slots=True)
-class Slot:
+class Lower:
+    r: float = 0.3
+
+
+@dataclass(slots=True)
+class Slot(Lower):
     q: float = 0.3
 
 
@@ -432,8 +437,22 @@ class Setting:
         return x + 0
 
 
-class Config:
+class Below:
+    rate = 0.1
+
+    def drop(self, x):
+        return x - 0
+
+
+class Config(Below):
     size = 32
+
+    class Train:
+        rate = 0.2
+
+
+def half(x):
+    return x / 2
 
 
 def one(x, size=SIZE):
@@ -466,7 +485,7 @@ settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.
 acts = {"relu": lambda x: x}
 act, three, drawn, few = nn.functional.relu, Fraction(3), torch.distributions.Normal(0.0, 1.0), slice(0, 2)
 norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot()
-change, part, made, queue = one, partial(one, size=32), given(3), deque([5])
+change, part, made, again, queue = one, partial(one, size=32), given(3), given(7), deque([5])
 
 
 class Twice(torch.autograd.Function):
@@ -483,7 +502,7 @@ twice = Twice.apply
 
 
 class Net(nn.Module):
-    size, act = 32, staticmethod(nn.functional.silu)
+    size, act, halves = 32, staticmethod(nn.functional.silu), [half]
 
     def inner(self, x, sign):
         return x
@@ -493,6 +512,7 @@ class Net(nn.Module):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
         named = dropped(named[few]) * slot.q * once(SIZE) * float(three) * queue[0] * drawn.mean
         named = twice(act(self.act(named))) if sum([1]) else named
+        named = Config().drop(self.halves[0](named)) * Config.rate * Config.Train.rate * slot.r * again(x)
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
     turned = partialmethod(inner, sign=1)
@@ -513,13 +533,19 @@ NAMED = {
     "alias": ("= one, partial", "= other, partial"),
     "partial": ("partial(one, size=32)", "partial(one, size=64)"),
     "what a helper encloses": ("given(3)", "given(4)"),
+    "what another of its closures has": ("given(7)", "given(8)"),
+    "constant of a base": ("rate = 0.1", "rate = 0.4"),
+    "method of a base": ("return x - 0", "return x - 1"),
+    "class in a class": ("rate = 0.2", "rate = 0.4"),
+    "function in a list of a class": ("return x / 2", "return x / 3"),
+    "slots of a base": ("r: float = 0.3", "r: float = 0.4"),
     "cached function": ("size + 0.5", "size + 1.5"),
     "object with slots": ("q: float = 0.3", "q: float = 0.4"),
     "layer beside the network": ("nn.Dropout(0.1)", "nn.Dropout(0.8)"),
     "nested dict": ('{"p": [0.1]}', '{"p": [0.8]}'),
     "namespace": ("SimpleNamespace(p=0.1)", "SimpleNamespace(p=0.8)"),
     "object": ("self.p = 0.1", "self.p = 0.8"),
-    "what an object does": ("return x + 0\n\n\nclass Config", "return x + 5\n\n\nclass Config"),
+    "what an object does": ("return x + 0\n\n\nclass Below", "return x + 5\n\n\nclass Below"),
     "tensor": ("tensor([1.0, 2.0])", "tensor([1.0, 3.0])"),
     "function in a dict": ('"relu": lambda x: x', '"relu": lambda x: -x'),
     "function of PyTorch in a dict": ("functional.relu}", "functional.elu}"),
@@ -536,7 +562,7 @@ NAMED = {
     ),
     "function of PyTorch in a class": ("staticmethod(nn.functional.silu)", "staticmethod(nn.functional.gelu)"),
     "own function in its place": ("\n\nSIZE = 32\n", "\n\ndef sum(x): return x\n\nSIZE = 32\n"),
-    "constant of a class": ("class Config:\n    size = 32", "class Config:\n    size = 64"),
+    "constant of a class": ("class Config(Below):\n    size = 32", "class Config(Below):\n    size = 64"),
     "function that a layer holds": (
         "model.kept, model.of_it = lambda x: x + 0",
         "model.kept, model.of_it = lambda x: x + 1",

@@ -91,8 +91,9 @@ def _told_by(model: nn.Module) -> dict[str, str]:
                 text = _said(function, function.__code__)
                 said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
             read = _read_by(function).items()
-            told = {name: text for one in read for name, text in _apart(*one) if text and text != repr(f"is {one[0]}")}
-            said |= {f"{value.__module__}.{name}, its value": [text] for name, text in told.items()}
+            told = [(name, text) for one in read for name, text in _apart(*one) if text != repr(f"is {one[0]}")]
+            for name, text in told:  # two closures of one function share a name, too
+                said.setdefault(f"{value.__module__}.{name}, its value", []).extend([text] if text else [])
         constants = {name: _inner(constant) for name, constant in _parts(value).items()}
         told = {name: briefly(constant) for name, constant in constants.items() if not _of_no_library(constant)}
         of_class = f"{value.__module__}.{value.__qualname__}"
@@ -121,10 +122,13 @@ def _reached(names: list[str]) -> dict[str, bytes]:
 
 
 def _and_what_they_name(values: list) -> list:
-    """These functions and classes, and others of no library that their functions look up in their files."""
+    """These functions and classes, and others of no library: the bases of classes, what these hold, and what their
+    functions look up in their files."""
     found = [*values]
     for value in found:  # which grows
         read = [value for function in _functions(value) for value in _read_by(function).values()]
+        held = [part for part in map(_inner, _parts(value).values()) if not inspect.isfunction(part)]  # told with it
+        read += [*value.__mro__, *held] if inspect.isclass(value) else []
         named = [part for value in read for part in _inside(value)]
         found += [other for other in filter(_of_no_library, named) if other not in found]
     return found
@@ -186,7 +190,7 @@ def _attributes(value: Any) -> dict[str, Any] | None:
         isinstance(value, SimpleNamespace | Namespace | nn.Module | Distribution) or _is_own(type(value).__module__)
     ):
         return None
-    slots = getattr(type(value), "__slots__", ())
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
     return dict(vars(value)) if hasattr(value, "__dict__") else {key: getattr(value, key, None) for key in slots}
 
 
