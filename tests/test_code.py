@@ -484,7 +484,7 @@ scales, config = [1, 2], {"a": {"p": [0.1]}}
 settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.0, 2.0])
 acts = {"relu": lambda x: x}
 act, three, drawn, few = nn.functional.relu, Fraction(3), torch.distributions.Normal(0.0, 1.0), slice(0, 2)
-norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot()
+norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot(r=0.6)
 change, part, made, again, queue = one, partial(one, size=32), given(3), given(7), deque([5])
 
 
@@ -538,7 +538,7 @@ NAMED = {
     "method of a base": ("return x - 0", "return x - 1"),
     "class in a class": ("rate = 0.2", "rate = 0.4"),
     "function in a list of a class": ("return x / 2", "return x / 3"),
-    "slots of a base": ("r: float = 0.3", "r: float = 0.4"),
+    "slots of a base": ("Slot(r=0.6)", "Slot(r=0.7)"),
     "cached function": ("size + 0.5", "size + 1.5"),
     "object with slots": ("q: float = 0.3", "q: float = 0.4"),
     "layer beside the network": ("nn.Dropout(0.1)", "nn.Dropout(0.8)"),
