@@ -84,7 +84,10 @@ def test_an_edit_of_what_trains_is_another_code(copy, change):
     after = told()
     assert [f"{name}.py" for name in before if before[name] != after[name]] == [file]
     wanted, found = (dict(code={f"{name}.py": value for name, value in made.items()}) for made in (after, before))
-    assert records.difference(wanted, found) == f"utils/{file}, by which is trained, is another one here than there"
+    assert (
+        records.difference(wanted, found)
+        == f"utils/{file}, which is a part of training, is another one here than there"
+    )
 
 
 def test_comments_docstrings_and_line_breaks_are_no_other_code(copy):
@@ -767,7 +770,7 @@ def test_what_a_cell_puts_in_the_place_of_something_that_trains_is_another_code(
     key = name if inspect.ismodule(place) else f"{place.__name__}.{name}"
     assert where == f"{module}.py ({key})" and after == before | {where: after[where]}
     said = records.difference(dict(code=after), dict(code=before))
-    plain = f"utils/{where}, by which is trained, is another one here than there"
+    plain = f"utils/{where}, which is a part of training, is another one here than there"
     assert said == f"{plain}; edit the file instead, and such a run is found again"
     assert records.difference(dict(code=before), dict(code=after)) == plain, (
         "nor is the cell's run shown for the file's"

@@ -289,7 +289,7 @@ def test_changed_code_that_trains_is_another_run(project, command, commands):
         "engine/steps.py",
         "            logits = self.model(images)\n            loss = F",
         "            logits = 2 * self.model(images)\n            loss = F",
-        "utils/engine/steps.py, by which is trained, is another one here than there",
+        "utils/engine/steps.py, which is a part of training, is another one here than there",
     )
     first = contents(project / "runs" / "small")
     change.make(project)
@@ -315,7 +315,7 @@ def test_what_a_cell_puts_in_the_place_of_a_loss_is_trained_each_time(root, caps
     second = train()
     assert [run.folder.name for run in (first, second)] == ["mine", "mine-2"]
     assert first.history.train_loss.iloc[-1] != second.history.train_loss.iloc[-1]
-    where = "utils/engine/steps.py (TrainingStep.__call__), by which is trained, is another one here than there"
+    where = "utils/engine/steps.py (TrainingStep.__call__), which is a part of training, is another one here than there"
     assert f"mine in runs/ is another run: {where}; edit the file instead" in capsys.readouterr().out
 
 

@@ -91,9 +91,11 @@ def _told_by(model: nn.Module) -> dict[str, str]:
                 text = _said(function, function.__code__)
                 said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
             read = _read_by(function).items()
-            told = [(name, text) for one in read for name, text in _apart(*one) if text != repr(f"is {one[0]}")]
+            told = [
+                (name, text) for one in read for name, text in _apart(*one) if text and text != repr(f"is {one[0]}")
+            ]
             for name, text in told:  # two closures of one function share a name, too
-                said.setdefault(f"{value.__module__}.{name}, its value", []).extend([text] if text else [])
+                said.setdefault(f"{value.__module__}.{name}, its value", []).append(text)
         constants = {name: _inner(constant) for name, constant in _parts(value).items()}
         told = {name: briefly(constant) for name, constant in constants.items() if not _of_no_library(constant)}
         of_class = f"{value.__module__}.{value.__qualname__}"

@@ -528,10 +528,11 @@ def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
         return any(own[name] == those[n] and n.rpartition(".")[2] == last for n in those.keys() - own.keys())
 
     gone = {} if recorded == FIRST else recorded  # which is of all networks, though some lack a class of it
-    differing = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
+    both = found.keys() & recorded.keys()
+    differing = [name for name in both if found[name] != recorded[name]]
     differing += [name for name in found.keys() - recorded.keys() if not moved(name, found, recorded)]
     differing += [name for name in gone.keys() - found.keys() if not moved(name, gone, found)]
-    return sorted(name for name in differing if name in found.keys() & recorded.keys() or "," not in name)
+    return sorted(name for name in differing if name in both or not name.endswith(", its value"))
 
 
 def drawn_alike(found: Mapping, recorded: Mapping) -> bool:
@@ -583,7 +584,7 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             if key == "code":
                 by_a_cell = first.endswith(")") and first in value
                 mend = "; edit the file instead, and such a run is found again" if by_a_cell else ""
-                return f"utils/{first}, by which is trained, is another one here than there{more}{mend}"
+                return f"utils/{first}, which is a part of training, is another one here than there{more}{mend}"
             return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
         if key == "network" and list(value) != list(other):
             return "its layers are the same, but in another order"
