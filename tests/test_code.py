@@ -488,6 +488,11 @@ settings, setting, weights = SimpleNamespace(p=0.1), Setting(), torch.tensor([1.
 acts = {"relu": lambda x: x}
 act, three, drawn, few = nn.functional.relu, Fraction(3), torch.distributions.Normal(0.0, 1.0), slice(0, 2)
 norms, dropped, slot = {"first": nn.functional.relu}, nn.Dropout(0.1), Slot(r=0.6)
+table = {
+    "first": half,
+    "second": lambda x: x - 3,
+}
+one.factor = 6
 change, part, made, again, queue = one, partial(one, size=32), given(3), given(7), deque([5])
 
 
@@ -515,6 +520,8 @@ class Net(nn.Module):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
         named = dropped(named[few]) * slot.q * once(SIZE) * float(three) * queue[0] * drawn.mean
         named = twice(act(self.act(named))) if sum([1]) else named
+        for step in table.values():
+            named = step(named)
         named = Config().drop(self.halves[0](named)) * Config.rate * Config.Train.rate * slot.r * again(x)
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
@@ -571,6 +578,12 @@ NAMED = {
         "model.kept, model.of_it = lambda x: x + 1",
     ),
     "hook": ("return None", "return 2 * images[0]"),
+    "lambda in a line that is half of a dict": ("lambda x: x - 3", "lambda x: x - 4"),
+    "order of a dict": (
+        '    "first": half,\n    "second": lambda x: x - 3,\n',
+        '    "second": lambda x: x - 3,\n    "first": half,\n',
+    ),
+    "attribute of a function": ("one.factor = 6", "one.factor = 7"),
     "part of a method": ("return x\n\n    @scaled", "return -x\n\n    @scaled"),
 }
 
@@ -691,6 +704,47 @@ class Asserting(Counting):
 
 def test_a_file_that_was_not_edited_is_not_refused_however_it_was_loaded():
     assert f"{__name__}.Asserting" in code_module.classes_of(Asserting())
+
+
+def test_a_lambda_of_models_counts():
+    """None of its name stands in the file."""
+    found = []
+    inner = "lambda x: x + (lambda: 1)()"
+    for text in ("lambda x: x + 1", "lambda x: x + 1", "lambda x: x + 2", inner, inner.replace("1", "2")):
+        model = models.small()
+        model.kept = eval(text, vars(models))
+        found.append(code_module.classes_of(model)["utils.models.<lambda>"])
+    assert found[0] == found[1] and len({*found}) == 4
+
+
+class Gain:
+    def __init__(self, gain):
+        self.gain = gain
+
+    def __call__(self, layer, images):
+        return None if layer.training else self.gain * images[0]
+
+
+def test_what_a_hook_holds_and_where_it_sits_count():
+    def told(layer, hook):
+        model = models.small()
+        [*model.modules()][layer].register_forward_pre_hook(hook)
+        return records.modules(model)
+
+    usual = told(3, Gain(1))
+    assert usual == told(3, Gain(1)) != records.modules(models.small())
+    assert usual not in (told(3, Gain(2)), told(4, Gain(1)), told(3, partial(Gain(1))))
+
+
+def test_what_a_cell_puts_into_a_layer_of_pytorch_counts(monkeypatch):
+    before = code_module.classes_of(models.small())
+    forward = nn.BatchNorm2d.forward
+    weaker = [lambda self, x: 0.9 * forward(self, x), lambda self, x: 0.8 * forward(self, x)]
+    for instead in weaker:
+        monkeypatch.setattr(nn.BatchNorm2d, "forward", instead)
+        found = code_module.classes_of(models.small())
+        assert records.others(before, found)
+        before = found
 
 
 def test_a_name_given_again_hides_no_code(monkeypatch):

@@ -548,16 +548,20 @@ def test_a_network_that_learns_from_what_it_is_judged_on_is_not_trained(root):
     assert not (root / "runs").exists()
 
 
-@pytest.mark.parametrize("mode", ["default type", "default device", "inference", "autocast", "overwrite"])
+@pytest.mark.parametrize("mode", ["default type", "default device", "inference", "autocast", "overwrite", "hooks"])
 def test_a_setting_of_pytorch_is_not_taken_for_another_network(mode):
     torch.set_default_dtype(torch.float64 if mode == "default type" else torch.float32)
     torch.set_default_device("meta" if mode == "default device" else None)
     torch.__future__.set_overwrite_module_params_on_conversion(mode == "overwrite")
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    if mode != "hooks":
+        hook.remove()
     try:
         with torch.inference_mode(mode == "inference"), torch.autocast("cpu", enabled=mode == "autocast"):
             with pytest.raises(RunError, match="PyTorch was set to another"):
                 records.build(models.small)
     finally:
+        hook.remove()
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
         torch.__future__.set_overwrite_module_params_on_conversion(False)

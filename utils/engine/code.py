@@ -64,8 +64,8 @@ def code() -> dict[str, str]:
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class, function or value -> digest of what it says, of the classes of a network's modules that are not
     PyTorch's, of their hooks and the functions that they hold, and of what all these name that is of no library, for
-    not all that they do shows in a few images; without what has no source any more, and what a forward changes, such
-    as a counter. RunError if a file of these was edited after loading."""
+    not all that they do shows in a few images; without what a forward changes, such as a counter. RunError if a file of
+    these was edited after loading."""
     before = _told_by(model)
     images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # stronger than any
     with suppress(Exception), torch.random.fork_rng(devices=[]), rng_from(0), torch.no_grad():  # training tells why
@@ -82,14 +82,16 @@ def _told_by(model: nn.Module) -> dict[str, str]:
     own = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*PYTHONS, "torchvision")]
     held = [{key: v for key, v in vars(module).items() if key != "_modules"} for module in model.modules()]
     own += filter(_of_no_library, _inside(held))  # also hooks
+    own += [
+        part for kind in kinds if kind not in own for part in map(_inner, _parts(kind).values()) if _of_no_library(part)
+    ]  # put by a cell into a class of PyTorch
     said, values = {}, _and_what_they_name(own)
     refuse_edits([_place(value) for value in values if value.__module__.startswith("utils.")])
     _refuse_edits_of_ones_own([function.__code__ for value in values for function in _functions(value)])
     for value in values:
         for function in _functions(value):
-            with suppress(Exception):  # what cannot be read, or is no source any more, fails in many ways
-                text = _said(function, function.__code__)
-                said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
+            text = _said(function, function.__code__)
+            said.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(text)  # two lambdas share a name
             read = _read_by(function).items()
             told = [
                 (name, text) for one in read for name, text in _apart(*one) if text and text != repr(f"is {one[0]}")
@@ -150,6 +152,7 @@ def _read_by(function: FunctionType) -> dict[str, Any]:
             found |= {first: value} if own or _of_no_library(value) else {}  # what a cell put into a library
     defaults, names = function.__defaults__ or (), function.__code__.co_varnames[: function.__code__.co_argcount]
     own = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (function.__kwdefaults__ or {})
+    own |= {f".{key}": value for key, value in vars(function).items() if key != "__wrapped__"}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # it may be empty
             own |= {name: cell.cell_contents} if name != "__class__" else {}  # of super()
@@ -162,7 +165,7 @@ def _apart(name: str, value: Any) -> Iterator[tuple[str, str | None]]:
     if parts is None or _named(value):
         yield name, briefly(value)
         return
-    yield name, f"a {type(value).__qualname__}"
+    yield name, f"a {type(value).__qualname__} of {briefly([*parts])}"  # in their order
     for key, part in parts.items():
         yield f"{name}.{key}", briefly([part])  # of what cannot be told at least the name
 
@@ -298,15 +301,22 @@ def _is_own(module: str | None) -> bool:
 
 
 @cache
-def _said(function: FunctionType, _: CodeType) -> str:  # which autoreload changes in the same function
-    if not function.__module__.startswith("utils."):
-        return _text(ast.parse(textwrap.dedent(inspect.getsource(function.__code__))))
-    found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
-    for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
-        found = [inner for outer in found for inner in ast.walk(outer) if getattr(inner, "name", None) == name]
-    if not found:
-        raise LookupError(f"{function.__qualname__} is not in the file")
-    return _text(ast.Module(found, []))  # more than one where it is defined again, or under an if
+def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload changes in the same function
+    with suppress(Exception):  # what cannot be read, such as a lambda in half of a line, fails in many ways
+        if not function.__module__.startswith("utils."):
+            return _text(ast.parse(textwrap.dedent(inspect.getsource(code))))
+        found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
+        for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
+            found = [inner for outer in found for inner in ast.walk(outer) if getattr(inner, "name", None) == name]
+        if found:
+            return _text(ast.Module(found, []))  # more than one where it is defined again, or under an if
+    return _instructions(code)
+
+
+def _instructions(code: CodeType) -> str:
+    """What Python made of a function, for one whose source cannot be read."""
+    inner = [_instructions(part) if isinstance(part, CodeType) else part for part in code.co_consts]
+    return repr(briefly([code.co_code, code.co_names, code.co_freevars, code.co_varnames, inner]))
 
 
 def _place(value: Any) -> str:

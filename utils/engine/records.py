@@ -72,10 +72,11 @@ def build(network: Network, seed: int = 1) -> nn.Module:
     refuse_edits(["models"])  # or a notebook shows its new text beside the old network
     usual = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
     usual &= not torch.__future__.get_overwrite_module_params_on_conversion()  # the optimizer would keep the old ones
+    usual &= not any(value for key, value in vars(nn.modules.module).items() if re.fullmatch("_global_.*_hooks", key))
     if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         raise RunError(
-            "PyTorch was set to another default type or device, to inference mode, to autocast or to overwrite "
-            "parameters; take that back, or restart the kernel."
+            "PyTorch was set to another default type or device, to inference mode, to autocast, to overwrite "
+            "parameters or to hooks for all modules; take that back, or restart the kernel."
         )
     torch.manual_seed(seed)
     with rng_from(seed), of_a_network("be built"):
@@ -155,6 +156,8 @@ def modules(model: nn.Module) -> dict[str, str]:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
         said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
         said = re.sub(r" at 0x[0-9a-f]+", "", said)  # where something lies in the memory of this process
+        hooks = [*chain(*(value.values() for key, value in vars(module).items() if key.endswith("_hooks")))]
+        said += f", hooked {briefly(hooks)}" if hooks else ""
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
     found, usual = {}, vars(nn.Module())
