@@ -115,9 +115,8 @@ def test_experiment_2():
     seeds = ["", "seed_2/", "seed_3/", "seed_4/", "seed_5/"]
     found = [read_metrics(f"experiment_5/epochs_5/{s}validation")["validation_accuracy_last"] for s in seeds]
     deviation = pd.Series(found).std()
-    assert (
-        f"have {min(found):.2f} to {max(found):.2f} %" in trained and f"deviation of {deviation:.2f} points" in trained
-    )
+    listed = ", ".join(f"{share:.2f}" for share in found[:-1]) + f" and {found[-1]:.2f} % after five epochs"
+    assert listed in text_of("experiment_2") and f"deviation of {deviation:.2f} points" in trained
     assert stats.t.ppf(0.975, 4) * math.sqrt(2) * deviation == pytest.approx(2.0, abs=0.05)
     back = changes(build_model("experiment_2"), changed("experiment_2", "c4_1", padding=2))
     for layer in ("c4_1", "c5"):
@@ -157,7 +156,9 @@ def test_experiment_4():
     )
     assert totals(deeper)["receptive_field"] == 109
     limits = [stats.t.ppf(0.975, 2 * n - 2) * 0.5 * math.sqrt(2 / n) for n in (8, 9)]
-    assert limits[0] > 0.505 > limits[1] and f"= {limits[1]:.2f}$, just enough" in dilated
+    assert limits[0] > 0.505 > limits[1] and f"= {limits[1]:.2f}$. A measured half point would just count" in dilated
+    shown = [1 - stats.nct.cdf(stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, math.sqrt(n / 2)) for n in (9, 17)]
+    assert shown == pytest.approx([0.5, 0.8], abs=0.02) and "every second time, 17 in four of five" in dilated
     wider = changed("experiment_3", "c4_1", dilation=2, padding=2)
     assert totals(wider) == before | {"receptive_field": 61} and "`c5` 61" in dilated
 
