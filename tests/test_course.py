@@ -113,6 +113,13 @@ def test_bars_carry_their_values():
     assert [t.get_text() for axis in DRAWINGS["bars"]().axes for t in axis.texts] == ["1,234.0", "0.5"]
 
 
+def test_bars_of_one_unit_have_one_scale_that_ends_at_the_longest():
+    left, right = plotting.bars({"left": {"a": 99.97}, "right": {"a": 77.0}}, digits=1, sharex=True).axes
+    assert left.get_xlim() == right.get_xlim() and max(left.get_xticks()) == max(right.get_xticks()) == 100
+    left, right = plotting.bars({"left": {"a": 100.0}, "right": {"a": 1.0}}).axes
+    assert max(right.get_xticks()) <= 1 < max(left.get_xticks())
+
+
 def test_the_class_draws_every_seed_once(tmp_path, monkeypatch, capsys):
     """The cell of the teachers' page, on what thirty students might hand in."""
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")

@@ -130,18 +130,21 @@ def lines(x: Sequence, named: Mapping[str, Sequence], marked: Sequence[float] = 
     return figure
 
 
-def bars(values: Mapping[str, Mapping[str, float]], digits: int = 2) -> Figure:
-    """A panel of horizontal bars with their values for each title: title -> name -> value."""
-    figure, panels = _panels(values, 0.28 * max(map(len, values.values())) + 0.9)
+def bars(values: Mapping[str, Mapping[str, float]], digits: int = 2, sharex: bool = False) -> Figure:
+    """A panel of horizontal bars with their values for each title: title -> name -> value; `sharex` where all have the
+    same unit."""
+    figure, panels = _panels(values, 0.28 * max(map(len, values.values())) + 0.9, sharex=sharex)
     for (axis, _, named), (colour, _) in zip(panels, LINES, strict=False):
         drawn = axis.barh(list(named), list(named.values()), color=colour)
         axis.bar_label(drawn, fmt=f"{{:,.{digits}f}}", padding=3, fontsize=9)
         axis.margins(x=0.22)
-        axis.set_xticks([tick for tick in axis.get_xticks() if tick <= max(named.values())])  # nothing has 120 %
         axis.xaxis.set_major_formatter("{x:,g}")
         axis.invert_yaxis()
         axis.tick_params(labelsize=9)
         axis.grid(axis="y", visible=False)
+    for axis in figure.axes:  # which may share their ticks
+        end = max(bar.get_width() for other in (figure.axes if sharex else [axis]) for bar in other.patches)
+        axis.set_xticks([tick for tick in axis.get_xticks() if tick <= round(end, digits)])  # nothing has 120 %
     return figure
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 import utils
 from utils import architecture, models, plotting
-from utils.engine.records import read_history, read_metrics, read_table, taught_by
+from utils.engine.records import last_accuracy, read_history, read_metrics, read_table, taught_by
 from utils.engine.steps import TARGET, log_line
 from utils.errors import RunError, first_line
 from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
@@ -200,14 +200,19 @@ def steps_table() -> dict:
     }
 
 
-def seeds_table() -> dict:
-    """What was trained with several seeds, seed by seed."""
+def seeds_table() -> pd.DataFrame:
+    """What was trained with several seeds, seed by seed, and in which precision, if not in bfloat16."""
     names = published(MAIN + RECORDS).query("seeds > 1").index
-    wide = statistics.by_seed(names).pivot(index="change", columns="seed", values="accuracy").loc[names]
-    columns = {f"seed {seed}": wide[seed].map("{:.2f} %".format, na_action="ignore").fillna("-") for seed in wide}
-    over = [statistics.over_seeds(row.dropna()) for _, row in wide.iterrows()]
-    means = [plus_minus(found["mean"], found["deviation"], found["seeds"]) for found in over]
-    return {"network": wide.index, **columns, "mean ± standard deviation": means}
+    rows = []
+    for name in names:
+        runs = statistics.seeds(name)
+        accuracy = runs.apply(last_accuracy, axis=1)
+        over = statistics.over_seeds(accuracy)
+        precision = runs.precision.map({"bfloat16": ""}).fillna(" (" + runs.precision + ")")
+        cells = accuracy.map("{:.2f} %".format) + precision
+        mean = plus_minus(over["mean"], over["deviation"], over["seeds"])
+        rows.append({"network": name, **cells.add_prefix("seed "), "mean ± standard deviation": mean})
+    return pd.DataFrame(rows).fillna("-")
 
 
 def layers_table() -> pd.DataFrame:
@@ -238,7 +243,7 @@ def rules_table() -> pd.DataFrame:
     used = {key: m.recipe[key] for key in ("flip", "affine", "hole")}
     found = ", ".join(f"{key} p={probability}" for key, probability in used.items())
     rules.loc[len(rules)] = "albumentations", found, min(used.values()) > 0
-    found, reached = f"{m.accuracy:.2f} % after epoch {m.epochs}", m.accuracy >= TARGET
+    found, reached = f"{m.accuracy:.2f} % after epoch {m.epochs}, mean of {m.seeds} seeds", m.accuracy >= TARGET
     rules.loc[len(rules)] = f"test accuracy of at least {TARGET:g} %", found, reached
     return rules.assign(passed=rules.passed.map({True: "yes", False: "NO"}))
 
