@@ -14,7 +14,7 @@ from utils import ROOT
 from utils.architecture import layer_table, totals
 from utils.engine.records import read_history, read_metrics
 from utils.experiments import FIVE
-from utils.models import build_model, conv, conv1x1
+from utils.models import build_model, conv, conv1x1, small
 from utils.study import layers, statistics
 from utils.study.layers import changes
 from utils.training import Recipe
@@ -184,6 +184,16 @@ def test_experiment_5():
     less = without.validation_accuracy - with_it.validation_accuracy
     assert f"had {with_it.validation_accuracy:.2f} %, {less:.1f} points less" in dropout
     assert f"{with_it.seconds_per_epoch} seconds instead of {without.seconds_per_epoch}" in dropout
+
+
+def test_small():
+    *_, widened = answers("small")
+    before, after = totals(small()), totals(small(c1=24))
+    added = {key: after[key] - before[key] for key in ("parameters", "macs")}
+    assert f"= {added['parameters']:,}$: {after['parameters']:,} parameters, 9 % more" in widened
+    assert added["parameters"] / before["parameters"] == pytest.approx(0.09, abs=0.005)
+    assert f"= {added['macs']:,}$ multiply-adds, a third more" in widened
+    assert added["macs"] / before["macs"] == pytest.approx(1 / 3, abs=0.01)
 
 
 @pytest.mark.parametrize("name", FIVE)
