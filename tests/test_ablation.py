@@ -208,7 +208,9 @@ def test_a_network_that_cannot_be_traced_may_be_a_change(few, monkeypatch):
 def test_a_row_is_of_today_under_an_older_pytorch_too(few, monkeypatch):
     ablation.ablate(few)
     said = nn.BatchNorm2d.extra_repr
-    monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", lambda self: said(self).replace(", bias=True", ""))
+    older = lambda self: said(self).replace(", bias=True", "")  # noqa: E731
+    older.__module__ = said.__module__  # there it is PyTorch's own
+    monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", older)
     ablation.modules.cache_clear()  # it is another process there
     assert ablation.missing(few) == []
 
@@ -277,9 +279,13 @@ def test_a_published_table_that_is_gone_is_a_sentence(root):
     (root / "results" / "ablation" / "recipe.csv").unlink()
     with pytest.raises(RunError, match="recipe.csv is missing or damaged"):
         ablation.judged("recipe")
+    shutil.rmtree(root / "results" / "ablation")
+    with pytest.raises(RunError, match="No change in ablation/recipe.csv has all its seeds; fetch"):
+        ablation.judged("recipe")
 
 
-def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(root, monkeypatch):
+def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(root, monkeypatch, capsys):
+    monkeypatch.setattr(records, "once", print)
     folder = utils.ROOT / "runs" / "ablation"
     folder.mkdir(parents=True)
     digest, rows = records.OFFICIAL["digest"], []
@@ -293,6 +299,7 @@ def test_only_changes_with_all_their_seeds_are_judged_and_only_those_of_today(ro
     assert (
         ablation.judged("recipe").change.tolist() == [ablation.BASE] * 3 + ["no affine"] * 3
     )  # "no flip" lacks a seed
+    assert "These are the rows of runs/ablation/recipe.csv, not the published ones." in capsys.readouterr().out
     with monkeypatch.context() as other, pytest.raises(RunError, match="is of another network, recipe or training"):
         other.setattr(ablation, "code", lambda: code() | {"data.py": "00000000"})
         ablation.judged("recipe")

@@ -311,6 +311,28 @@ def test_an_edit_of_a_file_that_the_networks_import_is_said(copy, monkeypatch):
         code()
 
 
+@pytest.mark.parametrize("imported", ["import widths", "from widths import WIDTH"])
+def test_a_number_edited_in_a_file_of_ones_own_is_said(tmp_path, monkeypatch, imported):
+    """It lies in no function; Python's own copy of the loaded file knows it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "widths.py").write_text("WIDTH = 8\n", encoding="utf-8")
+    own = f"{imported}\nfrom torch import nn\n\n\nclass Own(nn.Linear):\n    pass\n"
+    (tmp_path / "own_net.py").write_text(own, encoding="utf-8")
+    for name in ("widths", "own_net"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    net = importlib.import_module("own_net").Own(1, 2)
+    before = code_module.classes_of(net)
+    (tmp_path / "widths.py").write_text("# in pixels\nWIDTH = 8\n", encoding="utf-8")
+    assert code_module.classes_of(net) == before
+    (tmp_path / "widths.py").write_text("WIDTH = 16\n", encoding="utf-8")
+    with pytest.raises(RunError, match="widths.py was edited after it was loaded; restart the kernel"):
+        code_module.classes_of(net)
+    for name in ("widths", "own_net"):  # as if the kernel were restarted
+        importlib.reload(sys.modules[name])
+    assert code_module.classes_of(net) == before
+
+
 def test_an_edit_of_the_file_of_a_networks_class_is_said(copy):
     edit(copy / "study" / "baselines.py", "self.relu(self.shortcut(x) + self.layers(x))", "self.relu(self.layers(x))")
     assert code()
@@ -406,10 +428,12 @@ def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypa
 
 INDIRECT = """
 from collections import deque
+from collections import UserDict
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, partial, partialmethod, wraps
+from functools import cache, partial, partialmethod, singledispatch, wraps
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -493,6 +517,39 @@ table = {
     "second": lambda x: x - 3,
 }
 one.factor = 6
+
+
+class Ghost(NamedTuple):
+    size: int = 16
+
+
+class Halving(float):
+    pass
+
+
+@singledispatch
+def shrunk(x):
+    return x
+
+
+@shrunk.register
+def _(x: torch.Tensor):
+    return x - 9
+
+
+class Mix:
+    def __init__(self, s):
+        self.s = s
+
+    def mix(self, x):
+        return self.s * x
+
+
+ghost, halving, mix, user = Ghost(), Halving(7.5), Mix(
+    2.5
+).mix, [UserDict(p=4.5)]
+many, row = torch.zeros(300_000), torch.zeros(300_000, dtype=torch.int64)
+many[777], row[778] = 9, 8
 change, part, made, again, queue = one, partial(one, size=32), given(3), given(7), deque([5])
 
 
@@ -520,6 +577,7 @@ class Net(nn.Module):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
         named = dropped(named[few]) * slot.q * once(SIZE) * float(three) * queue[0] * drawn.mean
         named = twice(act(self.act(named))) if sum([1]) else named
+        named = shrunk(mix(named)) * ghost.size * halving * user[0]["p"] * many.sum() * row.sum()
         for step in table.values():
             named = step(named)
         named = Config().drop(self.halves[0](named)) * Config.rate * Config.Train.rate * slot.r * again(x)
@@ -583,6 +641,13 @@ NAMED = {
         '    "first": half,\n    "second": lambda x: x - 3,\n',
         '    "second": lambda x: x - 3,\n    "first": half,\n',
     ),
+    "named tuple": ("size: int = 16", "size: int = 17"),
+    "float of a class of one's own": ("Halving(7.5)", "Halving(7.6)"),
+    "what the object of a method holds": ("    2.5\n", "    2.6\n"),
+    "dict of a class of the library": ("p=4.5", "p=4.6"),
+    "function for one type": ("return x - 9", "return x - 8"),
+    "one of many numbers": ("= 9, 8", "= 10, 8"),
+    "one of many whole numbers": ("= 9, 8", "= 9, 7"),
     "attribute of a function": ("one.factor = 6", "one.factor = 7"),
     "part of a method": ("return x\n\n    @scaled", "return -x\n\n    @scaled"),
 }

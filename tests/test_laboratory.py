@@ -674,6 +674,14 @@ def test_a_run_made_by_hand_is_a_sentence_or_another_run(root):
     use()
 
 
+def test_empty_weights_are_a_sentence(root):
+    folder = train().folder
+    (folder / "checksums.json").unlink()
+    save_atomically({}, folder / "weights.pt")
+    with pytest.raises(RunError, match="other weights are in them there"):
+        runs.load("runs/mine", tiny_network)
+
+
 def test_a_checkpoint_made_by_hand_is_a_sentence_or_another_run(root):
     model, recipe = tiny_network(), replace(ONE, epochs=2)
     stop_after(1, recipe=recipe)

@@ -3,6 +3,7 @@
 import ast
 import dis
 import inspect
+import os
 import runpy
 import secrets
 import sys
@@ -10,12 +11,14 @@ import textwrap
 import time
 from argparse import Namespace
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from enum import Enum
 from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
+from importlib.machinery import SourcelessFileLoader
+from importlib.util import cache_from_source
 from numbers import Number
 from operator import attrgetter
 from pathlib import Path
@@ -38,6 +41,7 @@ TRAINED_BY = """transforms data training runs engine/batches engine/steps engine
 # What these import and that is known otherwise (such as the images), or keeps and compares what was trained:
 BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints engine/records engine/code
     cifar10/__init__ cifar10/files cifar10/sources""".split()
+BUILT_IN = (tuple, list, set, frozenset, Mapping, Number, str, bytes, bytearray)  # and classes made of these
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
 COMPUTES = ("torch", "albumentations", "numpy", "cv2")  # the libraries that decide the weights
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
@@ -134,7 +138,8 @@ def _and_what_they_name(values: list) -> list:
         held = [part for part in map(_inner, _parts(value).values()) if not inspect.isfunction(part)]  # told with it
         read += [*value.__mro__, *held] if inspect.isclass(value) else []
         named = [part for value in read for part in _inside(value)]
-        found += [other for other in filter(_of_no_library, named) if other not in found]
+        for other in filter(_of_no_library, named):
+            found += [other] if other not in found else []
     return found
 
 
@@ -161,7 +166,7 @@ def _read_by(function: FunctionType) -> dict[str, Any]:
 
 def _apart(name: str, value: Any) -> Iterator[tuple[str, str | None]]:
     """The value as text by its name; of a dict or object each part, so that a counter beside them hides none."""
-    parts = value if isinstance(value, dict) else _attributes(value)
+    parts = value if isinstance(value, Mapping) else _attributes(value)
     if parts is None or _named(value):
         yield name, briefly(value)
         return
@@ -178,8 +183,10 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
         parts = value.func, *value.args, *value.keywords.values()
     elif inspect.ismethod(value) or inspect.isbuiltin(value):  # such as the apply of a torch.autograd.Function
         parts = getattr(value, "__func__", None), value.__self__
-    elif isinstance(value, list | tuple | set | frozenset | dict):
-        parts = value.values() if isinstance(value, dict) else value
+    elif inspect.isfunction(value):
+        parts = (part for key, part in vars(value).items() if key != "__wrapped__")  # such as those of singledispatch
+    elif isinstance(value, list | tuple | set | frozenset | Mapping):
+        parts = value.values() if isinstance(value, Mapping) else value
     elif isinstance(value, type(cache(len))):
         parts = (value.__wrapped__,)
     elif (attributes := _attributes(value)) is not None:
@@ -191,9 +198,10 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
 def _attributes(value: Any) -> dict[str, Any] | None:
     """Those of an object of a class of no library, of one that only keeps names, of a layer, or of a distribution; None
     for all others."""
-    if _named(value) or not (
-        isinstance(value, SimpleNamespace | Namespace | nn.Module | Distribution) or _is_own(type(value).__module__)
-    ):
+    if _named(value) or isinstance(value, BUILT_IN):
+        return None
+    known = isinstance(value, SimpleNamespace | Namespace | nn.Module | Distribution)
+    if not known and not _is_own(type(value).__module__):
         return None
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
     return dict(vars(value)) if hasattr(value, "__dict__") else {key: getattr(value, key, None) for key in slots}
@@ -220,7 +228,9 @@ def _plain(value: Any) -> Any:
         return f"is {value.__qualname__}"
     if isinstance(value, partial):
         return [inner(value.func), inner(value.args), inner(value.keywords)]
-    if isinstance(value, dict):
+    if inspect.ismethod(value):
+        return inner(value.__func__), inner(value.__self__)
+    if isinstance(value, Mapping):
         return [(inner(key), inner(part)) for key, part in value.items()]
     if isinstance(value, slice):
         return "a slice", inner((value.start, value.stop, value.step))
@@ -230,7 +240,7 @@ def _plain(value: Any) -> Any:
         return sorted(map(repr, map(inner, value)))
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(value, Number | str | bytes):
+    if value is None or isinstance(value, Number | str | bytes | bytearray):
         return value
     if (attributes := _attributes(value)) is not None:
         return type(value).__qualname__, inner(attributes)
@@ -242,10 +252,11 @@ def _plain(value: Any) -> Any:
     if torch.is_tensor(value):
         value = value.detach().to_dense().cpu().resolve_conj()
         values = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # which NumPy does not know
-    shape, values = values.shape, values.ravel()[:: values.size // 100_000 + 1]  # a data set may be among them
+    shape, values = values.shape, values.ravel()
+    if values.dtype.kind in "fc":
+        return str(value.dtype), shape, _size_of(values[:: values.size // 4_000_000 + 1])  # of a data set a part
     few = values.size <= 1000 or values.dtype.hasobject
-    exact = inner(values.tolist()) if few else sha256(values.tobytes()).hexdigest()
-    return str(value.dtype), shape, _size_of(values) if values.dtype.kind in "fc" else exact
+    return str(value.dtype), shape, inner(values.tolist()) if few else sha256(values.tobytes()).hexdigest()
 
 
 def _size_of(values: np.ndarray) -> list[float]:
@@ -302,7 +313,9 @@ def _is_own(module: str | None) -> bool:
 
 @cache
 def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload changes in the same function
-    with suppress(Exception):  # what cannot be read, such as a lambda in half of a line, fails in many ways
+    if function.__name__ == "<lambda>":  # there may be two in a line, or one in half of a call
+        return _instructions(code)
+    with suppress(Exception):  # what cannot be read fails in many ways
         if not function.__module__.startswith("utils."):
             return _text(ast.parse(textwrap.dedent(inspect.getsource(code))))
         found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
@@ -374,15 +387,25 @@ def refuse_edits(names: list[str]) -> None:
 
 
 def _refuse_edits_of_ones_own(codes: list[CodeType]) -> None:
-    """RunError if a file outside utils/ from which one of these was loaded does not say it any more, in these lines."""
-    files = {Path(code.co_filename) for code in codes if code.co_filename.endswith(".py")}  # a cell is in none
-    files = {file for file in files if file.is_file() and UTILS not in file.parents}
-    for file in map(str, sorted(file for file in files if file.stat().st_mtime > BEGUN)):
+    """RunError if a file outside utils/ that was loaded, or from which one of these was, does not say it any more."""
+    modules = {name: getattr(module, "__dict__", {}) for name, module in [*sys.modules.items()]}
+    named = {str(found.get("__file__")): name for name, found in modules.items()}
+    files = {*named, *(code.co_filename for code in codes)}
+    files = {file for file in files if file.endswith(".py")}  # a cell is in none
+    edited = {file for file in files if os.path.isfile(file) and os.stat(file).st_mtime > BEGUN}
+    for file in sorted(file for file in edited if UTILS not in Path(file).parents):
+        if file in named and not _is_own(named[file]):
+            continue
         with suppress(OSError, SyntaxError, ValueError):  # half of one says nothing
-            there = [compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)]
+            now = compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
+            there = [now]
             for code in there:  # which grows
                 there += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-            if all(code in there for code in codes if code.co_filename == file):
+            said = {*map(_instructions, there)}
+            loaded = [code for code in codes if code.co_filename == file]
+            with suppress(KeyError, ImportError, OSError):  # what Python kept when it loaded the file, if it could
+                loaded.append(SourcelessFileLoader(named[file], cache_from_source(file)).get_code(named[file]))
+            if said.issuperset(map(_instructions, loaded)):
                 continue
         raise RunError(f"{file} was edited after it was loaded; restart the kernel, or the program, and it counts.")
 

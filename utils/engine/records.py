@@ -612,7 +612,7 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
     with of_a_run(folder):
         differs = difference(wanted, found)
-        if differs or not weights:
+        if differs or weights is None:
             return differs
         copy = deepcopy(model)
         try:

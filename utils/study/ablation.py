@@ -173,6 +173,13 @@ def judged(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataF
                 "other images; take the change of the code back, or train it anew: python -m utils ablate"
             )
         whole.append(change)
+    if not whole:
+        raise RunError(
+            f"No change in ablation/{name}.csv has all its seeds; fetch results/ablation again, or go on with "
+            "python -m utils ablate."
+        )
+    if "runs" in places and (utils.ROOT / "runs" / "ablation" / f"{name}.csv").exists():
+        records.once(f"These are the rows of runs/ablation/{name}.csv, not the published ones.")
     return there.set_index("change").loc[whole].reset_index()
 
 
