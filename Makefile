@@ -23,7 +23,8 @@ lab: .venv/tools  ## open the notebooks in Jupyter
 	$(BIN)/python -m jupyterlab notebooks
 
 notebooks: .venv/tools  ## run notebooks to their end and keep the outputs
-	TQDM_DISABLE=1 $(BIN)/python -m nbconvert --to notebook --execute --coalesce-streams --inplace $(NOTEBOOKS)
+	TQDM_DISABLE=1 $(BIN)/python -m nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+	$(BIN)/python -m nbconvert --to notebook --coalesce-streams --inplace $(NOTEBOOKS)  # not both at once
 
 predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it
 	@$(BIN)/python -m utils predict $(if $(IMAGE),"$$IMAGE")
