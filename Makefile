@@ -24,7 +24,7 @@ lab: .venv/tools  ## open the notebooks in Jupyter
 
 notebooks: .venv/tools  ## run notebooks to their end and keep the outputs
 	TQDM_DISABLE=1 $(BIN)/python -m nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
-	$(BIN)/python -m nbconvert --to notebook --coalesce-streams --inplace $(NOTEBOOKS)  # not both at once
+	$(BIN)/python -m nbconvert --to notebook --coalesce-streams --inplace $(NOTEBOOKS)  # asked for at once it would come first
 
 predict: .venv/installed  ## IMAGE=picture.jpg: what the final network says of it
 	@$(BIN)/python -m utils predict $(if $(IMAGE),"$$IMAGE")

@@ -794,11 +794,35 @@ def test_what_a_hook_holds_and_where_it_sits_count():
     def told(layer, hook):
         model = models.small()
         [*model.modules()][layer].register_forward_pre_hook(hook)
-        return records.modules(model)
+        return code_module.classes_of(model)
 
     usual = told(3, Gain(1))
-    assert usual == told(3, Gain(1)) != records.modules(models.small())
-    assert usual not in (told(3, Gain(2)), told(4, Gain(1)), told(3, partial(Gain(1))))
+    assert not records.others(usual, told(3, Gain(1)))
+    for other in (told(3, Gain(2)), told(4, Gain(1)), told(3, partial(Gain(1)))):
+        assert records.others(usual, other)
+    assert records.others(code_module.classes_of(models.small()), usual)
+
+
+class Round:
+    def __init__(self, gain):
+        self.gain, self.called, self.parts = gain, self.call, [self]
+
+    def call(self, x):
+        return self.gain * x
+
+
+class Going(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.linear, self.other, self.rounds = nn.Linear(4, 4), self.forward, [Round(gain)]
+
+    def forward(self, x):
+        return x
+
+
+def test_what_holds_itself_is_told_once():
+    told = [records.modules(Going(gain)) for gain in (1, 1, 2)]
+    assert told[0] == told[1] != told[2] and "itself" in told[0]["rounds"] and "weight" not in told[0]["other"]
 
 
 def test_what_a_cell_puts_into_a_layer_of_pytorch_counts(monkeypatch):

@@ -67,7 +67,7 @@ def code() -> dict[str, str]:
 
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class, function or value -> digest of what it says, of the classes of a network's modules that are not
-    PyTorch's, of their hooks and the functions that they hold, and of what all these name that is of no library, for
+    PyTorch's, of their hooks, what these and the modules hold, and of what all these name that is of no library, for
     not all that they do shows in a few images; without what a forward changes, such as a counter. RunError if a file of
     these was edited after loading."""
     before = _told_by(model)
@@ -106,6 +106,9 @@ def _told_by(model: nn.Module) -> dict[str, str]:
         told = {name: briefly(constant) for name, constant in constants.items() if not _of_no_library(constant)}
         of_class = f"{value.__module__}.{value.__qualname__}"
         said |= {f"{of_class}.{name}, its value": [text] for name, text in told.items() if text}
+    for name, module in model.named_modules():
+        hooks = [hook for key, value in vars(module).items() if key.endswith("_hooks") for hook in value.values()]
+        said |= {f"hooks of {name or 'the network'}": [name, str(briefly(hooks))]} if hooks else {}
     return {name: "".join(texts) for name, texts in said.items()}
 
 
@@ -214,13 +217,15 @@ def briefly(value: Any) -> str | None:
     return None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, above: tuple = ()) -> Any:
     """The value in Python's own kinds, which look the same whatever a cell set for printing, and in any version of
-    NumPy: of a function or class its name, of an object its attributes; TypeError if it is of another kind."""
+    NumPy: of a function or class its name, of an object its attributes; TypeError if it is of another kind. `above` is
+    what it is a part of."""
+    within = (*above, value)
 
     def inner(part: Any) -> Any:
         try:
-            return _plain(part)
+            return "itself" if any(part is other for other in within) else _plain(part, within)
         except TypeError:
             return f"a {type(part).__qualname__} {getattr(part, '__qualname__', '')}"
 
@@ -229,7 +234,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, partial):
         return [inner(value.func), inner(value.args), inner(value.keywords)]
     if inspect.ismethod(value):
-        return inner(value.__func__), inner(value.__self__)
+        return inner(value.__func__), None if isinstance(value.__self__, nn.Module) else inner(value.__self__)
     if isinstance(value, Mapping):
         return [(inner(key), inner(part)) for key, part in value.items()]
     if isinstance(value, slice):
@@ -327,7 +332,7 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
 
 
 def _instructions(code: CodeType) -> str:
-    """What Python made of a function, for one whose source cannot be read."""
+    """What Python made of a function: of a lambda, or of one whose source cannot be read."""
     inner = [_instructions(part) if isinstance(part, CodeType) else part for part in code.co_consts]
     return repr(briefly([code.co_code, code.co_names, code.co_freevars, code.co_varnames, inner]))
 

@@ -156,8 +156,6 @@ def modules(model: nn.Module) -> dict[str, str]:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
         said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
         said = re.sub(r" at 0x[0-9a-f]+", "", said)  # where something lies in the memory of this process
-        hooks = [*chain(*(value.values() for key, value in vars(module).items() if key.endswith("_hooks")))]
-        said += f", hooked {briefly(hooks)}" if hooks else ""
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
     found, usual = {}, vars(nn.Module())
