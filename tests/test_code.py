@@ -793,12 +793,12 @@ class Gain:
 def test_what_a_hook_holds_and_where_it_sits_count():
     def told(layer, hook):
         model = models.small()
-        [*model.modules()][layer].register_forward_pre_hook(hook)
+        model.get_submodule(f"layers.{layer}").register_forward_pre_hook(hook)
         return code_module.classes_of(model)
 
-    usual = told(3, Gain(1))
-    assert not records.others(usual, told(3, Gain(1)))
-    for other in (told(3, Gain(2)), told(4, Gain(1)), told(3, partial(Gain(1)))):
+    usual = told("c2_1.norm", Gain(1))
+    assert not records.others(usual, told("c2_1.norm", Gain(1)))
+    for other in (told("c2_1.norm", Gain(2)), told("c3_1.norm", Gain(1)), told("c2_1.norm", partial(Gain(1)))):
         assert records.others(usual, other)
     assert records.others(code_module.classes_of(models.small()), usual)
 
