@@ -158,6 +158,35 @@ def test_a_file_of_ones_own_that_training_imports_counts(copy, how, folder):
     assert [name for name, digest in told().items() if first[name] != digest] == ["factors"]
 
 
+@pytest.mark.parametrize("how", ["import myloss", "from myloss import scale", "def late():\n    import myloss"])
+def test_a_file_outside_utils_that_training_imports_counts(copy, tmp_path, monkeypatch, how):
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    for guard in ("refuse_edits", "replaced"):
+        monkeypatch.setattr(code_module, guard, lambda names: [])  # as if all were loaded now
+    (tmp_path / "mine" / "inner").mkdir(parents=True)
+    (tmp_path / "mine" / "inner" / "__init__.py").write_text("from .sizes import SIZE\n", encoding="utf-8")
+    (tmp_path / "mine" / "inner" / "sizes.py").write_text("SIZE = 1\n", encoding="utf-8")
+    (tmp_path / "mine" / "myloss.py").write_text("import inner\n\ndef scale(): return 1.0\n", encoding="utf-8")
+    before = code()
+    edit(copy / "engine" / "steps.py", "import math\n", f"import math\n{how}\n")
+    first = code()
+    assert first.keys() - before.keys() == {"myloss", "inner", "inner.sizes"}
+    edit(tmp_path / "mine" / "myloss.py", "1.0", "5.0")
+    assert (
+        records.difference({"code": first}, {"code": code()})
+        == "the module myloss, which is a part of training, is another one here than there"
+    )
+    edit(tmp_path / "mine" / "inner" / "sizes.py", "1", "2")
+    assert {name for name, digest in code().items() if first[name] != digest} == {"myloss", "inner.sizes"}
+
+
+def test_a_function_of_ones_own_that_training_imports_is_nothing_put_there_by_a_cell(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ownloss.py").write_text("def scale(): return 1.0\n", encoding="utf-8")
+    scale = importlib.import_module("ownloss").scale
+    assert not code_module._is_another(scale, scale) and code_module._is_another(scale, lambda: 1.0)
+
+
 def test_a_loss_among_the_networks_counts_where_training_imports_it(copy):
     edit(copy / "engine" / "steps.py", "import math\n", "import math\nfrom utils.models import FACTOR\n")
     (copy / "models.py").write_text("FACTOR = 1\n", encoding="utf-8")
@@ -328,6 +357,8 @@ def test_a_number_edited_in_a_file_of_ones_own_is_said(tmp_path, monkeypatch, im
     (tmp_path / "widths.py").write_text("WIDTH = 16\n", encoding="utf-8")
     with pytest.raises(RunError, match="widths.py was edited after it was loaded; restart the kernel"):
         code_module.classes_of(net)
+    with pytest.raises(RunError, match="widths.py was edited after it was loaded; restart the kernel"):
+        code()  # a recipe may have read it
     for name in ("widths", "own_net"):  # as if the kernel were restarted
         importlib.reload(sys.modules[name])
     assert code_module.classes_of(net) == before

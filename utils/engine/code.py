@@ -17,7 +17,7 @@ from copy import deepcopy
 from enum import Enum
 from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
-from importlib.machinery import SourcelessFileLoader
+from importlib.machinery import PathFinder, SourcelessFileLoader
 from importlib.util import cache_from_source
 from numbers import Number
 from operator import attrgetter
@@ -56,13 +56,15 @@ SAME = {
 
 
 def code() -> dict[str, str]:
-    """What the files TRAINED_BY say, and others of utils/ that these import, a digest each; comments, docstrings and
-    the breaks of lines do not count; and where a cell put something in the place of what is there, with digits that no
-    other run has. RunError if one of them, models.py or experiments.py was edited after loading.
+    """What the files TRAINED_BY say, and others of utils/ or of one's own that these import, a digest each; comments,
+    docstrings and the breaks of lines do not count; and where a cell put something in the place of what is there, with
+    digits that no other run has. RunError if one of them, models.py, experiments.py or another file of one's own was
+    edited after loading.
     """
     refuse_edits([*TRAINED_BY, "models", "experiments"])
     told_by_nothing = {place: secrets.token_hex(4) for place in replaced([*_reached(TRAINED_BY)])}
-    return {f"{name}.py": digest for name, digest in told().items()} | told_by_nothing
+    _refuse_edits_of_ones_own([])
+    return {f"{name}.py": digest for name, digest in told().items()} | _outside() | told_by_nothing
 
 
 def classes_of(model: nn.Module) -> dict[str, str]:
@@ -127,9 +129,43 @@ def _reached(names: list[str]) -> dict[str, bytes]:
     for name in waiting:  # which grows
         if name not in found:
             found[name] = source = (UTILS / f"{name}.py").read_bytes()
-            files = [file for other in _imported(source, name) for file in (other, f"{other}/__init__")]
+            imported = [other for other in _imported(source, _module_of(name)) if other.startswith("utils.")]
+            imported = [other.removeprefix("utils.").replace(".", "/") for other in imported]
+            files = [file for other in imported for file in (other, f"{other}/__init__")]
             waiting += [file for file in files if file not in BESIDE and (UTILS / f"{file}.py").is_file()]
     return found
+
+
+def _outside() -> dict[str, str]:
+    """Module -> digest, of the modules of one's own outside utils/ that the files which train import, and these."""
+    found, waiting = {}, []
+    for name, source in _reached(TRAINED_BY).items():
+        waiting += _imported(source, _module_of(name))
+    for name in waiting:  # which grows
+        file = _file_of(name)
+        if name not in found and file.endswith(".py") and UTILS not in Path(file).parents and _is_own(name, file):
+            with suppress(OSError, SyntaxError, ValueError):  # to import it fails, too
+                source = Path(file).read_bytes()
+                found[name] = _digest(source)
+                waiting += _imported(source, f"{name}.__init__" if Path(file).stem == "__init__" else name)
+    return found
+
+
+def _file_of(module: str) -> str:
+    """Where a module is loaded from, or would be, without loading it; nothing of what is no module of one's own."""
+    if loaded := sys.modules.get(module):
+        return str(getattr(loaded, "__file__", None) or "")
+    package, _, name = module.rpartition(".")
+    place = Path(_file_of(package)) if package else None
+    if place and (place.stem != "__init__" or not _is_own(package, str(place))):
+        return ""
+    spec = PathFinder.find_spec(name, place and [str(place.parent)])
+    return str(spec and spec.origin or "")
+
+
+def _module_of(name: str) -> str:
+    """What Python calls a file of utils/, such as utils.engine.steps."""
+    return f"utils.{name.replace('/', '.')}"
 
 
 def _and_what_they_name(values: list) -> list:
@@ -305,11 +341,11 @@ def _of_no_library(value: Any) -> bool:
     return _named(value) and _is_own(value.__module__)
 
 
-def _is_own(module: str | None) -> bool:
-    """Whether a module of this name is of no library."""
+def _is_own(module: str | None, file: str = "") -> bool:
+    """Whether a module of this name, in this file, is of no library."""
     if not isinstance(module, str) or module.split(".")[0] in (*PYTHONS, *COMPUTES):  # None: made by exec
         return False
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    file = file or getattr(sys.modules.get(module), "__file__", None) or ""
     if module.split(".")[0] in sys.stdlib_module_names - {"__main__"} and not file:
         return False
     libraries = {"site-packages", "dist-packages"} & {*Path(file).parts}
@@ -362,17 +398,17 @@ def _text(part: Any) -> str:
 
 
 @cache
-def _imported(source: bytes, name: str) -> list[str]:
-    """What the file `name` imports of utils/, such as engine/steps; some are names in a file."""
+def _imported(source: bytes, module: str) -> list[str]:
+    """What the file of a module imports, such as utils.engine.steps; some are names in a file."""
     names = []
     for part in ast.walk(ast.parse(source)):
         if isinstance(part, ast.Import):
             names += [alias.name for alias in part.names]
         elif isinstance(part, ast.ImportFrom):
-            above = ["utils", *name.split("/")][: -part.level] if part.level else []
+            above = module.split(".")[: -part.level] if part.level else []
             package = ".".join([*above, *filter(None, [part.module])])
             names += [package, *(f"{package}.{alias.name}" for alias in part.names)]
-    return [other.removeprefix("utils.").replace(".", "/") for other in names if other.startswith("utils.")]
+    return names
 
 
 # ---------------------------------------------------------------- whether they say what was loaded
@@ -478,7 +514,7 @@ def _is_another(there: Any, value: Any) -> bool:
         plain = isinstance(there, int | float | str | tuple)
         return type(value) is not type(there) or plain and value != there
     if not (there.__module__ or "").startswith("utils."):
-        return value is not there or _is_changed(value)
+        return value is not there or not _is_own(there.__module__) and _is_changed(value)
     if not _named(value) or (value.__module__, value.__qualname__) != (there.__module__, there.__qualname__):
         return True
     return _wrappers(value) != _wrappers(there) and not hasattr(value, "hooked")

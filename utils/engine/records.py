@@ -585,7 +585,8 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             if key == "code":
                 by_a_cell = first.endswith(")") and first in value
                 mend = "; edit the file instead, and such a run is found again" if by_a_cell else ""
-                return f"utils/{first}, which is a part of training, is another one here than there{more}{mend}"
+                place = f"utils/{first}" if ".py" in first else f"the module {first}"
+                return f"{place}, which is a part of training, is another one here than there{more}{mend}"
             return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
         if key == "network" and list(value) != list(other):
             return "its layers are the same, but in another order"
