@@ -178,6 +178,11 @@ def test_a_file_outside_utils_that_training_imports_counts(copy, tmp_path, monke
     )
     edit(tmp_path / "mine" / "inner" / "sizes.py", "1", "2")
     assert {name for name, digest in code().items() if first[name] != digest} == {"myloss", "inner.sizes"}
+    (tmp_path / "mine" / "other").mkdir()
+    for name in ("__init__", "part"):
+        (tmp_path / "mine" / "other" / f"{name}.py").write_text("", encoding="utf-8")
+    edit(tmp_path / "mine" / "myloss.py", "import inner\n", "import inner\nimport other.part\n")
+    assert code().keys() - first.keys() == {"other", "other.part"}
 
 
 def test_a_function_of_ones_own_that_training_imports_is_nothing_put_there_by_a_cell(tmp_path, monkeypatch):

@@ -138,10 +138,10 @@ def _reached(names: list[str]) -> dict[str, bytes]:
 
 def _outside() -> dict[str, str]:
     """Module -> digest, of the modules of one's own outside utils/ that the files which train import, and these."""
-    found, waiting = {}, []
-    for name, source in _reached(TRAINED_BY).items():
-        waiting += _imported(source, _module_of(name))
+    files = _reached(TRAINED_BY).items()
+    found, waiting = {}, [other for name, source in files for other in _imported(source, _module_of(name))]
     for name in waiting:  # which grows
+        waiting += [name.rpartition(".")[0]] if "." in name else []  # the package is loaded first
         file = _file_of(name)
         if name not in found and file.endswith(".py") and UTILS not in Path(file).parents and _is_own(name, file):
             with suppress(OSError, SyntaxError, ValueError):  # to import it fails, too
