@@ -21,6 +21,11 @@ def test_a_network_that_decides_by_its_values_gets_a_sentence(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_an_output_without_a_name_is_no_default(capsys):
+    assert main(["export", "experiment_5", "--output", ""]) == 2
+    assert "give --output a name that ends in .onnx" in capsys.readouterr().err
+
+
 def test_a_runtime_that_computes_something_else_is_noticed(tmp_path, monkeypatch, capsys):
     class Wrong:
         def __init__(self, *_, **__):

@@ -1528,7 +1528,7 @@ def test_the_published_run_is_shown_where_it_is_just_this_one(name, monkeypatch,
     trained_in = read_metrics(name)["precision"]
     assert (
         lines[-3]
-        == f"{name} is finished; it was trained in {trained_in}, not in float16: under another name it can be."
+        == f"{name} was trained in {trained_in}, not in float16; for that use another name, or move its folder."
     )
     assert "\n".join(lines[-2:]) == EVALUATED
     assert sum("first at 85 %" in line for line in lines) == 1
@@ -2550,7 +2550,7 @@ def test_a_run_that_goes_on_under_other_circumstances_says_so_in_a_line(root, ca
     # finished, it is only loaded, whatever it would be made under today
     before = contents(root)
     again = train(recipe=THREE)
-    said = "runs/mine is finished; it was trained in bfloat16, not in float32: under another name it can be.\n"
+    said = "runs/mine was trained in bfloat16, not in float32; for that use another name, or move its folder.\n"
     assert capsys.readouterr().out == said and contents(root) == before
     assert again.metrics["recipe"]["precision"] == "bfloat16" and again.metrics["made_under"] == under
 

@@ -1078,7 +1078,7 @@ def test_a_precision_asked_for_too_late_is_said(root, capsys):
     runs.train(tiny_network, replace(ONE, precision="bfloat16"), random_images(), name="mine", progress=False)
     assert (
         capsys.readouterr().out
-        == "runs/mine is finished; it was trained in float32, not in bfloat16: under another name it can be.\n"
+        == "runs/mine was trained in float32, not in bfloat16; for that use another name, or move its folder.\n"
     )
 
 

@@ -389,7 +389,7 @@ def numbers_of(model: nn.Module) -> dict[str, float]:
 def say_precision(title: str, metrics: Mapping, wanted: str | None) -> None:
     """A line if a finished run was trained in another precision than the one that is wanted."""
     if wanted not in (None, made_in := metrics.get("precision")):
-        print(f"{title} is finished; it was trained in {made_in}, not in {wanted}: under another name it can be.")
+        print(f"{title} was trained in {made_in}, not in {wanted}; for that use another name, or move its folder.")
 
 
 def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ def write(name: str, output: str | None = None) -> None:
         RunError: if the run is not published, the packages of requirements-tools.txt are missing, or `output` does not
             end in .onnx: it may be a file that is still needed.
     """
-    path = Path(os.path.expanduser(output)) if output else utils.ROOT / "runs" / f"{name}.onnx"
+    path = Path(os.path.expanduser(output)) if output is not None else utils.ROOT / "runs" / f"{name}.onnx"
     if path.suffix != ".onnx":
         raise RunError(f"{path} would be overwritten with a network; give --output a name that ends in .onnx.")
     run = runs.load(name)
