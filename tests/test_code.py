@@ -4,9 +4,12 @@ import importlib
 import inspect
 import json
 import linecache
+import os
+import py_compile
 import runpy
 import shutil
 import sys
+import time
 from functools import partial, wraps
 from pathlib import Path
 
@@ -367,6 +370,48 @@ def test_a_number_edited_in_a_file_of_ones_own_is_said(tmp_path, monkeypatch, im
     for name in ("widths", "own_net"):  # as if the kernel were restarted
         importlib.reload(sys.modules[name])
     assert code_module.classes_of(net) == before
+
+
+HELPER = """def scale(x):
+    return 2 * x
+"""
+
+
+def imported_helper(tmp_path, monkeypatch, keeps=True):
+    """A network that calls `scale` of a file of one's own, and that file, once it is loaded; with no .pyc unless
+    Python `keeps` one."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", not keeps)
+    file = tmp_path / "my_helper.py"
+    file.write_text(HELPER, encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "my_helper", None)  # and afterwards it is not there
+    del sys.modules["my_helper"]
+    helper = importlib.import_module("my_helper")
+
+    class Net(nn.Linear):
+        def forward(self, x):
+            return helper.scale(super().forward(x))
+
+    return Net(1, 2), file
+
+
+@pytest.mark.parametrize("way", ["kept anew by another process", "kept by none", "an older file in its place"])
+def test_an_edited_file_of_ones_own_is_noticed_whatever_python_kept_of_it(tmp_path, monkeypatch, way):
+    net, file = imported_helper(tmp_path, monkeypatch, keeps=way != "kept by none")
+    if way == "an older file in its place":
+        monkeypatch.setattr(code_module, "BEGUN", os.stat(file).st_ctime)
+        code_module.classes_of(net)
+        (tmp_path / "new.py").write_text(HELPER.replace("2", "3"), encoding="utf-8")
+        os.utime(tmp_path / "new.py", (1e9, 1e9))
+        time.sleep(0.02)
+        os.replace(tmp_path / "new.py", file)
+    else:
+        file.write_text(HELPER.replace("2", "3"), encoding="utf-8")
+    if way == "kept anew by another process":
+        py_compile.compile(str(file))
+    for asked in (lambda: code_module.classes_of(net), code):
+        with pytest.raises(RunError, match="my_helper.py was edited after it was loaded; restart the kernel"):
+            asked()
 
 
 def test_an_edit_of_the_file_of_a_networks_class_is_said(copy):
@@ -826,6 +871,12 @@ class Gain:
         return None if layer.training else self.gain * images[0]
 
 
+def test_a_list_of_hooks_that_a_network_keeps_is_no_traceback():
+    net = nn.Linear(1, 2)
+    net.my_hooks = [net.register_forward_hook(lambda *_: None)]
+    assert code_module.classes_of(net)
+
+
 def test_what_a_hook_holds_and_where_it_sits_count():
     def told(layer, hook):
         model = models.small()
@@ -992,6 +1043,13 @@ def test_what_decides_no_weights_is_no_other_code(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert code() == before
+
+
+@pytest.mark.parametrize("kind, name", [(torch.optim.lr_scheduler.LRScheduler, "step"), (A.BasicTransform, "__call__")])
+def test_what_a_cell_puts_into_a_class_that_those_of_training_are_made_of_is_another_code(monkeypatch, kind, name):
+    before = code()
+    monkeypatch.setattr(kind, name, lambda *given: 0)
+    assert {"training.py (OneCycleLR)", "transforms.py (A.HorizontalFlip)"} & (code().keys() - before.keys())
 
 
 @pytest.mark.parametrize("where", PATCHED)

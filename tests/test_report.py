@@ -299,6 +299,8 @@ def test_the_drawn_network_names_every_layer_and_its_receptive_field():
     five = models.ConvNet(8, c1=models.conv(3, 8, kernel=5), c2=torch.nn.Conv2d(8, 8, 7, groups=8))
     (legend,) = plotting.architecture(architecture.layer_table(five)).legends
     assert [text.get_text() for text in legend.get_texts()][-2:] == ["5x5", "depthwise 7x7"]
+    uneven = models.ConvNet(8, c1=torch.nn.Conv2d(3, 8, 3, padding=(1, 2), dilation=(1, 2)))
+    assert plotting.architecture(architecture.layer_table(uneven)).axes
     with pytest.raises(NetworkError, match="cannot be traced"):
         plotting.architecture(architecture.layer_table(five).assign(out_size=pd.NA))
     said = [text.get_text() for text in axis.texts]

@@ -124,6 +124,15 @@ def test_against_base_takes_out_what_the_seeds_have_in_common():
     assert (found.high - found.low < 0.02).all()  # although the seeds differ by points
 
 
+def test_against_base_takes_a_number_as_base_and_0_is_one():
+    """The tries of a recipe are told by the values of a field, such as hole=0.0."""
+    names = {"base": 0.0, "better": 0.25, "worse": 0.5, "none": 1.0}
+    table = ablation(noise=1e-3)
+    found = statistics.against_base(table.assign(change=table.change.map(names)), 0.0)
+    assert found.index.tolist() == [0.25, 0.5, 1.0]
+    assert found.difference.tolist() == pytest.approx([1, -1, 0], abs=0.01)
+
+
 def test_tables_that_cannot_be_compared_are_a_sentence():
     table = pd.DataFrame(dict(change=["a", "b", "a"], seed=[1, 1, 1], accuracy=[80.0, 81.0, 82.0]))
     with pytest.raises(RunError, match="has a seed of a change twice"):

@@ -43,6 +43,7 @@ BESIDE = """errors architecture experiments engine/__init__ engine/checkpoints e
     cifar10/__init__ cifar10/files cifar10/sources""".split()
 BUILT_IN = (tuple, list, set, frozenset, Mapping, Number, str, bytes, bytearray)  # and classes made of these
 PYTHONS = ("torch", "builtins", "typing", "abc")  # whose classes nobody here changes
+HOOKS = [key for key in vars(nn.Module()) if key.endswith("_hooks")]  # where a module keeps its own
 COMPUTES = ("torch", "albumentations", "numpy", "cv2")  # the libraries that decide the weights
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
@@ -109,7 +110,7 @@ def _told_by(model: nn.Module) -> dict[str, str]:
         of_class = f"{value.__module__}.{value.__qualname__}"
         said |= {f"{of_class}.{name}, its value": [text] for name, text in told.items() if text}
     for name, module in model.named_modules():
-        hooks = [hook for key, value in vars(module).items() if key.endswith("_hooks") for hook in value.values()]
+        hooks = [hook for key in HOOKS for hook in vars(module).get(key, {}).values()]
         said |= {f"hooks of {name or 'the network'}": [name, str(briefly(hooks))]} if hooks else {}
     return {name: "".join(texts) for name, texts in said.items()}
 
@@ -433,7 +434,8 @@ def _refuse_edits_of_ones_own(codes: list[CodeType]) -> None:
     named = {str(found.get("__file__")): name for name, found in modules.items()}
     files = {*named, *(code.co_filename for code in codes)}
     files = {file for file in files if file.endswith(".py")}  # a cell is in none
-    edited = {file for file in files if os.path.isfile(file) and os.stat(file).st_mtime > BEGUN}
+    stats = {file: os.stat(file) for file in files if os.path.isfile(file)}
+    edited = {file for file, s in stats.items() if max(s.st_mtime, s.st_ctime) > BEGUN}  # or an older one put there
     for file in sorted(file for file in edited if UTILS not in Path(file).parents):
         if file in named and not _is_own(named[file]):
             continue
@@ -444,8 +446,12 @@ def _refuse_edits_of_ones_own(codes: list[CodeType]) -> None:
                 there += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
             said = {*map(_instructions, there)}
             loaded = [code for code in codes if code.co_filename == file]
-            with suppress(KeyError, ImportError, OSError):  # what Python kept when it loaded the file, if it could
-                loaded.append(SourcelessFileLoader(named[file], cache_from_source(file)).get_code(named[file]))
+            if (name := named.get(file, "__main__")) != "__main__":
+                there = [function.__code__ for value in modules[name].values() for function in _functions(value)]
+                loaded += [code for code in there if code.co_filename == file]
+                # What Python kept when it loaded the file, numbers, too; if it could, and no other process did since.
+                with suppress(ImportError, OSError):
+                    loaded.append(SourcelessFileLoader(name, cache_from_source(file)).get_code(name))
             if said.issuperset(map(_instructions, loaded)):
                 continue
         raise RunError(f"{file} was edited after it was loaded; restart the kernel, or the program, and it counts.")
@@ -497,8 +503,9 @@ def _of_a_cell(library: Any, name: str) -> bool:
 
 
 def _is_changed(value: Any) -> bool:
-    """Whether a function or class of a library, or a function of such a class, is of no library."""
-    parts = [value, *map(_inner, _parts(value).values())]
+    """Whether a function or class of a library, or a function of such a class or of its bases, is of no library."""
+    kinds = [kind for kind in getattr(value, "__mro__", [value]) if kind is not nn.Module]  # which anybody may extend
+    parts = [value, *(_inner(part) for kind in kinds for part in _parts(kind).values())]
     functions = filter(inspect.isfunction, parts)  # a wrapper says that it is of the module of what it wraps
     return any(map(_of_no_library, parts)) or any(_is_own(f.__globals__.get("__name__")) for f in functions)
 

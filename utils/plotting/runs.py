@@ -224,7 +224,7 @@ def architecture(table: pd.DataFrame) -> Figure:
         kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, f"{row.kernel}x{row.kernel}")
         if row.kind == "Conv2d":
             kind = f"depthwise {kind}" if row.groups == row.in_channels > 1 else kind
-            kind = f"{kind}, dilated" if row.dilation > 1 else kind
+            kind = f"{kind}, dilated" if not pd.isna(row.dilation) and row.dilation > 1 else kind
         kinds.setdefault(kind, "black")
         axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=kinds[kind]))
         if place:  # an arrow, from behind the box before

@@ -74,7 +74,7 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float:
 
 
 def against_base(
-    table: pd.DataFrame, base: str | None, value: str = "validation_accuracy", level: float = LEVEL
+    table: pd.DataFrame, base: str | float | None, value: str = "validation_accuracy", level: float = LEVEL
 ) -> pd.DataFrame:
     """What each change is worth: its mean `value` minus that of `base`, paired by seed.
 
@@ -103,9 +103,9 @@ def against_base(
     noise = np.sqrt((rest.to_numpy() ** 2).sum() / freedom) if freedom else float("nan")
     margin = stats.t.ppf((1 + level) / 2, max(freedom, 1)) * noise * np.sqrt(2 / n)
     mean = wide.mean(axis=1)
-    difference = mean - mean[base] if base else mean.diff()
+    difference = mean.diff() if base is None else mean - mean[base]
     found = pd.DataFrame(dict(mean=mean, difference=difference, low=difference - margin, high=difference + margin))
-    return found.assign(seeds=n).drop(index=base or wide.index[0])
+    return found.assign(seeds=n).drop(index=wide.index[0] if base is None else base)
 
 
 # ---------------------------------------------------------------- of the published runs
