@@ -372,18 +372,12 @@ def test_a_number_edited_in_a_file_of_ones_own_is_said(tmp_path, monkeypatch, im
     assert code_module.classes_of(net) == before
 
 
-HELPER = """def scale(x):
-    return 2 * x
-"""
-
-
-def imported_helper(tmp_path, monkeypatch, keeps=True):
-    """A network that calls `scale` of a file of one's own, and that file, once it is loaded; with no .pyc unless
-    Python `keeps` one."""
+@pytest.mark.parametrize("way", ["kept anew by another process", "kept by none", "an older file in its place"])
+def test_an_edited_file_of_ones_own_is_noticed_whatever_python_kept_of_it(tmp_path, monkeypatch, way):
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", not keeps)
-    file = tmp_path / "my_helper.py"
-    file.write_text(HELPER, encoding="utf-8")
+    monkeypatch.setattr(sys, "dont_write_bytecode", way == "kept by none")
+    file, new = tmp_path / "my_helper.py", tmp_path / "new.py"
+    file.write_text("def scale(x):\n    return 2 * x\n", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "my_helper", None)  # and afterwards it is not there
     del sys.modules["my_helper"]
     helper = importlib.import_module("my_helper")
@@ -392,21 +386,14 @@ def imported_helper(tmp_path, monkeypatch, keeps=True):
         def forward(self, x):
             return helper.scale(super().forward(x))
 
-    return Net(1, 2), file
-
-
-@pytest.mark.parametrize("way", ["kept anew by another process", "kept by none", "an older file in its place"])
-def test_an_edited_file_of_ones_own_is_noticed_whatever_python_kept_of_it(tmp_path, monkeypatch, way):
-    net, file = imported_helper(tmp_path, monkeypatch, keeps=way != "kept by none")
+    net = Net(1, 2)
+    code_module.classes_of(net)
+    new.write_text("def scale(x):\n    return 3 * x\n", encoding="utf-8")
     if way == "an older file in its place":
         monkeypatch.setattr(code_module, "BEGUN", os.stat(file).st_ctime)
-        code_module.classes_of(net)
-        (tmp_path / "new.py").write_text(HELPER.replace("2", "3"), encoding="utf-8")
-        os.utime(tmp_path / "new.py", (1e9, 1e9))
-        time.sleep(0.02)
-        os.replace(tmp_path / "new.py", file)
-    else:
-        file.write_text(HELPER.replace("2", "3"), encoding="utf-8")
+        os.utime(new, (1e9, 1e9))
+        time.sleep(0.02)  # the clock of a disk is coarse
+    os.replace(new, file)
     if way == "kept anew by another process":
         py_compile.compile(str(file))
     for asked in (lambda: code_module.classes_of(net), code):
@@ -1015,6 +1002,10 @@ PATCHED = {
     "training.py (torch.optim.SGD)": (torch.optim, "SGD"),
     "engine/batches.py (np.random.default_rng)": (np.random, "default_rng"),
 }
+PATCHED_BASES = {
+    "training.py (OneCycleLR)": (torch.optim.lr_scheduler.LRScheduler, "step"),
+    "transforms.py (A.HorizontalFlip)": (A.BasicTransform, "__call__"),
+}
 
 
 def test_a_wrapper_in_a_library_is_another_code(monkeypatch):
@@ -1045,15 +1036,8 @@ def test_what_decides_no_weights_is_no_other_code(monkeypatch):
     assert code() == before
 
 
-@pytest.mark.parametrize("kind, name", [(torch.optim.lr_scheduler.LRScheduler, "step"), (A.BasicTransform, "__call__")])
-def test_what_a_cell_puts_into_a_class_that_those_of_training_are_made_of_is_another_code(monkeypatch, kind, name):
+@pytest.mark.parametrize("where, place", [*PATCHED.items(), *PATCHED_BASES.items()])
+def test_what_a_cell_puts_into_a_library_that_trains_is_another_code(monkeypatch, where, place):
     before = code()
-    monkeypatch.setattr(kind, name, lambda *given: 0)
-    assert {"training.py (OneCycleLR)", "transforms.py (A.HorizontalFlip)"} & (code().keys() - before.keys())
-
-
-@pytest.mark.parametrize("where", PATCHED)
-def test_what_a_cell_puts_into_a_library_that_trains_is_another_code(monkeypatch, where):
-    before = code()
-    monkeypatch.setattr(*PATCHED[where], lambda *given: 0)
+    monkeypatch.setattr(*place, lambda *given: 0)
     assert where in code().keys() - before.keys()

@@ -447,8 +447,8 @@ def _refuse_edits_of_ones_own(codes: list[CodeType]) -> None:
             said = {*map(_instructions, there)}
             loaded = [code for code in codes if code.co_filename == file]
             if (name := named.get(file, "__main__")) != "__main__":
-                there = [function.__code__ for value in modules[name].values() for function in _functions(value)]
-                loaded += [code for code in there if code.co_filename == file]
+                held = [function.__code__ for value in modules[name].values() for function in _functions(value)]
+                loaded += [code for code in held if code.co_filename == file]
                 # What Python kept when it loaded the file, numbers, too; if it could, and no other process did since.
                 with suppress(ImportError, OSError):
                     loaded.append(SourcelessFileLoader(name, cache_from_source(file)).get_code(name))
