@@ -2651,6 +2651,9 @@ EDITED = {
     "a large seed": dict(seed=10**30),
     "more than all": dict(validation_accuracy_last=250.0),
     "less than none": dict(train_accuracy_last=-1.0),
+    "no spread": dict(std=[0.0, 0.2, 0.2]),
+    "no mean": dict(mean=[float("nan"), 0.5, 0.5]),
+    "a class twice": dict(classes=["cat", "cat"]),
 }
 
 

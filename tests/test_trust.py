@@ -1084,7 +1084,12 @@ def test_a_precision_asked_for_too_late_is_said(root, capsys):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory")],
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
 )
 def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
     def fails(_):
@@ -1092,9 +1097,21 @@ def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
 
     monkeypatch.setitem(COMMANDS, "runs", fails)
     assert main(["runs"]) == 2 and "Error: there is too little memory" in capsys.readouterr().err
+    error = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    assert main(["runs"]) == 2 and "Error: The output cannot be written" in capsys.readouterr().err
     monkeypatch.setitem(COMMANDS, "runs", lambda _: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         main(["runs"])
+
+
+@pytest.mark.parametrize("found", ['{"temperature": 0}', '{"temperature": NaN}', '{"temperature": "warm"}', "[1]", "{"])
+def test_a_calibration_without_a_temperature_is_a_sentence(root, images, capsys, found):
+    folder = root / "results" / FINAL
+    runs.save(honest_run(images), folder)
+    (folder / "calibration.json").write_text(found, encoding="utf-8")
+    seal(folder)
+    said = refused(capsys, "predict", str(ROOT / "images" / "app.png"))
+    assert "calibration.json holds no temperature; call python -m utils calibrate" in said
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
@@ -1149,16 +1166,16 @@ def test_a_run_that_is_in_runs_is_named(root):
 # ---------------------------------------------------------------- found in a second attack
 
 
-def search_table(root, place, seeds=(0, 1, 2)):
+def search_table(root, place, seeds=(0, 1, 2), name="fast"):
     """A table in `place` with a row for each of so many runs, which lie in runs/."""
     folder, columns, table = root / place / "search", ["seed", "validation_accuracy", "data_source"], []
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         run = finished_run(network=tiny_network, seed=seed, judged_on="validation")
-        run.metrics["validation_accuracy_last"] = 83.96
-        runs.save(run, root / "runs" / "search" / f"fast-{seed}")
+        run.metrics.update(name=f"search/{name}", validation_accuracy_last=83.96)
+        runs.save(run, root / "runs" / "search" / f"{name}-{seed}")
         table.append({key: run.metrics[key.replace("accuracy", "accuracy_last")] for key in columns})
-    pd.DataFrame(table, columns=columns).to_csv(folder / "fast.csv", index=False)
+    pd.DataFrame(table, columns=columns).to_csv(folder / f"{name}.csv", index=False)
     return folder
 
 
@@ -1167,9 +1184,9 @@ def test_a_table_without_the_published_rows_is_not_published(root):
     target = publish_tables("search")
     before = tree(target)
     for rows, why in (
-        ([], "was measured on the nothing"),
+        ([], "holds no row"),
         ([0, 1], "lacks published rows"),
-        ([0, 1, 1], "lacks"),
+        ([0, 1, 1], "has a row twice"),
         ([4, 5, 6], "lacks"),
     ):
         search_table(root, "runs", rows)
@@ -1218,10 +1235,19 @@ def test_a_column_that_no_run_knows_is_not_published(root):
 @pytest.mark.parametrize(
     "file, old, new, why",
     [
-        ("speed", "1,plain,1333,", "1,plain,n.a.,", "no number somewhere under images_per_second"),
-        ("growth", ",2.567,", ",inf,", "no number somewhere under seconds"),
-        ("minutes", "1,quick,7,44.87,", "1,quick,7,,", "no number somewhere under seconds"),
+        ("speed", "1,plain,1333,", "1,plain,n.a.,", "no number, .* somewhere under images_per_second"),
+        ("speed", "1,plain,1333,", "1,plain,1334,", "not images / seconds"),
+        ("speed", "5,our,", "5,ours,", "does not have each loop for each round"),
+        ("speed", "1,our,3923,3.263,12800,1232.95,bfloat16", "1,our,3923,3.263,12800,1232.95,float32", "precision"),
+        ("growth", ",2.567,", ",inf,", "no number, .* somewhere under seconds"),
+        ("growth", "tiny,128,6400,9786", "tiny,128,6400,1234", "other parameters or multiply-adds of tiny"),
+        ("growth", "tiny,128,6400,9786", "quick,64,6400,9786", "other parameters or multiply-adds of quick"),
+        ("growth", "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n", "", "batch_size 512"),
+        ("minutes", "1,quick,7,44.87,", "1,quick,7,,", "no number, .* somewhere under seconds"),
+        ("minutes", "1,quick,7,44.87,", "1,quick,6,44.87,", "rows of different epochs"),
+        ("minutes", "3,quick,", "4,quick,", "does not have each network for each round"),
         ("accuracy", "float32,1,3,", "plain,1,3,", "has a row twice"),
+        ("accuracy", "float32,1,3,69.06", "float32,1,3,250", "impossible one, somewhere under validation_accuracy"),
     ],
 )
 def test_measured_times_that_the_report_cannot_read_are_not_published(root, file, old, new, why):
@@ -1241,7 +1267,7 @@ def test_measured_times_that_the_report_cannot_read_are_not_published(root, file
 
 
 def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):
-    search_table(root, "runs").joinpath("fast.csv").rename(root / "runs" / "search" / "small.csv")
+    search_table(root, "runs", name="small")
     search_table(root, "runs")
     target = publish_tables("search")
     (target / "small.csv").write_text(
@@ -1459,6 +1485,9 @@ def test_a_row_that_no_run_made_is_not_published(root, capsys):
     for column, value in (("invented", 1), ("c1", 99)):  # no run says so; the run of the row has c1 as it is
         pd.read_csv(io.StringIO(text)).assign(**{column: value}).to_csv(table, index=False)
         assert "Row 1 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
+    table.rename(table.with_name("small.csv")).write_text(text, encoding="utf-8")  # these are runs of fast
+    assert "Row 1 of runs/search/small.csv is of no finished run" in refused(capsys, "publish", "search")
+    table.with_name("small.csv").unlink()
     table.write_text(text, encoding="utf-8")
     publish_tables("search")
     shutil.rmtree(root / "runs" / "search" / "fast-0")  # what is published needs its run no more
@@ -1512,25 +1541,35 @@ def test_a_table_of_times_keeps_its_columns(root, capsys):
         (root / place / "benchmark").mkdir(parents=True)
         (root / place / "benchmark" / "speed.csv").write_text(text, encoding="utf-8")
     checkpoints.seal(root / "results" / "benchmark")
-    assert "speed.csv lacks the column loop" in refused(capsys, "publish", "benchmark")
+    assert "speed.csv lacks the column round" in refused(capsys, "publish", "benchmark")
     assert "our" in (root / "results" / "benchmark" / "speed.csv").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("write", ["export", "bench"])
-def test_a_full_disk_leaves_the_file_that_was_there(root, images, monkeypatch, capsys, write):
-    if write == "export":
-        pytest.importorskip("onnxruntime", reason="requirements-tools.txt is not installed")
-    path = root / "runs" / "benchmark" / ("speed.onnx" if write == "export" else "speed.csv")
+def test_a_full_disk_leaves_the_file_that_was_there(root, images, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="requirements-tools.txt is not installed")
+    path = root / "runs" / "mine.onnx"
     path.parent.mkdir(parents=True)
     path.write_text("before", encoding="utf-8")
     runs.save(honest_run(images), root / "results" / FINAL)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
-    if write == "export":
-        assert "No space left" in refused(capsys, "export", FINAL, "--output", str(path))
-    else:
-        with pytest.raises(OSError, match="No space left"):
-            benchmark.kept("speed", [dict(seconds=1.0)])
+    assert "No space left" in refused(capsys, "export", FINAL, "--output", str(path))
     assert [p.read_text(encoding="utf-8") for p in path.parent.iterdir()] == ["before"]
+
+
+def test_rows_are_kept_as_they_are_measured_and_never_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+
+    def stopped():
+        yield dict(round=1, seconds=1.5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.kept("speed", stopped())
+    before = tree(tmp_path)
+    with pytest.raises(RunError, match=r"speed.csv is there from before; publish it, move it away or delete it"):
+        benchmark.kept("speed", [dict(round=1, seconds=0.5)])
+    assert tree(tmp_path) == before
+    assert pd.read_csv(tmp_path / "runs" / "benchmark" / "speed.csv").seconds.tolist() == [1.5]
 
 
 def test_the_commit_is_the_projects_own(tmp_path, monkeypatch):
@@ -1639,9 +1678,14 @@ def test_a_history_without_a_column_is_a_sentence(root):
     run = finished_run()
     runs.save(run, folder)
     assert records.read_history("runs/mine").columns.tolist() == run.history.columns.tolist()
-    runs.save(replace(run, history=run.history.drop(columns="lr")), folder)
-    with pytest.raises(RunError, match="history.csv lacks a column"):
-        records.read_history("runs/mine")
+    for history, lacks in (
+        (run.history.drop(columns="lr"), "a column"),
+        (run.history.iloc[1:], "an epoch or a number"),
+        (run.history.assign(train_loss="much"), "an epoch or a number"),
+    ):
+        runs.save(replace(run, history=history), folder)
+        with pytest.raises(RunError, match=f"history.csv lacks {lacks}"):
+            records.read_history("runs/mine")
 
 
 @posix

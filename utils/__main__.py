@@ -125,8 +125,9 @@ def train(arguments: argparse.Namespace) -> None:
             network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation, device=device
         )
         print(f"\n{lines(runs.compare(run, *published, row.prior))}")
-        if run.folder and distributed.rank() == 0:
+        if run.folder and distributed.rank() == 0 and not (run.folder / "curves.png").exists():
             plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")
+        if run.folder and distributed.rank() == 0:
             print(f"\nThe run and its graphs are in {runs.title_of(run.folder)}.")
 
 
@@ -236,19 +237,20 @@ def main(arguments: list[str] | None = None) -> int:
     except ProjectError as error:
         why = str(error)
     except OSError as error:  # a full disk among them
-        name = printable(str(error.filename2 or error.filename or "A file"))
+        unnamed = "The output" if isinstance(error, BrokenPipeError) else "A file"
+        name = printable(str(error.filename2 or error.filename or unnamed))
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of all files that it lists
         why = f"{name} cannot be written or read: {error.strerror or first}."
-    except (MemoryError, RuntimeError) as error:
-        of_memory = re.search("can't allocate memory|not enough memory|out of memory", str(error))
-        if not isinstance(error, MemoryError) and not of_memory:
-            raise
-        why = "there is too little memory; close other programs, or train with smaller batches."
     except ModuleNotFoundError as error:
         if (error.name or "utils").split(".")[0] == "utils":
             raise
         how = "call make, or use the Python of an environment that has what requirements.txt names"
         why = f"the package {error.name} is missing; {how}."
+    except (MemoryError, RuntimeError, ImportError) as error:  # where PyTorch cannot even be loaded
+        of_memory = re.search("[Cc]an(no|')t allocate memory|not enough memory|out of memory|failed to map", str(error))
+        if not isinstance(error, MemoryError) and not of_memory:
+            raise
+        why = "there is too little memory; close other programs, or train with smaller batches."
     except KeyboardInterrupt:
         trains = parsed.command in ("train", "search", "ablate")
         goes_on = " The same command goes on after the last finished epoch." if trains else ""

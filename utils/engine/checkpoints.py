@@ -29,6 +29,7 @@ from utils.errors import RunError, first_line
 UNKNOWN = "not known"
 PATIENCE = 6  # seconds; PyTorch's workers notice after five that their process is dead
 KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
+CHECKPOINT = "checkpoint.pt"  # of a run, whether finished or not
 SUMS = "checksums.json"  # of the other files of a folder
 PLACE = "folder"  # where a published one belongs, among its sums
 
@@ -56,10 +57,11 @@ def write_atomically(content: bytes, path: Path) -> None:
 
 
 def save_atomically(state: dict, path: Path) -> None:
-    """torch.save that leaves either the old file or the new one."""
+    """torch.save that leaves either the old file or the new one; a checkpoint's sha256 follows its last byte."""
     content = io.BytesIO()
     torch.save(state, content)
-    write_atomically(content.getvalue(), path)
+    whole = content.getvalue()
+    write_atomically(whole + hashlib.sha256(whole).digest() if path.name == CHECKPOINT else whole, path)
 
 
 def text_of(path: Path) -> str:
@@ -70,19 +72,31 @@ def text_of(path: Path) -> str:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The state that `save_atomically` saved; RunError if the file is damaged."""
+    """The state that `save_atomically` saved; RunError if the file is damaged, or a checkpoint was changed by hand."""
+    whole = path.read_bytes() if path.is_file() else b""  # that the system refuses to read it is no damage
     try:
-        if not path.is_file():
-            raise FileNotFoundError
-        with zipfile.ZipFile(path) as file:
+        if path.name == CHECKPOINT and hashlib.sha256(whole[:-32]).digest() != whole[-32:]:
+            raise ValueError
+        with zipfile.ZipFile(io.BytesIO(whole)) as file:
             if file.testzip():  # torch does not compare the checksums
                 raise ValueError
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError
         return state
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file fails in many ways inside torch
-        raise RunError(f"{path} cannot be read ({type(error).__name__}); delete its folder to train anew.") from None
+        raise RunError(f"{path} cannot be read ({type(error).__name__}); {remedy(path.parent)}.") from None
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a file of the run in `folder` that is missing, or not as it was."""
+    if utils.ROOT / "results" in (folder, *folder.parents):
+        return "fetch that folder again, or delete it to train anew"
+    if (folder / CHECKPOINT).exists() and (folder / "metrics.json").exists():
+        return f"delete {', '.join(KEPT)} there and train again: {CHECKPOINT} still holds the run"
+    return "delete its folder to train anew"
 
 
 @contextmanager
@@ -134,7 +148,7 @@ def alone_in(folder: Path | None) -> Iterator[None]:
 def checksums(folder: Path) -> dict[str, str]:
     """sha256 of the files in `folder` that are kept for good, but for line ends, which git may change."""
     files = [p for p in sorted(folder.glob("[!.]*")) if p.suffix in (".csv", ".json", ".pt") and p.is_file()]
-    kept = [p for p in files if p.name not in (SUMS, "checkpoint.pt")]
+    kept = [p for p in files if p.name not in (SUMS, CHECKPOINT)]
     return {p.name: hashlib.sha256(p.read_bytes().replace(b"\r\n", b"\n")).hexdigest() for p in kept}
 
 
@@ -168,8 +182,7 @@ def verify(folder: Path, again: bool = True) -> None:
         time.sleep(0.05)
         return verify(folder, again=False)
     if wrong:
-        remedy = "fetch that folder again, or delete it to train anew"
-        raise RunError(f"{folder / str(wrong[0])} is missing or damaged, or was changed by hand; {remedy}.")
+        raise RunError(f"{folder / str(wrong[0])} is missing or damaged, or was changed by hand; {remedy(folder)}.")
     if published and (added := found.keys() - sealed.keys()):  # to a run of one's own one may add what one likes
         raise RunError(f"{folder / min(added)} does not belong there; take it out of that folder.")
     if published and place != folder.relative_to(utils.ROOT).as_posix():
@@ -282,7 +295,7 @@ def begin_or_go_on(folder: Path | None, asked: str | None, device: torch.device)
 
     Printed is what the user should know; the state's `made_under` gets the circumstances where they are new.
     """
-    path = folder and folder / "checkpoint.pt"
+    path = folder and folder / CHECKPOINT
     state = read_checkpoint(path) if path and path.exists() else {"history": [], "made_under": []}
     with of_a_run(path):
         before, done = ([{}] + state["made_under"])[-1], len([] + state["history"])

@@ -750,6 +750,8 @@ def read_metrics(run: str | Path) -> dict:
         right = right and kept["evaluated_on"] in ("test", "validation") and 0 <= kept["seed"] < 2**63
         right = right and all(0 <= m <= 100 for m in (last_accuracy(kept), kept["train_accuracy_last"]))
         right = right and [type(value) for value in kept["mean"] + kept["std"]] == [float] * 6
+        right = right and np.isfinite(kept["mean"]).all() and min(kept["std"]) > 0 and np.isfinite(kept["std"]).all()
+        right = right and len({str(word) for word in kept["classes"]}) == len(kept["classes"])
         if not right or any(isinstance(value, list | dict) for value in kept["recipe"].values()):
             raise ValueError("it holds something else")
     except FileNotFoundError:
@@ -767,11 +769,14 @@ def read_metrics(run: str | Path) -> dict:
 
 
 def read_history(run: str | Path) -> pd.DataFrame:
-    """history.csv of a run, one row an epoch."""
+    """history.csv of a run, one row an epoch; RunError if it lacks one, or a number."""
     path = path_of(run) / "history.csv"
     history = read_table(path)
     if not {"epoch", "lr", "train_loss", "train_accuracy", "seconds"} <= {*history}:
         raise RunError(f"{path} lacks a column; fetch or make it again.")
+    numbers, epochs = history.apply(pd.to_numeric, errors="coerce"), [*range(1, len(history) + 1)]
+    if not np.isfinite(numbers).all(axis=None) or numbers.epoch.tolist() != (epochs or [1]):
+        raise RunError(f"{path} lacks an epoch or a number; fetch or make it again.")
     return history
 
 

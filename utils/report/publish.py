@@ -24,7 +24,7 @@ from utils.engine import records
 from utils.engine.checkpoints import KEPT, UNKNOWN, checksums, seal, verify, waited_for
 from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
-from utils.study import ablation, analysis, baselines, search
+from utils.study import ablation, analysis, baselines, benchmark, search
 
 
 @contextmanager
@@ -125,9 +125,8 @@ def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
 def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
-    RunError if any was not measured on CIFAR-10, lacks a column that is published, or if what is published is damaged;
-    also if a measured time is no number, or, of other tables, if one lacks rows that are published or has some that no
-    run made.
+    RunError if any was not measured on CIFAR-10, or lacks rows that are published, or if what is published is damaged;
+    also if one of benchmark/ is not as it is measured, or another lacks a column or has a row that no run made.
     """
     files = {path: path.read_bytes() for path in sorted((utils.ROOT / "runs" / folder).glob("*.csv"))}
     if not files:
@@ -140,39 +139,37 @@ def publish_tables(folder: str) -> Path:
             raise RunError(f"runs/{folder}/{file.name} is no table of utils/study/ablation.py; move it elsewhere.")
         table = ablation.kept(file.stem) if folder == "ablation" else records.read_table(file)
         before = target / file.name
-        sources = set(table.get("data_source", ["unknown images"]))
-        if sources != {"original"}:
-            other = ", ".join(sorted(map(str, sources - {"original"}))) or "nothing"
-            raise RunError(f"runs/{folder}/{file.name} was measured on the {other}; measure it on CIFAR-10.")
+        if not len(table):
+            raise RunError(f"runs/{folder}/{file.name} holds no row; delete it, or make it anew.")
+        for number, source in enumerate(table.get("data_source", ["unknown images"]), 1):
+            if source != "original":
+                where = f"Row {number} of runs/{folder}/{file.name}"
+                raise RunError(f"{where} was measured on the {source}; delete it, or measure it on CIFAR-10.")
         published = records.read_table(before) if before.exists() else table.iloc[:0]
-        if lost := sorted(set(published) - set(table)):
-            raise RunError(f"runs/{folder}/{file.name} lacks the column {lost[0]} that is published; make it anew.")
         (check_measured if folder == "benchmark" else check_rows)(table, published, folder, file.stem)
-        if table.duplicated(measured_of(table) if folder == "benchmark" else None).any():
-            raise RunError(f"runs/{folder}/{file.name} has a row twice; delete one of them.")
     if any(file.read_bytes() != content for file, content in files.items()):
         raise RunError(f"A table in runs/{folder} was changed meanwhile; start again.")
     return put({file.name: content for file, content in files.items()}, target)
 
 
-def measured_of(table: pd.DataFrame) -> list[str]:
-    """The columns that say of what a row of measured times is."""
-    counts = ("round", "seed", "epochs", "batch_size", "images")
-    return [name for name in table if name in counts or not pd.api.types.is_numeric_dtype(table[name])]
-
-
 def check_measured(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
-    """RunError unless there is a number wherever the table `name` that is published has only numbers."""
-    for column in published.select_dtypes("number").dropna(axis=1):
-        found = pd.to_numeric(table[column], errors="coerce")
-        if not np.isfinite(found).all():
-            raise RunError(f"runs/{folder}/{name}.csv has no number somewhere under {column}; measure it again.")
+    """RunError unless the table `name` is as it is measured, of no less than what is published."""
+    key = benchmark.KEYS.get(name, [])
+    if why := benchmark.wrong_in(name, table):
+        raise RunError(f"runs/{folder}/{name}.csv {why}.")
+    if len(lost := published[key].merge(table[key], "left", indicator=True).query("_merge != 'both'")):
+        row = ", ".join(f"{column} {value}" for column, value in lost[key].iloc[0].items())
+        raise RunError(f"runs/{folder}/{name}.csv lacks what is published of {row}; measure it again, as often.")
 
 
 def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
     """RunError unless every row that is published is in the table `name`, too, and every other row tells nothing but
     what a finished run below runs/`folder` does."""
     rows, known = ([plain(row) for row in t.to_dict("records")] for t in (table, published))
+    if lost := sorted(set(published) - set(table)):
+        raise RunError(f"runs/{folder}/{name}.csv lacks the column {lost[0]} that is published; make it anew.")
+    if table.duplicated().any():
+        raise RunError(f"runs/{folder}/{name}.csv has a row twice; delete one of them.")
     key = ["change", "seed"] if folder == "ablation" else list(published)  # a change may have been made again
     there = [{column: row.get(column) for column in key} for row in rows]
     if any({column: row[column] for column in key} not in there for row in known):
@@ -182,7 +179,8 @@ def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: 
     new += [row for row in rows if row not in new and any(row[column] is not None for column in added)]
     paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json") if new and folder != "ablation" else ()
     usual = search.choices(name)[1] if new and folder == "search" else {}  # channels that a try did not change
-    made = [plain(usual | records.row_of(records.read_metrics(path.parent))) for path in paths]
+    found = [m for path in paths if (m := records.read_metrics(path.parent))["name"] == f"{folder}/{name}"]
+    made = [plain(usual | records.row_of(m)) for m in found]
     for row in new:
         if folder == "ablation":
             made = [plain(ablation.run_of(name, row["change"], int(row["seed"])))]

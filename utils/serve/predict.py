@@ -4,6 +4,7 @@ It needs the weights in results/ and nothing else: no data set, no internet.
 """
 
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,13 @@ def calibrated(name: str) -> tuple[runs.Run, float]:
         raise RunError(f"{name} is not published; call python -m utils publish {own}, then calibrate {own}.")
     if not calibration.exists():
         raise RunError(f"{name} is not calibrated yet; call python -m utils calibrate {name}.")
-    return run, json.loads(calibration.read_text(encoding="utf-8"))["temperature"]  # sealed with the run
+    try:
+        temperature = float(json.loads(calibration.read_text(encoding="utf-8"))["temperature"])
+        if not 0 < temperature < math.inf:
+            raise ValueError
+    except (ValueError, TypeError, LookupError):
+        raise RunError(f"{calibration} holds no temperature; call python -m utils calibrate {name}.") from None
+    return run, temperature
 
 
 class Predictor:

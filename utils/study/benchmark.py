@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -25,7 +25,7 @@ import utils
 from utils import architecture
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
-from utils.engine.checkpoints import write_atomically
+from utils.engine.checkpoints import alone_in, write_atomically
 from utils.engine.speed import suitable_precision
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
@@ -37,6 +37,19 @@ CPU = torch.device("cpu")  # both loops, also where there is something faster
 QUICK = "quick"  # the network that is trained in the fewest minutes
 DROPOUT = 0.05  # of the plain loop, as in the reference
 LOOPS = ("plain", "no dropout", "our")  # the second is the plain one without its dropout
+VARIANTS = ("plain", "float32", "bfloat16")  # of `accuracy`
+PARTS = ["data", "forward", "random_numbers", "backward", "optimiser"]  # of a step, see `shares`
+TURNS = dict(  # table -> what is done in turn, in which column, and for every what
+    speed=("loop", LOOPS, "round"), accuracy=("variant", VARIANTS, "seed"), minutes=("network", (QUICK, FINAL), "round")
+)
+KEYS = {name: [again, column] for name, (column, _, again) in TURNS.items()}  # what tells the rows of a table apart
+KEYS |= dict(growth=["network", "batch_size", "images"])
+NUMBERS = dict(
+    speed=["round", "images_per_second", "seconds", "images", "peak_mib", *PARTS, "product_share", "cpu_threads"],
+    accuracy=["seed", "epochs", "validation_accuracy"],
+    minutes=["round", "epochs", "seconds", "images", "cpu_threads"],
+    growth="batch_size images parameters macs receptive_field seconds peak_mib cpu_threads".split(),
+)
 
 
 class PlainDataset(Dataset):
@@ -198,14 +211,13 @@ def compare(rounds: int = 5, count: int = 12_800) -> pd.DataFrame:
         return dict(round=number, loop=loop, images_per_second=round(found["images"] / found["seconds"])) | found
 
     table = kept("speed", (measured(number, loop) for number in range(1, rounds + 1) for loop in LOOPS))
-    speed = table.pivot(index="round", columns="loop", values="images_per_second")
+    speed = table.pivot(index="round", columns="loop", values="images_per_second")  # each loop in each round
     print(f"\n{FINAL}, {table.images[0]:,} images ({table.data_source[0]}), {table.cpu_threads[0]} CPU threads")
     for loop in LOOPS[:-1]:
         ratio = speed.our / speed[loop]
         print(f"our / {loop}: median {ratio.median():.2f}, minimum {ratio.min():.2f}, maximum {ratio.max():.2f}")
-    parts = ["data", "forward", "random_numbers", "backward", "optimiser"]
-    medians = table.groupby("loop", sort=False)[[*parts, "product_share", "peak_mib"]].median().T
-    parts = [f"{part.replace('_', ' ')} (% of the time)" for part in parts]
+    medians = table.groupby("loop", sort=False)[[*PARTS, "product_share", "peak_mib"]].median().T
+    parts = [f"{part.replace('_', ' ')} (% of the time)" for part in PARTS]
     medians.index = [*parts, "multiply-adds a second (% of a matrix product's)", "peak memory (MiB)"]
     print("\n" + medians.rename_axis(columns=None).round(1).to_string())
     return table
@@ -234,13 +246,15 @@ def grow() -> None:
         found = min(first, measured(point), key=lambda found: found["seconds"])
         return point | architecture.totals(chosen(point["network"])[0]()) | found
 
-    kept("growth", map(better, points, [measured(point) for point in points]))
+    def twice() -> Iterator[dict]:
+        yield from map(better, points, [measured(point) for point in points])
+
+    kept("growth", twice())
 
 
 def compare_accuracy(epochs: int = 3, seeds: tuple[int, ...] = (1, 2, 3)) -> None:
     """Plain loop, ours in float32 and in bfloat16 after a short run -> runs/benchmark/accuracy.csv."""
-    variants = ("plain", "float32", "bfloat16")
-    kept("accuracy", (in_own_process(accuracy, name, seed, epochs) for seed in seeds for name in variants))
+    kept("accuracy", (in_own_process(accuracy, name, seed, epochs) for seed in seeds for name in VARIANTS))
 
 
 def compare_minutes(rounds: int = 3, count: int = 12_800) -> None:
@@ -253,14 +267,52 @@ def compare_minutes(rounds: int = 3, count: int = 12_800) -> None:
 
 
 def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
-    """Print each row as it is measured; the table of them, also in runs/benchmark/<name>.csv."""
-    rows = []
-    for row in measured:
-        rows.append(row | dict(cpu_threads=torch.get_num_threads()))
-        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    table = pd.DataFrame(rows)
+    """Print each row as it is measured; the table of them, in runs/benchmark/<name>.csv, too, row by row.
+
+    RunError if such a table is there, or somebody else measures: two at once slow each other down.
+    """
+    file, rows, table = utils.ROOT / "runs" / "benchmark" / f"{name}.csv", [], pd.DataFrame()
+    with alone_in(None if utils.FAST_RUN else file.parent):
+        if file.exists() and not utils.FAST_RUN:
+            raise RunError(f"runs/benchmark/{name}.csv is there from before; publish it, move it away or delete it.")
+        for row in measured:
+            rows.append(row | dict(cpu_threads=torch.get_num_threads()))
+            print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+            table = pd.DataFrame(rows)
+            if not utils.FAST_RUN:
+                write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), file)
     if not utils.FAST_RUN:
-        content = table.to_csv(index=False, lineterminator="\n").encode()
-        write_atomically(content, utils.ROOT / "runs" / "benchmark" / f"{name}.csv")
         print(f"\nKept in runs/benchmark/{name}.csv.")
     return table
+
+
+def wrong_in(name: str, table: pd.DataFrame) -> str | None:
+    """In words what no whole measurement writes into the table `name`, such as a round twice; None if nothing."""
+    if name not in KEYS:
+        return "is no table of utils/study/benchmark.py; move it elsewhere"
+    if lost := [column for column in [*KEYS[name], *NUMBERS[name]] if column not in table]:
+        return f"lacks the column {lost[0]}; measure it again"
+    column, wanted, again = TURNS.get(name, ("network", (), None))
+    numbers = {number: pd.to_numeric(table[number], errors="coerce") for number in NUMBERS[name]}
+    table = table.assign(**numbers | {column: table[column].astype(str)})
+    limits = {column: (0, 100) for column in [*PARTS, "validation_accuracy"]}  # a part may take no time
+    for number in numbers:
+        low, high = limits.get(number, (1e-9, 1e15))
+        if not table[number].between(low, high).all():
+            return f"has no number, or an impossible one, somewhere under {number}; measure it again"
+    if table.duplicated(KEYS[name]).any():
+        return "has a row twice; delete one of them"
+    for one in ("epochs", "images", "precision", "cpu_threads"):
+        per = column if (name, one) in (("minutes", "epochs"), ("speed", "precision")) else "data_source"
+        if one in table and one not in KEYS[name] and table.groupby(per)[one].nunique(dropna=False).max() > 1:
+            return f"has rows of different {one}; measure all of it in one go"
+    if again:
+        there, times = {*zip(table[again], table[column], strict=True)}, range(1, table[again].nunique() + 1)
+        if there != {(number, what) for number in times for what in wanted}:
+            return f"does not have each {column} for each {again} from 1 on; measure it again"
+    if name == "speed" and (table.images_per_second != (table.images / table.seconds).round()).any():
+        return "has an images_per_second that is not images / seconds; measure it again"
+    for network, rows in table.groupby("network") if name == "growth" else ():
+        if any((rows[key] != value).any() for key, value in architecture.totals(chosen(network)[0]()).items()):
+            return f"has other parameters or multiply-adds of {network} than the code; measure it again"
+    return None

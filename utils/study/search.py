@@ -66,7 +66,14 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
 
 def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd.DataFrame:
     """Train `name` with `changes`; returns the table of all tries so far, also kept in runs/search/."""
+    path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
+
+    def so_far() -> pd.DataFrame | None:
+        before = path if path.exists() else published
+        return sound(records.read_table(before), before) if before.exists() else None
+
     recipe, channels = parse(name, changes)
+    so_far()  # what is damaged is said before the training
     usual = choices(name)[1]  # handed over, too, so that the run tells them when they are others in the code
     told = {key: value for key, value in (usual | channels).items() if type(value) in KINDS}
     network = partial(models.networks()[name], **told)
@@ -74,12 +81,10 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
     row = {key: found[key] for key in asdict(recipe) if key != "precision" and found.get(key) is not None}
     row |= {key: str(value) if isinstance(value, list | tuple) else value for key, value in (usual | channels).items()}
     row |= {key: found[key] for key in [*KEPT, *COMPARED]}
-    path, published = (utils.ROOT / place / "search" / f"{name}.csv" for place in ("runs", "results"))
     table = pd.DataFrame([row])
-    with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row
-        before = path if path.exists() else published  # nor does publishing
-        if before.exists():
-            both = pd.DataFrame([*sound(records.read_table(before), before).to_dict("records"), row])
+    with alone_in(None if utils.FAST_RUN else path.parent):  # two searches at once lose no row, nor does publishing
+        if (before := so_far()) is not None:
+            both = pd.DataFrame([*before.to_dict("records"), row])
             known = [column for column in both if column not in COMPARED]  # the first tries lack them
             digits = both.apply(lambda column: column.map(shorter))  # DataFrame.map came with pandas 2.1
             table = digits.drop_duplicates(known, ignore_index=True)
