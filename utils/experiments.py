@@ -76,8 +76,8 @@ EXPERIMENTS = {
 FIVE = [f"experiment_{k}" for k in range(1, 6)]
 FINAL = "experiment_5"
 MAIN = [*FIVE, "experiment_5_long"]  # the reference's networks
-RECORDS = """small tiny fast quick experiment_5_short accurate accurate_long compact compact_short compact_long
-    compact_distilled accurate_distilled strideless""".split()
+RECORDS = """small tiny fast quick experiment_5_short accurate accurate_long accurate_longest compact compact_short
+    compact_long compact_distilled accurate_distilled strideless""".split()
 SHORT = 5  # epochs of the published runs on held-out images that a network of one's own is compared with
 
 

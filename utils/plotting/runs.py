@@ -51,7 +51,7 @@ def curves(run: Any, prior: Any = None) -> Figure:
         accuracy.plot(first, history[f"{split}_accuracy"][first - 1], "*", color=RED, ms=13, zorder=3)
     if prior:
         said.append(f"{prior.source}: {prior.accuracy:.2f} %, epoch {prior.epoch}")
-    rate.plot(history.epoch - 1, history.lr, color=GREEN)  # that of the epoch's first step
+    rate.plot(history.epoch - 1, history.lr, "-" if len(history) > 1 else "o", color=GREEN)  # of the epoch's first step
     loss.set(title="loss", ylabel="loss per image" if teacher else "cross-entropy per image")
     accuracy.set_ylabel("accuracy (%)")
     accuracy.set_title("\n".join(said), fontsize=9.5)
@@ -149,7 +149,7 @@ def landscape(
         own: title -> metrics of runs of one's own, drawn as stars.
         costs: of COSTS.
     """
-    figure, (axes,) = subplots(1, 2, size=(9, 6.6), sharey=True)
+    figure, (axes,) = subplots(1, 2, size=(9, 7.2), sharey=True)
     split = runs.evaluated_on.iloc[0]
     for axis, cost in zip(axes, costs, strict=True):
         title, unit, of_prior = COSTS[cost]
@@ -221,7 +221,8 @@ def architecture(table: pd.DataFrame) -> Figure:
     kinds = dict(KINDS)  # and those of other networks
     for place, row in enumerate(layers.itertuples()):
         x, width = 11 * place, max(8 * row.out_channels / widest, 1)  # 11: the widest box and an arrow
-        kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, f"{row.kernel}x{row.kernel}")
+        form = "uneven kernel" if pd.isna(row.kernel) else f"{row.kernel}x{row.kernel}"
+        kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, form)
         if row.kind == "Conv2d":
             kind = f"depthwise {kind}" if row.groups == row.in_channels > 1 else kind
             kind = f"{kind}, dilated" if not pd.isna(row.dilation) and row.dilation > 1 else kind

@@ -84,6 +84,7 @@ def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
 def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterable[float]) -> None:
     """A name beside each point, where it hides neither a point or bar nor another name."""
     axis.figure.draw_without_rendering()  # only then is known where everything lies
+    axis.figure.set_layout_engine("none")  # and there it stays: names that move the panels would meet
     taken, named = [], []
     for line in axis.lines:
         at = line.get_transform().transform(line.get_xydata())
@@ -91,9 +92,10 @@ def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterabl
     for bars in axis.collections:
         taken += [Bbox(axis.transData.transform(bar)) for bar in bars.get_segments() if len(bar)]
     sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]  # the best first
-    places = [(*side, away) for away in (8, 22) for side in sides]  # points; the far ones with a line
+    places = [(*side, away) for away in (8, 15, 22, 29, 36) for side in sides]  # points; the far ones with a line
     to_point = dict(arrowstyle="-", color=GREY, lw=0.8, shrinkA=0, shrinkB=4)
-    for name, point in zip(names, zip(x, y, strict=True), strict=True):
+    highest_first = sorted(zip(names, zip(x, y, strict=True), strict=True), key=lambda named: -named[1][1])
+    for name, point in highest_first:  # or lines to the lower ones would cross the names above them
         text = axis.annotate(
             name, point, (0, 0), textcoords="offset points", fontsize=9, color=BLUE, arrowprops=to_point
         )
@@ -101,7 +103,7 @@ def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterabl
 
         def crowded(place: tuple[int, int, int], text: Annotation = text) -> int:
             around = _place(text, *place).padded(3)
-            outside = around.x0 < axis.bbox.x0 or around.x1 > axis.bbox.x1
+            outside = any(around.min < axis.bbox.min) or any(around.max > axis.bbox.max)
             return around.count_overlaps(taken) + 9 * (around.count_overlaps(named) + outside)
 
         named.append(_place(text, *min(places, key=crowded)))
