@@ -2643,6 +2643,34 @@ def test_a_damaged_checkpoint_is_a_sentence_and_nothing_is_lost(root, damage):
     assert contents(root) == before
 
 
+def test_an_edited_checkpoint_is_noticed(root):
+    stop_after(1, recipe=THREE)
+    path = root / "runs" / "mine" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    state["history"][0]["validation_accuracy"] = 99.9
+    torch.save(state, path)
+    with pytest.raises(RunError, match="was changed by hand, or written by an earlier version"):
+        train(recipe=THREE)
+
+
+@pytest.mark.parametrize("file", KEPT)
+def test_what_is_said_of_a_damaged_finished_run_brings_it_back(root, capsys, file):
+    first = train()
+    (first.folder / file).write_bytes(b"damaged")
+    with pytest.raises(RunError, match=f"{file} .*; delete {', '.join(KEPT)} there and train again"):
+        train()
+    for name in KEPT:
+        (first.folder / name).unlink()
+    capsys.readouterr()
+    again = train()
+    assert again.folder == first.folder and "Epoch" not in capsys.readouterr().out
+    assert again.metrics == first.metrics and again.history.equals(first.history)
+    for damaged in (file, "checkpoint.pt"):
+        (first.folder / damaged).write_bytes(b"damaged")
+    with pytest.raises(RunError, match="; delete its folder to train anew"):  # the checkpoint holds it no more
+        train()
+
+
 EDITED = {
     "a list of recipes": dict(recipe=[]),
     "no accuracy": dict(validation_accuracy_last=None),
@@ -2684,7 +2712,7 @@ def test_a_folder_in_the_place_of_damaged_metrics_is_a_sentence(root):
     path = train().folder / "metrics.json"
     path.unlink()
     path.mkdir()
-    with pytest.raises(RunError, match=r"metrics\.json cannot be read \(.*\); fetch the file or make the run again"):
+    with pytest.raises(RunError, match=r"metrics\.json cannot be read \(.*\); delete .* and train again"):
         runs.load("runs/mine", tiny_network)
 
 

@@ -89,6 +89,15 @@ def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     assert len(search.attempt("small", [*small, "lr=0.02"], few)) == 3, "what is published is gone on with"
 
 
+def test_a_damaged_table_is_said_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    (tmp_path / "runs" / "search").mkdir(parents=True)
+    (tmp_path / "runs" / "search" / "small.csv").write_text("epochs,lr\n12,0.1\n", encoding="utf-8")
+    monkeypatch.setattr(search.runs, "train", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(RunError, match=r"small.csv lacks a column"):
+        search.attempt("small", ["epochs=1"], random_images())
+
+
 def test_what_the_command_made_is_published(tmp_path, monkeypatch):
     """Each row as it is, with the channels that were changed and those that were not."""
     monkeypatch.setattr(utils, "ROOT", tmp_path)

@@ -125,9 +125,10 @@ def train(arguments: argparse.Namespace) -> None:
             network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation, device=device
         )
         print(f"\n{lines(runs.compare(run, *published, row.prior))}")
-        if run.folder and distributed.rank() == 0 and not (run.folder / "curves.png").exists():
-            plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")
         if run.folder and distributed.rank() == 0:
+            drawn, kept = run.folder / "curves.png", run.folder / "metrics.json"
+            if not drawn.exists() or drawn.stat().st_mtime < kept.stat().st_mtime:
+                plotting.save(plotting.curves(run, row.prior), drawn)
             print(f"\nThe run and its graphs are in {runs.title_of(run.folder)}.")
 
 
@@ -247,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         how = "call make, or use the Python of an environment that has what requirements.txt names"
         why = f"the package {error.name} is missing; {how}."
     except (MemoryError, RuntimeError, ImportError) as error:  # where PyTorch cannot even be loaded
-        of_memory = re.search("[Cc]an(no|')t allocate memory|not enough memory|out of memory|failed to map", str(error))
+        of_memory = re.search("can't allocate memory|not enough memory|out of memory|failed to map", str(error))
         if not isinstance(error, MemoryError) and not of_memory:
             raise
         why = "there is too little memory; close other programs, or train with smaller batches."

@@ -31,6 +31,7 @@ PATIENCE = 6  # seconds; PyTorch's workers notice after five that their process 
 KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
 CHECKPOINT = "checkpoint.pt"  # of a run, whether finished or not
 SUMS = "checksums.json"  # of the other files of a folder
+ANEW = "delete its folder to train anew"
 PLACE = "folder"  # where a published one belongs, among its sums
 
 
@@ -74,8 +75,13 @@ def text_of(path: Path) -> str:
 def read_checkpoint(path: Path) -> dict:
     """The state that `save_atomically` saved; RunError if the file is damaged, or a checkpoint was changed by hand."""
     whole = path.read_bytes() if path.is_file() else b""  # that the system refuses to read it is no damage
+    sealed = path.name != CHECKPOINT or hashlib.sha256(whole[:-32]).digest() == whole[-32:]
+    if not sealed and whole[-22:-18] == b"PK\x05\x06":  # where a zip ends
+        raise RunError(
+            f"{path} was changed by hand, or written by an earlier version; go on with that, or move its folder away."
+        )
     try:
-        if path.name == CHECKPOINT and hashlib.sha256(whole[:-32]).digest() != whole[-32:]:
+        if not sealed:
             raise ValueError
         with zipfile.ZipFile(io.BytesIO(whole)) as file:
             if file.testzip():  # torch does not compare the checksums
@@ -87,16 +93,18 @@ def read_checkpoint(path: Path) -> dict:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file fails in many ways inside torch
-        raise RunError(f"{path} cannot be read ({type(error).__name__}); {remedy(path.parent)}.") from None
+        what_to_do = ANEW if path.name == CHECKPOINT else remedy(path.parent)
+        raise RunError(f"{path} cannot be read ({type(error).__name__}); {what_to_do}.") from None
 
 
 def remedy(folder: Path) -> str:
     """What to do about a file of the run in `folder` that is missing, or not as it was."""
     if utils.ROOT / "results" in (folder, *folder.parents):
         return "fetch that folder again, or delete it to train anew"
-    if (folder / CHECKPOINT).exists() and (folder / "metrics.json").exists():
-        return f"delete {', '.join(KEPT)} there and train again: {CHECKPOINT} still holds the run"
-    return "delete its folder to train anew"
+    with suppress(RunError, OSError):
+        if read_checkpoint(folder / CHECKPOINT).get("finished"):
+            return f"delete {', '.join(KEPT)} there and train again: {CHECKPOINT} still holds the run"
+    return ANEW
 
 
 @contextmanager

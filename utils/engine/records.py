@@ -36,6 +36,7 @@ from utils.engine.checkpoints import (
     checksums,
     of_a_run,
     read_checkpoint,
+    remedy,
     rng_from,
     text_of,
     verify,
@@ -749,7 +750,7 @@ def read_metrics(run: str | Path) -> dict:
         right = right and (made.get("arguments") == UNKNOWN or isinstance(made.get("arguments"), dict))
         right = right and kept["evaluated_on"] in ("test", "validation") and 0 <= kept["seed"] < 2**63
         right = right and all(0 <= m <= 100 for m in (last_accuracy(kept), kept["train_accuracy_last"]))
-        right = right and [type(value) for value in kept["mean"] + kept["std"]] == [float] * 6
+        right = right and [[type(value) for value in kept[key]] for key in ("mean", "std")] == [[float] * 3] * 2
         right = right and np.isfinite(kept["mean"]).all() and min(kept["std"]) > 0 and np.isfinite(kept["std"]).all()
         right = right and len({str(word) for word in kept["classes"]}) == len(kept["classes"])
         if not right or any(isinstance(value, list | dict) for value in kept["recipe"].values()):
@@ -759,7 +760,7 @@ def read_metrics(run: str | Path) -> dict:
         hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
         raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
     except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({first_line(error)}); fetch the file or make the run again.") from None
+        raise RunError(f"{path} cannot be read ({first_line(error)}); {remedy(path.parent)}.") from None
     verify(path.parent)
     if utils.ROOT / "results" in path.parents:
         data = metrics["run"].get("data")
@@ -769,14 +770,14 @@ def read_metrics(run: str | Path) -> dict:
 
 
 def read_history(run: str | Path) -> pd.DataFrame:
-    """history.csv of a run, one row an epoch; RunError if it lacks one, or a number."""
+    """history.csv of a run, one row an epoch; RunError if it lacks one, or has words."""
     path = path_of(run) / "history.csv"
     history = read_table(path)
     if not {"epoch", "lr", "train_loss", "train_accuracy", "seconds"} <= {*history}:
-        raise RunError(f"{path} lacks a column; fetch or make it again.")
-    numbers, epochs = history.apply(pd.to_numeric, errors="coerce"), [*range(1, len(history) + 1)]
-    if not np.isfinite(numbers).all(axis=None) or numbers.epoch.tolist() != (epochs or [1]):
-        raise RunError(f"{path} lacks an epoch or a number; fetch or make it again.")
+        raise RunError(f"{path} lacks a column; {remedy(path.parent)}.")
+    words, epochs = history.select_dtypes(exclude="number"), [*range(1, len(history) + 1)]
+    if len(words.columns) or history.epoch.tolist() != (epochs or [1]):
+        raise RunError(f"{path} lacks an epoch or a number; {remedy(path.parent)}.")
     return history
 
 

@@ -128,7 +128,8 @@ def publish_tables(folder: str) -> Path:
     RunError if any was not measured on CIFAR-10, or lacks rows that are published, or if what is published is damaged;
     also if one of benchmark/ is not as it is measured, or another lacks a column or has a row that no run made.
     """
-    files = {path: path.read_bytes() for path in sorted((utils.ROOT / "runs" / folder).glob("*.csv"))}
+    paths = (path for path in sorted((utils.ROOT / "runs" / folder).glob("*.csv")) if path.is_file())
+    files = {path: path.read_bytes() for path in paths}
     if not files:
         raise RunError(f"runs/{folder} holds no table yet; make one with python -m utils (see --help).")
     target = utils.ROOT / "results" / folder
@@ -154,9 +155,9 @@ def publish_tables(folder: str) -> Path:
 
 def check_measured(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
     """RunError unless the table `name` is as it is measured, of no less than what is published."""
-    key = benchmark.KEYS.get(name, [])
     if why := benchmark.wrong_in(name, table):
         raise RunError(f"runs/{folder}/{name}.csv {why}.")
+    key = benchmark.KEYS[name]
     if len(lost := published[key].merge(table[key], "left", indicator=True).query("_merge != 'both'")):
         row = ", ".join(f"{column} {value}" for column, value in lost[key].iloc[0].items())
         raise RunError(f"runs/{folder}/{name}.csv lacks what is published of {row}; measure it again, as often.")

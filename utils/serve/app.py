@@ -94,6 +94,8 @@ class OnlyThisPage:
         own = host.split(b":")[0] in (b"127.0.0.1", b"localhost") and sent.get(b"origin") in (None, b"http://" + host)
         if own or scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await send(dict(type="websocket.close"))
         await send(dict(type="http.response.start", status=403, headers=[]))
         await send(dict(type="http.response.body", body=b"This page answers itself only."))
 
@@ -115,3 +117,5 @@ def serve(port: int) -> None:
             blocks.launch(**here, max_file_size=LARGEST_UPLOAD, app_kwargs=only)
         except OSError:
             raise RunError(f"Port {port} is taken or not allowed; choose another with --port.") from None
+        except ValueError:  # gradio waits three seconds for its own answer
+            raise RunError("The page does not answer in time; close other programs, and call it again.") from None

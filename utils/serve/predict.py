@@ -90,7 +90,7 @@ def calibrated(name: str) -> tuple[runs.Run, float]:
         temperature = float(json.loads(calibration.read_text(encoding="utf-8"))["temperature"])
         if not 0 < temperature < math.inf:
             raise ValueError
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         raise RunError(f"{calibration} holds no temperature; call python -m utils calibrate {name}.") from None
     return run, temperature
 

@@ -44,11 +44,13 @@ TURNS = dict(  # table -> what is done in turn, in which column, and for every w
 )
 KEYS = {name: [again, column] for name, (column, _, again) in TURNS.items()}  # what tells the rows of a table apart
 KEYS |= dict(growth=["network", "batch_size", "images"])
-NUMBERS = dict(
+USUAL = dict(batch_size=128, images=6_400)  # in `grow`
+PRECISIONS = ("float32", "bfloat16", "float16")
+NUMBERS = dict(  # what stands in each row
     speed=["round", "images_per_second", "seconds", "images", "peak_mib", *PARTS, "product_share", "cpu_threads"],
     accuracy=["seed", "epochs", "validation_accuracy"],
     minutes=["round", "epochs", "seconds", "images", "cpu_threads"],
-    growth="batch_size images parameters macs receptive_field seconds peak_mib cpu_threads".split(),
+    growth="batch_size images parameters seconds peak_mib cpu_threads".split(),
 )
 
 
@@ -231,10 +233,12 @@ def grow() -> None:
     """
     from utils.study import statistics  # its scipy is not to count in the memory of what is measured
 
-    base = dict(network=FINAL, batch_size=128, images=6_400)
+    base = dict(network=FINAL) | USUAL
     points = [{**base, "batch_size": size} for size in (32, 64, 128, 256, 512)]
     points += [{**base, "images": images} for images in (3_200, 12_800, 25_600)]
-    networks = {chosen(name)[0]: name for name in (*statistics.published().index, *BASELINES)}  # each once
+    names = [*statistics.published().index, *BASELINES]
+    names.sort(key=lambda name: name == getattr(chosen(name)[0], "__name__", None))  # of several the one called so
+    networks = {chosen(name)[0]: name for name in names}  # each once
     networks.pop(chosen(FINAL)[0], None)
     points += [{**base, "network": name} for name in networks.values()]
 
@@ -274,7 +278,7 @@ def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
     file, rows, table = utils.ROOT / "runs" / "benchmark" / f"{name}.csv", [], pd.DataFrame()
     with alone_in(None if utils.FAST_RUN else file.parent):
         if file.exists() and not utils.FAST_RUN:
-            raise RunError(f"runs/benchmark/{name}.csv is there from before; publish it, move it away or delete it.")
+            raise RunError(f"runs/benchmark/{name}.csv is there from before; move it away, or delete it.")
         for row in measured:
             rows.append(row | dict(cpu_threads=torch.get_num_threads()))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
@@ -290,29 +294,49 @@ def wrong_in(name: str, table: pd.DataFrame) -> str | None:
     """In words what no whole measurement writes into the table `name`, such as a round twice; None if nothing."""
     if name not in KEYS:
         return "is no table of utils/study/benchmark.py; move it elsewhere"
-    if lost := [column for column in [*KEYS[name], *NUMBERS[name]] if column not in table]:
-        return f"lacks the column {lost[0]}; measure it again"
     column, wanted, again = TURNS.get(name, ("network", (), None))
-    numbers = {number: pd.to_numeric(table[number], errors="coerce") for number in NUMBERS[name]}
-    table = table.assign(**numbers | {column: table[column].astype(str)})
-    limits = {column: (0, 100) for column in [*PARTS, "validation_accuracy"]}  # a part may take no time
-    for number in numbers:
-        low, high = limits.get(number, (1e-9, 1e15))
-        if not table[number].between(low, high).all():
-            return f"has no number, or an impossible one, somewhere under {number}; measure it again"
+    words = [column, "data_source", *(["precision"] if name != "accuracy" else [])]
+    if lost := [one for one in [*KEYS[name], *NUMBERS[name], *words] if one not in table]:
+        return f"lacks the column {lost[0]}; measure it again"
+    numbers = {one: pd.to_numeric(table[one], errors="coerce") for one in NUMBERS[name]}
+    bad = [one for one, values in numbers.items() if not _possible(one, values)]
+    if bad := bad + [one for one in words if table[one].isna().any()]:
+        return f"has nothing, or something impossible, somewhere under {bad[0]}; measure it again"
+    table = table.assign(**numbers | {word: table[word].astype(str) for word in words})
     if table.duplicated(KEYS[name]).any():
         return "has a row twice; delete one of them"
     for one in ("epochs", "images", "precision", "cpu_threads"):
         per = column if (name, one) in (("minutes", "epochs"), ("speed", "precision")) else "data_source"
-        if one in table and one not in KEYS[name] and table.groupby(per)[one].nunique(dropna=False).max() > 1:
+        if one in table and one not in KEYS[name] and table.groupby(per)[one].nunique().max() > 1:
             return f"has rows of different {one}; measure all of it in one go"
     if again:
         there, times = {*zip(table[again], table[column], strict=True)}, range(1, table[again].nunique() + 1)
         if there != {(number, what) for number in times for what in wanted}:
             return f"does not have each {column} for each {again} from 1 on; measure it again"
+    if "precision" in words:
+        known = PRECISIONS[:1] if column == "loop" else PRECISIONS
+        possible = table.precision.isin(known) | (table[column] == "our") & table.precision.isin(PRECISIONS)
+        if not possible.all():
+            return "has a precision that is not measured; measure it again"
     if name == "speed" and (table.images_per_second != (table.images / table.seconds).round()).any():
         return "has an images_per_second that is not images / seconds; measure it again"
+    if name == "speed" and (abs(table[PARTS].sum(axis=1) - 100) > 1).any():
+        return "has parts of the time that are not 100 % together; measure it again"
+    if name == "minutes" and (table.epochs != [experiment(network).recipe.epochs for network in table.network]).any():
+        return "has other epochs than the recipes; measure it again"
     for network, rows in table.groupby("network") if name == "growth" else ():
-        if any((rows[key] != value).any() for key, value in architecture.totals(chosen(network)[0]()).items()):
-            return f"has other parameters or multiply-adds of {network} than the code; measure it again"
+        if network != FINAL and any((rows[key] != value).any() for key, value in USUAL.items()):
+            return f"has a row of {network} that is not measured; delete it"
+        for key, value in architecture.totals(chosen(network)[0]()).items():
+            if (rows[key].notna() if value is None else rows[key] != value).any():
+                return f"has other {key} of {network} than the code; measure it again"
     return None
+
+
+def _possible(column: str, values: pd.Series) -> bool:
+    """Whether such a column of numbers may come from a measurement."""
+    if column == "peak_mib" and values.isna().all():  # Windows does not tell
+        return True
+    share = column in (*PARTS, "product_share", "validation_accuracy")  # a part may take no time
+    whole = share or column in ("seconds", "peak_mib") or (values % 1 == 0).all()
+    return bool(whole and values.between(0 if share else 1e-6, 100 if share else 1e12).all())
