@@ -91,7 +91,8 @@ class OnlyThisPage:
     async def __call__(self, scope, receive, send) -> None:
         sent = dict(scope.get("headers", []))
         host = sent.get(b"host", b"")  # its port may be another one: of an ssh tunnel
-        own = host.split(b":")[0] in (b"127.0.0.1", b"localhost") and sent.get(b"origin") in (None, b"http://" + host)
+        origin = sent.get(b"origin", b"//" + host).partition(b"//")[2]  # browsers send it
+        own = host.split(b":")[0] in (b"127.0.0.1", b"localhost") and origin == host
         if own or scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] == "websocket":
