@@ -1250,6 +1250,8 @@ def test_a_column_that_no_run_knows_is_not_published(root):
         ("growth", "tiny,128,6400,9786", ",128,6400,9786", "nothing, .* somewhere under network"),
         ("growth", "tiny,128,6400,9786", "tiny,64,6400,9786", "a row of tiny that is not measured"),
         ("growth", "tiny,128,6400,9786", "tiny,128,6400,1234", "other parameters of tiny"),
+        ("growth", ",macs,", ",work,", "lacks the column macs"),
+        ("speed", "1,plain,1333,9.602,12800,1233.21,float32", "1,plain,1333,9.602,12800,1233.21,bfloat16", "precision"),
         ("growth", "tiny,128,6400,9786", "experiment_5,16,6400,9786", "other parameters of"),
         ("minutes", "1,quick,7,44.87,", "1,quick,7,,", "nothing, .* somewhere under seconds"),
         ("minutes", "1,quick,7,44.87,", "1,quick,6,44.87,", "rows of different epochs"),
