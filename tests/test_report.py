@@ -178,6 +178,9 @@ def test_curves_show_what_the_run_was_judged_on(name):
         ends = {history[f"{part}_{measure}"].iloc[-1] for part in ("train", split)}
         assert [text.get_va() for text in sorted(axis.texts, key=lambda t: t.xy[1])] == ["top", "bottom"]
         assert {text.get_text() for text in axis.texts} == {f"{end:.2f}" for end in ends}
+    named = plotting.curves(name)
+    assert named.get_suptitle() == f"{name}: 92,394 parameters, CIFAR-10"
+    assert list(named.axes[1].lines[1].get_ydata()) == history[f"{split}_accuracy"].tolist()
     first = metrics["epochs_to_85"]
     said = f"★ first at 85 %: epoch {first}" if first else "85 % not reached"
     assert accuracy.get_title() == f"{said}\nreference: 85.13 %, epoch 69"

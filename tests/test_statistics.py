@@ -139,8 +139,9 @@ def test_tables_that_cannot_be_compared_are_a_sentence():
         statistics.against_base(table, "a", "accuracy")
     with pytest.raises(RunError, match="lacks the column validation_accuracy"):
         statistics.against_base(table, "a")
-    with pytest.raises(RunError, match="judged on different images"):
-        statistics.by_seed(["experiment_5/epochs_5/validation", "experiment_5"])
+    for names in (["experiment_5/epochs_5/validation", "experiment_5"], []):
+        with pytest.raises(RunError, match="no runs, or they were judged on different images"):
+            statistics.by_seed(names)
 
 
 def test_against_base_agrees_with_the_textbook():

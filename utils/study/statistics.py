@@ -154,8 +154,8 @@ def published(held_out: int | None = None) -> pd.DataFrame:
 def by_seed(names: Sequence[str]) -> pd.DataFrame:
     """Accuracy after the last epoch of every published seed, a row a run: `change` (the name), `seed`, `accuracy`."""
     judged = {title: read_metrics(title)["evaluated_on"] for title in names}
-    if len({*judged.values()}) > 1:
-        raise RunError(f"These runs were judged on different images ({judged}); compare those of one kind.")
+    if len({*judged.values()}) != 1:
+        raise RunError(f"There are no runs, or they were judged on different images ({judged}); name some of one kind.")
     rows = [seeds(name).apply(last_accuracy, axis=1).rename("accuracy").reset_index() for name in names]
     return pd.concat([row.assign(change=name) for name, row in zip(names, rows, strict=True)], ignore_index=True)
 
