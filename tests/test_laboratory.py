@@ -2639,7 +2639,7 @@ def test_a_damaged_checkpoint_is_a_sentence_and_nothing_is_lost(root, damage):
     before = contents(root)
     with pytest.raises(RunError) as error:
         train(recipe=THREE)
-    assert re.fullmatch(rf"{path} cannot be read \(\w+\); delete its folder to train anew\.", str(error.value))
+    assert re.fullmatch(rf"{path} cannot be read \(\w+\); move its folder away to train anew\.", str(error.value))
     assert contents(root) == before
 
 
@@ -2667,7 +2667,7 @@ def test_what_is_said_of_a_damaged_finished_run_brings_it_back(root, capsys, fil
     assert again.metrics == first.metrics and again.history.equals(first.history)
     for damaged in (file, "checkpoint.pt"):
         (first.folder / damaged).write_bytes(b"damaged")
-    with pytest.raises(RunError, match="; delete its folder to train anew"):  # the checkpoint holds it no more
+    with pytest.raises(RunError, match="; move its folder away to train anew"):  # the checkpoint holds it no more
         train()
 
 

@@ -103,7 +103,7 @@ def test_only_deterministic_cells_are_compared(path):
     tagged = [c for c in cells(path, "code") if "nbval-check-output" in c["metadata"].get("tags", [])]
     compared = "\n".join(map(source, tagged))
     assert all(word in compared for word in ("summary(", "check_rules("))
-    assert "layers.table(model)" in compared or "layers.changes(" in compared
+    assert "layers.table(" in compared or "layers.changes(" in compared
     assert "show(" not in compared and "NBVAL" not in "".join(map(source, cells(path, "code")))
 
 

@@ -4,6 +4,7 @@ The attacks that count, many tries each, are in tests/faults.
 """
 
 import base64
+import builtins
 import contextlib
 import errno
 import gc
@@ -11,7 +12,6 @@ import io
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import stat
@@ -1175,13 +1175,13 @@ def test_a_run_that_is_in_runs_is_named(root):
 
 def search_table(root, place, seeds=(0, 1, 2), name="fast"):
     """A table in `place` with a row for each of so many runs, which lie in runs/."""
-    folder, columns, table = root / place / "search", ["seed", "validation_accuracy", "data_source"], []
+    folder, columns, table = root / place / "search", ["epochs", "lr", *search.KEPT], []
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         run = finished_run(network=tiny_network, seed=seed, judged_on="validation")
         run.metrics.update(name=f"search/{name}", validation_accuracy_last=83.96)
         runs.save(run, root / "runs" / "search" / f"{name}-{seed}")
-        table.append({key: run.metrics[key.replace("accuracy", "accuracy_last")] for key in columns})
+        table.append(records.row_of(run.metrics))
     pd.DataFrame(table, columns=columns).to_csv(folder / f"{name}.csv", index=False)
     return folder
 
@@ -1239,61 +1239,36 @@ def test_a_column_that_no_run_knows_is_not_published(root):
     assert tree(target) == before
 
 
-@pytest.mark.parametrize(
-    "file, old, new, why",
-    [
-        ("speed", "1,plain,1333,", "1,plain,n.a.,", "something impossible, somewhere under images_per_second"),
-        ("speed", "1,plain,1333,", "1,plain,1334,", "not images / seconds"),
-        ("speed", "5,our,", "5,ours,", "does not have each loop for each round"),
-        (
-            "speed",
-            "1,our,3923,3.263,12800,1232.95,bfloat16",
-            "1,our,3923,3.263,12800,1232.95,float32",
-            "rows of different precision",
-        ),
-        ("growth", ",2.567,", ",inf,", "something impossible, somewhere under seconds"),
-        ("growth", "tiny,128,6400,9786", ",128,6400,9786", "nothing, .* somewhere under network"),
-        ("growth", "tiny,128,6400,9786", "tiny,64,6400,9786", "a row of tiny that is not measured"),
-        ("growth", "tiny,128,6400,9786", "tiny,128,6400,1234", "other parameters of tiny"),
-        ("growth", ",macs,", ",work,", "lacks the column macs"),
-        ("speed", ",float32,", ",bfloat16,", "a precision that is not measured"),  # the plain loop has no other
-        ("growth", "tiny,128,6400,9786", "experiment_5,16,6400,9786", "other parameters of"),
-        ("minutes", "1,quick,7,44.87,", "1,quick,7,,", "nothing, .* somewhere under seconds"),
-        ("minutes", "1,quick,7,44.87,", "1,quick,6,44.87,", "rows of different epochs"),
-        ("minutes", "3,quick,", "4,quick,", "does not have each network for each round"),
-        ("accuracy", "float32,1,3,", "plain,1,3,", "has a row twice"),
-        ("accuracy", "float32,1,3,69.06", "float32,1,3,250", "impossible, somewhere under validation_accuracy"),
-        ("accuracy", "float32,1,3,69.06", "float32,1,3.5,69.06", "impossible, somewhere under epochs"),
-        ("speed", ",float32,", ",int3,", "a precision that is not measured"),
-        ("speed", "13.5,52.2", "63.5,52.2", "not 100 % together"),
-        ("minutes", ",quick,7,", ",quick,9,", "other epochs than the recipes"),
-    ],
-)
-def test_what_no_measurement_writes_is_named(file, old, new, why):
-    text = (ROOT / "results" / "benchmark" / f"{file}.csv").read_text(encoding="utf-8")
-    assert old in text
-    edited, whole = (pd.read_csv(io.StringIO(table)) for table in (text.replace(old, new), text))
-    assert re.search(why, benchmark.wrong_in(file, edited)) and benchmark.wrong_in(file, whole) is None
-
-
-@pytest.mark.parametrize(
-    "file, old, new, why",
-    [
-        ("accuracy", "float32,1,3,", "plain,1,3,", "accuracy.csv has a row twice"),
-        ("speed", "5,plain,1221,10.48,", "5,plain,,,", "speed.csv has nothing, or something impossible"),
-        ("minutes", "3,quick,7,41.67", "4,quick,7,41.67", "does not have each network for each round"),
-        ("growth", "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n", "", "batch_size 512"),
-    ],
-)
-def test_measured_times_that_are_not_whole_are_not_published(root, file, old, new, why):
-    benchmark = ROOT / "results" / "benchmark"
+@pytest.fixture
+def measured_tables(root):
+    """Those that are published, in results/ and, as `bench` leaves them, in runs/benchmark."""
     for place in ("runs", "results"):
-        shutil.copytree(benchmark, root / place / "benchmark")
-    (root / "runs" / "benchmark" / SUMS).unlink()  # what was measured is sealed only when it is published
-    path = root / "runs" / "benchmark" / f"{file}.csv"
+        shutil.copytree(ROOT / "results" / "benchmark", root / place / "benchmark")
+    folder = root / "runs" / "benchmark"
+    (folder / SUMS).rename(folder / benchmark.WHOLE)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "file, old, new, why",
+    [
+        ("accuracy", "float32,1,3,69.06", "float32,1,3,69", "was changed since"),
+        ("speed", "5,our,", "5,ours,", "was changed since"),
+        ("minutes", ",", ";", "was changed since"),
+        ("growth", "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n", "", "batch_size 512"),
+        ("growth", "tiny,128,6400,9786", "tiny,128,6400,1234", "other parameters of tiny than the code"),
+        ("minutes", ",quick,7,", ",quick,9,", "other epochs than the recipes"),
+        ("speed", ",original,", ",stand-in,", "Row 1 .* was measured on the stand-in; delete it"),
+    ],
+)
+def test_times_that_were_changed_or_are_of_something_else_are_not_published(measured_tables, root, file, old, new, why):
+    path = measured_tables / f"{file}.csv"
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
+    if "was changed since" not in why:  # by a measurement of other images, or of other code
+        sums = {name: text for name, text in checkpoints.checksums(measured_tables).items() if name.endswith(".csv")}
+        (measured_tables / benchmark.WHOLE).write_text(json.dumps(sums), encoding="utf-8")
     before = tree(root / "results")
     with pytest.raises(RunError, match=why):
         publish_tables("benchmark")
@@ -1513,12 +1488,20 @@ def test_a_checkpoint_that_holds_something_else_is_a_sentence(tmp_path):
 def test_a_row_that_no_run_made_is_not_published(root, capsys):
     table = search_table(root, "runs") / "fast.csv"
     text = table.read_text(encoding="utf-8")
-    table.write_text(text.replace("2,83.96", "2,92.14"), encoding="utf-8")
+    better = pd.read_csv(table)
+    better.loc[2, "validation_accuracy"] = 92.14
+    better.to_csv(table, index=False)
     assert "Row 3 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
     assert not (root / "results").exists()
+    for column in ("seed", "data_source", "validation_accuracy"):
+        pd.read_csv(io.StringIO(text)).drop(columns=column).to_csv(table, index=False)
+        assert "fast.csv lacks a column or a number" in refused(capsys, "publish", "search")
     for column, value in (("invented", 1), ("c1", 99)):  # no run says so; the run of the row has c1 as it is
         pd.read_csv(io.StringIO(text)).assign(**{column: value}).to_csv(table, index=False)
         assert "Row 1 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
+    table.rename(table.with_name("fast (1).csv")).write_text(text, encoding="utf-8")
+    assert "fast (1).csv is no table of utils/study/search.py; move it" in refused(capsys, "publish", "search")
+    table = table.with_name("fast (1).csv").rename(table)
     table.rename(table.with_name("small.csv")).write_text(text, encoding="utf-8")  # these are runs of fast
     assert "Row 1 of runs/search/small.csv is of no finished run" in refused(capsys, "publish", "search")
     table.with_name("small.csv").unlink()
@@ -1570,15 +1553,6 @@ def test_export_of_what_is_not_published_leaves_nothing(root, images, capsys):
     assert not (root / "x.onnx").exists()
 
 
-def test_a_table_of_times_keeps_its_columns(root, capsys):
-    for place, text in (("results", "loop,data_source\nour,original\n"), ("runs", "data_source\noriginal\n")):
-        (root / place / "benchmark").mkdir(parents=True)
-        (root / place / "benchmark" / "speed.csv").write_text(text, encoding="utf-8")
-    checkpoints.seal(root / "results" / "benchmark")
-    assert "speed.csv lacks the column round" in refused(capsys, "publish", "benchmark")
-    assert "our" in (root / "results" / "benchmark" / "speed.csv").read_text(encoding="utf-8")
-
-
 def test_a_full_disk_leaves_the_file_that_was_there(root, images, monkeypatch, capsys):
     pytest.importorskip("onnxruntime", reason="requirements-tools.txt is not installed")
     path = root / "runs" / "mine.onnx"
@@ -1599,6 +1573,8 @@ def test_rows_are_kept_as_they_are_measured_and_never_replaced(tmp_path, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         benchmark.kept("speed", stopped())
+    with pytest.raises(RunError, match=r"speed.csv was not measured to its end"):
+        publish_tables("benchmark")
     before = tree(tmp_path)
     with pytest.raises(RunError, match=r"speed.csv is there from before; move it away, or delete it"):
         benchmark.kept("speed", [dict(round=1, seconds=0.5)])
@@ -1714,12 +1690,33 @@ def test_a_history_without_a_column_is_a_sentence(root):
     assert records.read_history("runs/mine").columns.tolist() == run.history.columns.tolist()
     for history, lacks in (
         (run.history.drop(columns="lr"), "a column"),
+        (run.history.drop(columns=[name for name in run.history if name.endswith("_loss")][-1]), "a column"),
         (run.history.iloc[1:], "an epoch or a number"),
         (run.history.assign(train_loss="much"), "an epoch or a number"),
     ):
         runs.save(replace(run, history=history), folder)
         with pytest.raises(RunError, match=f"history.csv lacks {lacks}"):
             records.read_history("runs/mine")
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "history.csv", SUMS])
+def test_what_may_not_be_read_is_not_called_damaged(root, monkeypatch, capsys, file):
+    """Of another user, say; what `runs` lists beside it is listed all the same."""
+    for name in ("mine", "yours"):
+        runs.save(finished_run(), root / "runs" / name)
+    opened = io.open
+
+    def refuse(path, *arguments, **options):
+        if str(path) == str(root / "runs" / "mine" / file):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", refuse)
+    read = records.read_history if file == "history.csv" else records.read_metrics
+    with pytest.raises(PermissionError):
+        read("runs/mine")
+    assert main(["runs"]) == 0 and "runs/yours" in capsys.readouterr().out
 
 
 @posix

@@ -127,7 +127,7 @@ def train(arguments: argparse.Namespace) -> None:
         print(f"\n{lines(runs.compare(run, *published, row.prior))}")
         if run.folder and distributed.rank() == 0:
             drawn, kept = run.folder / "curves.png", run.folder / "metrics.json"
-            if not drawn.exists() or drawn.stat().st_mtime < kept.stat().st_mtime:
+            if not drawn.exists() or drawn.stat().st_mtime < kept.stat().st_mtime:  # else the folder may be read-only
                 plotting.save(plotting.curves(run, row.prior), drawn)
             print(f"\nThe run and its graphs are in {runs.title_of(run.folder)}.")
 
@@ -234,7 +234,10 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
-        return COMMANDS[parsed.command](parsed) or 0
+        code = COMMANDS[parsed.command](parsed) or 0
+        if sys.stdout:
+            sys.stdout.flush()  # a full disk is said here, and not after the end
+        return code
     except ProjectError as error:
         why = str(error)
     except OSError as error:  # a full disk among them

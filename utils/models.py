@@ -91,7 +91,8 @@ def conv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
 
 def bsconv_pair(channels: int, dilation: int = 1) -> nn.Sequential:
     """As `conv_pair`, of `bsconv`; only the second is dilated, because a CPU takes long for it."""
-    second = bsconv(channels, channels, dilation=dilation, relu=False)  # first, as when the runs were made
+    # Built before the first one: the order in which layers are built decides the first weights of published runs.
+    second = bsconv(channels, channels, dilation=dilation, relu=False)
     return nn.Sequential(Residual(bsconv(channels, channels), second), nn.ReLU(inplace=True))
 
 

@@ -31,7 +31,7 @@ PATIENCE = 6  # seconds; PyTorch's workers notice after five that their process 
 KEPT = ("history.csv", "metrics.json", "weights.pt")  # of a finished run
 CHECKPOINT = "checkpoint.pt"  # of a run, whether finished or not
 SUMS = "checksums.json"  # of the other files of a folder
-ANEW = "delete its folder to train anew"
+ANEW = "move its folder away to train anew"
 PLACE = "folder"  # where a published one belongs, among its sums
 
 
@@ -100,7 +100,7 @@ def read_checkpoint(path: Path) -> dict:
 def remedy(folder: Path) -> str:
     """What to do about a file of the run in `folder` that is missing, or not as it was."""
     if utils.ROOT / "results" in (folder, *folder.parents):
-        return "fetch that folder again, or delete it to train anew"
+        return "fetch that folder again, or publish it again"
     with suppress(RunError, OSError):
         if read_checkpoint(folder / CHECKPOINT).get("finished"):
             return f"delete {', '.join(KEPT)} there and train again: {CHECKPOINT} still holds the run"
@@ -113,7 +113,7 @@ def of_a_run(where: object) -> Iterator[None]:
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise RunError(f"{where} is of no run ({type(error).__name__}); delete its folder to train anew.") from None
+        raise RunError(f"{where} is of no run ({type(error).__name__}); {ANEW}.") from None
 
 
 def waited_for(lock: FileLock, does: str) -> AbstractContextManager:
@@ -181,6 +181,8 @@ def verify(folder: Path, again: bool = True) -> None:
         return
     try:
         sealed = dict(json.loads(text_of(folder / SUMS)))
+    except PermissionError:  # no damage
+        raise
     except (OSError, ValueError, TypeError, RecursionError):
         sealed = {}
     place, found = sealed.pop(PLACE, None), checksums(folder)

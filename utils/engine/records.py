@@ -759,6 +759,8 @@ def read_metrics(run: str | Path) -> dict:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
         hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
         raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
+    except PermissionError:  # no damage
+        raise
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({first_line(error)}); {remedy(path.parent)}.") from None
     verify(path.parent)
@@ -773,7 +775,9 @@ def read_history(run: str | Path) -> pd.DataFrame:
     """history.csv of a run, one row an epoch; RunError if it lacks one, or has words."""
     path = path_of(run) / "history.csv"
     history = read_table(path)
-    if not {"epoch", "lr", "train_loss", "train_accuracy", "seconds"} <= {*history}:
+    always = {"epoch", "lr", "train_loss", "train_accuracy", "seconds"}
+    judged = [{f"{part}_loss", f"{part}_accuracy"} for part in ("test", "validation")]
+    if not any(always | part <= {*history} for part in judged):
         raise RunError(f"{path} lacks a column; {remedy(path.parent)}.")
     words, epochs = history.select_dtypes(exclude="number"), [*range(1, len(history) + 1)]
     if len(words.columns) or history.epoch.tolist() != (epochs or [1]):

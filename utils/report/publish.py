@@ -17,7 +17,7 @@ from scipy.special import softmax
 from torch import nn
 
 import utils
-from utils import architecture, runs, training
+from utils import architecture, models, runs, training
 from utils.cifar10.files import ImageData, remove
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
 from utils.engine import records
@@ -126,7 +126,7 @@ def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
     RunError if any was not measured on CIFAR-10, or lacks rows that are published, or if what is published is damaged;
-    also if one of benchmark/ is not as it is measured, or another lacks a column or has a row that no run made.
+    also if one of benchmark/ is not as it was measured, or another lacks a column or has a row that no run made.
     """
     paths = (path for path in sorted((utils.ROOT / "runs" / folder).glob("*.csv")) if path.is_file())
     files = {path: path.read_bytes() for path in paths}
@@ -135,14 +135,18 @@ def publish_tables(folder: str) -> Path:
     target = utils.ROOT / "results" / folder
     if target.exists():
         verify(target)  # what is damaged there must not be sealed anew
+    names = dict(ablation=ablation.studies(), search=models.networks(), benchmark=benchmark.KEYS)[folder]
     for file in files:
-        if folder == "ablation" and file.stem not in ablation.studies():
-            raise RunError(f"runs/{folder}/{file.name} is no table of utils/study/ablation.py; move it elsewhere.")
+        if file.stem not in names:
+            raise RunError(f"runs/{folder}/{file.name} is no table of utils/study/{folder}.py; move it elsewhere.")
         table = ablation.kept(file.stem) if folder == "ablation" else records.read_table(file)
+        table = search.sound(table, file) if folder == "search" else table
         before = target / file.name
         if not len(table):
             raise RunError(f"runs/{folder}/{file.name} holds no row; delete it, or make it anew.")
-        for number, source in enumerate(table.get("data_source", ["unknown images"]), 1):
+        if folder == "benchmark" and (why := benchmark.wrong_in(file, table)):
+            raise RunError(f"runs/{folder}/{file.name} {why}.")
+        for number, source in enumerate(table.data_source, 1):
             if source != "original":
                 where = f"Row {number} of runs/{folder}/{file.name}"
                 raise RunError(f"{where} was measured on the {source}; delete it, or measure it on CIFAR-10.")
@@ -154,9 +158,7 @@ def publish_tables(folder: str) -> Path:
 
 
 def check_measured(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
-    """RunError unless the table `name` is as it is measured, of no less than what is published."""
-    if why := benchmark.wrong_in(name, table):
-        raise RunError(f"runs/{folder}/{name}.csv {why}.")
+    """RunError unless the table `name` was measured of no less than what is published."""
     key = benchmark.KEYS[name]
     if len(lost := published[key].merge(table[key], "left", indicator=True).query("_merge != 'both'")):
         row = ", ".join(f"{column} {value}" for column, value in lost[key].iloc[0].items())

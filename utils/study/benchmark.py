@@ -4,6 +4,7 @@ Every measurement runs in a process of its own, for `keep_freed_memory` and the 
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import sys
@@ -25,7 +26,7 @@ import utils
 from utils import architecture
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
-from utils.engine.checkpoints import alone_in, write_atomically
+from utils.engine.checkpoints import alone_in, checksums, text_of, write_atomically
 from utils.engine.speed import suitable_precision
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
@@ -39,19 +40,14 @@ DROPOUT = 0.05  # of the plain loop, as in the reference
 LOOPS = ("plain", "no dropout", "our")  # the second is the plain one without its dropout
 VARIANTS = ("plain", "float32", "bfloat16")  # of `accuracy`
 PARTS = ["data", "forward", "random_numbers", "backward", "optimiser"]  # of a step, see `shares`
-TURNS = dict(  # table -> what is done in turn, in which column, and for every what
-    speed=("loop", LOOPS, "round"), accuracy=("variant", VARIANTS, "seed"), minutes=("network", (QUICK, FINAL), "round")
-)
-KEYS = {name: [again, column] for name, (column, _, again) in TURNS.items()}  # what tells the rows of a table apart
-KEYS |= dict(growth=["network", "batch_size", "images"])
 USUAL = dict(batch_size=128, images=6_400)  # in `grow`
-PRECISIONS = ("float32", "bfloat16", "float16")
-NUMBERS = dict(  # what stands in each row
-    speed=["round", "images_per_second", "seconds", "images", "peak_mib", *PARTS, "product_share", "cpu_threads"],
-    accuracy=["seed", "epochs", "validation_accuracy"],
-    minutes=["round", "epochs", "seconds", "images", "cpu_threads"],
-    growth="batch_size images parameters seconds peak_mib cpu_threads".split(),
+KEYS = dict(  # table -> what tells its rows apart
+    speed=["round", "loop"],
+    accuracy=["seed", "variant"],
+    minutes=["round", "network"],
+    growth=["network", "batch_size", "images"],
 )
+WHOLE = "measured.json"  # the sha256 of each table in runs/benchmark that was measured to its end
 
 
 class PlainDataset(Dataset):
@@ -271,7 +267,8 @@ def compare_minutes(rounds: int = 3, count: int = 12_800) -> None:
 
 
 def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
-    """Print each row as it is measured; the table of them, in runs/benchmark/<name>.csv, too, row by row.
+    """Print each row as it is measured; the table of them, in runs/benchmark/<name>.csv, too, row by row, and at the
+    end its checksum in WHOLE.
 
     RunError if such a table is there, or somebody else measures: two at once slow each other down.
     """
@@ -285,58 +282,29 @@ def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
             table = pd.DataFrame(rows)
             if not utils.FAST_RUN:
                 write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), file)
-    if not utils.FAST_RUN:
-        print(f"\nKept in runs/benchmark/{name}.csv.")
+        if not utils.FAST_RUN:
+            whole = _whole(file.parent) | {file.name: checksums(file.parent)[file.name]}
+            write_atomically(json.dumps(whole, indent=2).encode() + b"\n", file.with_name(WHOLE))
+            print(f"\nKept in runs/benchmark/{name}.csv.")
     return table
 
 
-def wrong_in(name: str, table: pd.DataFrame) -> str | None:
-    """In words what no whole measurement writes into the table `name`, such as a round twice; None if nothing."""
-    if name not in KEYS:
-        return "is no table of utils/study/benchmark.py; move it elsewhere"
-    column, wanted, again = TURNS.get(name, ("network", (), None))
-    words = [column, "data_source", *(["precision"] if name != "accuracy" else [])]
-    may_be_none = ["macs", "receptive_field"] if name == "growth" else []  # of a network that cannot be traced
-    if lost := [one for one in [*KEYS[name], *NUMBERS[name], *words, *may_be_none] if one not in table]:
-        return f"lacks the column {lost[0]}; measure it again"
-    numbers = {one: pd.to_numeric(table[one], errors="coerce") for one in NUMBERS[name]}
-    bad = [one for one, values in numbers.items() if not _possible(one, values)]
-    if bad := bad + [one for one in words if table[one].isna().any()]:
-        return f"has nothing, or something impossible, somewhere under {bad[0]}; measure it again"
-    table = table.assign(**numbers | {word: table[word].astype(str) for word in words})
-    if table.duplicated(KEYS[name]).any():
-        return "has a row twice; delete one of them"
-    for one in ("epochs", "images", "precision", "cpu_threads"):
-        per = column if (name, one) in (("minutes", "epochs"), ("speed", "precision")) else "data_source"
-        if one in table and one not in KEYS[name] and table.groupby(per)[one].nunique().max() > 1:
-            return f"has rows of different {one}; measure all of it in one go"
-    if again:
-        there, times = {*zip(table[again], table[column], strict=True)}, range(1, table[again].nunique() + 1)
-        if there != {(number, what) for number in times for what in wanted}:
-            return f"does not have each {column} for each {again} from 1 on; measure it again"
-    if "precision" in words:
-        other = table[column].isin(LOOPS[:-1]) & (table.precision != "float32")
-        if (other | ~table.precision.isin(PRECISIONS)).any():
-            return "has a precision that is not measured; measure it again"
-    if name == "speed" and (table.images_per_second != (table.images / table.seconds).round()).any():
-        return "has an images_per_second that is not images / seconds; measure it again"
-    if name == "speed" and (abs(table[PARTS].sum(axis=1) - 100) > 1).any():
-        return "has parts of the time that are not 100 % together; measure it again"
-    if name == "minutes" and (table.epochs != [experiment(network).recipe.epochs for network in table.network]).any():
+def _whole(folder: Path) -> dict[str, str]:
+    """Table -> its sha256 when it was whole."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(text_of(folder / WHOLE)))
+    return {}
+
+
+def wrong_in(file: Path, table: pd.DataFrame) -> str | None:
+    """In words why the table in `file` is none that was measured to its end, of what the code says now; else None."""
+    if _whole(file.parent).get(file.name) != checksums(file.parent)[file.name]:
+        return "was not measured to its end, or was changed since; measure it again"
+    epochs = [experiment(name).recipe.epochs for name in table.network] if file.stem == "minutes" else []
+    if epochs and epochs != table.epochs.tolist():
         return "has other epochs than the recipes; measure it again"
-    for network, rows in table.groupby("network") if name == "growth" else ():
-        if network != FINAL and any((rows[key] != value).any() for key, value in USUAL.items()):
-            return f"has a row of {network} that is not measured; delete it"
+    for network, rows in table.groupby("network") if file.stem == "growth" else ():
         for key, value in architecture.totals(chosen(network)[0]()).items():
             if (rows[key].notna() if value is None else rows[key] != value).any():
                 return f"has other {key} of {network} than the code; measure it again"
     return None
-
-
-def _possible(column: str, values: pd.Series) -> bool:
-    """Whether such a column of numbers may come from a measurement."""
-    if column == "peak_mib" and values.isna().all():  # Windows does not tell
-        return True
-    share = column in (*PARTS, "product_share", "validation_accuracy")  # a part may take no time
-    whole = share or column in ("seconds", "peak_mib") or (values % 1 == 0).all()
-    return bool(whole and values.between(0 if share else 1e-6, 100 if share else 1e12).all())

@@ -154,7 +154,7 @@ def tries() -> pd.DataFrame:
         try:
             m = records.read_metrics(path.parent)
             teacher = records.taught_by(m)
-        except RunError as error:
+        except (RunError, OSError) as error:  # others can be listed
             print(error)
             continue
         row = dict(network=m.get("built_by", {}).get("function", UNKNOWN), parameters=m["parameters"])
