@@ -23,6 +23,16 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork,
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 
+@pytest.fixture(autouse=True)
+def no_module_stays(tmp_path_factory):
+    """What a test imports from its own folder goes with it: another test writes other files of these names."""
+    before, folder = {*sys.modules}, str(tmp_path_factory.getbasetemp())
+    yield
+    for name in {*sys.modules} - before:
+        if str(getattr(sys.modules[name], "__dict__", {}).get("__file__")).startswith(folder):
+            del sys.modules[name]
+
+
 @pytest.fixture(scope="session")
 def cifar10():
     """The real images; tests that need them are skipped where there are none."""

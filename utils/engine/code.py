@@ -353,6 +353,9 @@ def _is_own(module: str | None, file: str = "") -> bool:
     return not libraries and not file.startswith(str(Path(inspect.__file__).parent))
 
 
+_is_own_file = cache(_is_own)  # asked of thousands of files each time
+
+
 @cache
 def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload changes in the same function
     if function.__name__ == "<lambda>":  # there may be two in a line, or one in half of a call
@@ -432,13 +435,12 @@ def _refuse_edits_of_ones_own(codes: list[CodeType]) -> None:
     """RunError if a file outside utils/ that was loaded, or from which one of these was, does not say it any more."""
     modules = {name: getattr(module, "__dict__", {}) for name, module in [*sys.modules.items()]}
     named = {str(found.get("__file__")): name for name, found in modules.items()}
-    files = {*named, *(code.co_filename for code in codes)}
+    of_libraries = {file for file, name in named.items() if not _is_own_file(name, file)}
+    files = {*named, *(code.co_filename for code in codes)} - of_libraries
     files = {file for file in files if file.endswith(".py")}  # a cell is in none
     stats = {file: os.stat(file) for file in files if os.path.isfile(file)}
     edited = {file for file, s in stats.items() if max(s.st_mtime, s.st_ctime) > BEGUN}  # or an older one put there
     for file in sorted(file for file in edited if UTILS not in Path(file).parents):
-        if file in named and not _is_own(named[file]):
-            continue
         with suppress(OSError, SyntaxError, ValueError):  # half of one says nothing
             now = compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
             there = [now]
