@@ -1106,6 +1106,12 @@ def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
     assert main(["runs"]) == 2 and "Error: there is too little memory" in capsys.readouterr().err
     error = BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert main(["runs"]) == 2 and "Error: The output cannot be written" in capsys.readouterr().err
+    with monkeypatch.context() as full:  # what was printed lies in a buffer until the end
+        full.setitem(COMMANDS, "runs", lambda _: None)
+        full.setattr(sys.stdout, "flush", lambda: fails(None))
+        error = OSError(errno.ENOSPC, "No space left on device")
+        assert main(["runs"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
     monkeypatch.setitem(COMMANDS, "runs", lambda _: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         main(["runs"])
