@@ -892,7 +892,7 @@ def test_a_lambda_and_a_class_in_models_are_networks(root, monkeypatch):
 @pytest.fixture
 def quietly(monkeypatch):
     """What a cell puts in the place of something that trains shows in its effect alone."""
-    monkeypatch.setattr("utils.engine.code.replaced", lambda names: [])
+    monkeypatch.setattr("utils.engine.code.replaced", lambda: [])
 
 
 def test_other_normalising_is_another_run_and_is_not_predicted_with(root, capsys, monkeypatch, quietly):
@@ -2217,7 +2217,7 @@ def test_what_a_network_is_given_counts_also_where_pytorch_does_not_say_it(root,
         else partial(Net, 0.5, nn.functional.dropout)
     )
     assert train(other, name="given").folder.name == "given-2"
-    said = "act is 'is alpha_dropout' here" if how == "an argument" else "attention.dropout is 0.5 here, but 0.1"
+    said = "act is alpha_dropout here" if how == "an argument" else "attention.dropout is 0.5 here, but 0.1"
     assert f"given in runs/ is another run: {said}" in capsys.readouterr().out
 
 
@@ -2405,7 +2405,7 @@ def test_the_words_of_a_network_do_not_depend_on_how_a_cell_prints():
     other.table[1]["a"] = torch.linspace(0, 2, 3)
     assert records.modules(other) != first and first["scale"] == "0.5"
     other.table = [torch.tensor([0, 2, 1])]
-    assert records.modules(other)["table"] == "[('torch.int64', (3,), [0, 2, 1])]"
+    assert records.modules(other)["table"] == "[torch.int64 [3] 1.291 [0.775, 0.297]]"
 
 
 def words(value):
@@ -2422,7 +2422,7 @@ def test_the_words_of_a_tensor_do_not_depend_on_the_machine():
     assert len({words(torch.tensor(v)) for v in ([0, 0.1, 0.3], [0, 0.3, 0.1], [0.3, 0.1, 0], [0, 0.1, 0.31])}) == 4
     assert words(torch.tensor([0, 1e-5, 3e-5])) != words(torch.tensor([0, 3e-5, 1e-5]))
     assert len({words(np.array(v)) for v in ([0, 0.1, 0.3], [0, 0.3, 0.1], [0, 0.1j, 0.3])}) == 3
-    for value in (torch.eye(3).to_sparse(), torch.eye(3).bfloat16(), torch.empty(0), np.array(["a"]), torch.zeros(2)):
+    for value in (torch.eye(3).to_sparse(), torch.eye(3).bfloat16(), torch.empty(0), torch.zeros(2)):
         assert words(value) == words(value) != words(torch.full((4,), 7.0))
 
 

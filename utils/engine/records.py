@@ -41,7 +41,7 @@ from utils.engine.checkpoints import (
     text_of,
     verify,
 )
-from utils.engine.code import PYTHONS, briefly, classes_of, code, refuse_edits
+from utils.engine.code import briefly, classes_of, code, refuse_edits, size_of
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -163,7 +163,7 @@ def modules(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         found[name or "network"] = own(module)
         silent = type(module).extra_repr is nn.Module.extra_repr  # such as of nn.MultiheadAttention
-        if silent or any(kind.__module__.split(".")[0] not in PYTHONS for kind in type(module).__mro__):
+        if silent or type(module).__module__.partition(".")[0] != "torch":
             values = {key: value for key, value in vars(module).items() if key not in usual}
             told = {f"{name}.{key}".lstrip("."): briefly(value) for key, value in values.items()}
             found |= {key: text for key, text in told.items() if text}
@@ -300,14 +300,7 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 def first_values(model: nn.Module) -> dict[str, list[float]]:
     """Mean, root mean square and a part, which depends on their order, of every parameter and buffer as built: what is
     too small for `response` to show it, or felt in a long training only."""
-
-    def size(v: torch.Tensor) -> list[float]:
-        part = (v.flatten() * torch.arange(v.numel()).cos()).sum() / max(v.numel(), 1) ** 0.5
-        return [float(f"{v.mean():.4g}"), float(f"{v.square().mean().sqrt():.4g}"), float(f"{part:.6g}")]
-
-    kept = {name: t.detach().cpu() for name, t in (*model.named_parameters(), *model.named_buffers())}
-    values = {name: (torch.view_as_real(t) if t.is_complex() else t).float() for name, t in kept.items()}
-    return {name: size(v) for name, v in values.items()}
+    return {name: size_of(values) for name, values in (*model.named_parameters(), *model.named_buffers())}
 
 
 def normalised() -> list[float]:
