@@ -53,7 +53,7 @@ FIRST = {  # what classes said, see `classes_of`, in all runs that do not know i
 }
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
 SEEN = """network data split code first_response first_values normalised
-    teacher classes drawn""".split()  # beside recipe and seed
+    teacher classes""".split()  # beside recipe and seed
 KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -226,36 +226,6 @@ def response(model: nn.Module) -> list[float]:
     refuse_what_no_copy_keeps(copy)  # nor after a step, if it keeps what it computed
     logits = torch.cat([judged, judged if draws else trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, 0.0 if draws else gradient]]
-
-
-def drawn(model: nn.Module) -> dict:
-    """What training makes of these images with random numbers, those of dropout, too, which is at least 0.3: the logits
-    of the faintest and the strongest, and the length of the gradient; then of the same images at half the side, which
-    `halved` trains on. `numbers` tells where it may be compared: where the same seed draws the same. `values` are none
-    if they are others each time."""
-
-    def once_more(side: int) -> list[float]:
-        copy = deepcopy(model).cpu().train()
-        for module in copy.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = module.p or 0.3  # the recipe may set it, and then it counts where it stands
-        copy.zero_grad()
-        with probing():
-            torch.default_generator.manual_seed(0)
-            logits = copy(F.interpolate(eight_images(), size=side, mode="area"))
-            F.cross_entropy(logits, torch.arange(8) % logits.shape[1]).backward()
-        return [round(value, 6) for value in [*logits[[0, -1]].flatten().tolist(), gradient_of(copy)]]
-
-    found: list[list[float]] = []
-    with suppress(NetworkError):  # of one that takes no smaller images
-        for side in (32, 16):
-            first, second = once_more(side), once_more(side)
-            found.append(first if alike(first, second) else [])  # last digits may differ
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        few = torch.rand(1000), torch.randn(1000), F.dropout(torch.ones(1000)), torch.empty(1000).exponential_()
-    numbers = hashlib.sha256(np.round(torch.cat(few).numpy(), 4).tobytes()).hexdigest()[:8]
-    return dict(numbers=numbers, values=found)
 
 
 def eight_images() -> torch.Tensor:
@@ -438,7 +408,7 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int, split: str =
             raise RunError(f"Its teacher, {teacher}, cannot be asked: {error}") from None
         computed |= dict(teacher=weights_of(teacher))
     known = dict(network=described, recipe=recipe_of(recipe), data=data, split=split, seed=seed, code=code())
-    return known | computed | dict(classes=classes_of(model), drawn=drawn(model))
+    return known | computed | dict(classes=classes_of(model))
 
 
 def identity_of(metrics: Mapping) -> dict:
@@ -530,14 +500,6 @@ def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
     return sorted(name for name in differing if name in both or not name.endswith(", its value"))
 
 
-def drawn_alike(found: Mapping, recorded: Mapping) -> bool:
-    """Whether training makes the same of a few images, or nobody can tell: other numbers are drawn here."""
-    if found["numbers"] != recorded["numbers"]:
-        return True
-    pairs = zip(found["values"], recorded["values"], strict=False)
-    return all(alike(here, there) for here, there in pairs if here and there)
-
-
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
     "first_response": (
         alike,
@@ -550,7 +512,6 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         lambda found, recorded: not others(found, recorded),
         "its modules are the same, but the code of their classes, or what it names, is another one here",
     ),
-    "drawn": (drawn_alike, "its modules are the same, but in training it computes something else here"),
     "teacher": (operator.eq, "its teacher has other weights here than it had there"),
 }
 
