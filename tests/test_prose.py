@@ -135,3 +135,17 @@ def test_a_changed_digit_is_noticed():
     for right, wrong in (("93.05", "93.15"), ("92,394", "92,384"), ("195,114", "195,144")):
         assert is_known(right, ()) and not is_known(wrong, ()), right
     assert is_known("12.34", {12.34}) and not is_known("12.34", {12.35})
+
+
+def test_each_word_of_the_glossary_stands_in_the_notebook_that_explains_it():
+    rows = re.findall(
+        r"^\| ([^|]+) \| [^|]+ \| \[(\d+)\]\(\.\./notebooks/(.+?)\)",
+        (ROOT / "docs/glossary.md").read_text("utf-8"),
+        re.M,
+    )
+    assert len(rows) > 60 and [row[0].lower() for row in rows] == sorted(row[0].lower() for row in rows)
+    for word, number, file in rows:
+        cells = json.loads((ROOT / "notebooks" / file).read_text(encoding="utf-8"))["cells"]
+        text = " ".join("".join(cell["source"]) for cell in cells).lower().replace("_", " ")
+        name = re.sub(r" \(.*\)", "", word).lower().replace("_", " ")
+        assert name in text and file.startswith(f"{int(number):02}"), word
