@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import linecache
+import runpy
 import shutil
 import sys
 from dataclasses import asdict
@@ -376,6 +377,27 @@ def test_an_edited_helper_of_ones_own_is_noticed(tmp_path, monkeypatch):
     for asked in (lambda: code_module.classes_of(net), code):
         with pytest.raises(RunError, match="my_helper.py was edited after it was loaded; restart the kernel"):
             asked()
+
+
+def test_the_text_of_an_edited_script_is_not_taken_for_what_it_was_run_with(tmp_path):
+    """As with %run, after which the file is no module that could be told to be edited."""
+    file, text = (
+        tmp_path / "script.py",
+        "from torch import nn\nclass Net(nn.Linear):\n    def forward(self, x): return {} * x\n",
+    )
+    digests = []
+    for factor in ("2", "3", "2"):
+        file.write_text(text.format(factor), encoding="utf-8")
+        linecache.clearcache()
+        network = runpy.run_path(str(file))["Net"](1, 2)
+        digests.append(code_module.classes_of(network))
+        file.write_text(text.format("4"), encoding="utf-8")
+        linecache.clearcache()
+        code_module._said.cache_clear()
+        assert code_module.classes_of(network) not in digests, "nor is it the one that is to be run next"
+        edited = runpy.run_path(str(file))["Net"](1, 2)
+        assert code_module.classes_of(edited) != code_module.classes_of(network)
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_an_edit_of_the_file_of_a_networks_class_is_said(copy):

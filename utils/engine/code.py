@@ -226,6 +226,9 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
         return _instructions(code)
     with suppress(Exception):  # what cannot be read fails in many ways
         if not function.__module__.startswith("utils."):
+            file = compile("".join(inspect.findsource(code)[0]), "", "exec", dont_inherit=True)
+            if _instructions(code) not in map(_instructions, _with_inner([file])):
+                return _instructions(code)  # the file was edited since
             return _text(ast.parse(textwrap.dedent(inspect.getsource(code))))
         found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
         for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
