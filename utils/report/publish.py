@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,20 +31,10 @@ from utils.study import ablation, analysis, baselines, benchmark, search
 def alone() -> Iterator[None]:
     """Nobody else publishes or reports as long as the block lasts, from the first look at what is there on."""
     folder = utils.ROOT / "runs"
-    lock = FileLock(folder / ".publishing")  # of all of results/: a folder lies in another
-    while not lock.is_locked:
-        folder.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # whoever had it has removed both just now
-            waited_for(lock, "is publishing or reporting")
-    try:
+    folder.mkdir(exist_ok=True)
+    with waited_for(FileLock(folder / ".publishing"), "is publishing or reporting"):  # of all of results/
         mend()
         yield
-    finally:
-        if os.listdir(folder) == [".publishing"]:  # there was nothing to publish
-            with suppress(OSError):  # Windows keeps what is open
-                (folder / ".publishing").unlink()
-                folder.rmdir()
-        lock.release()
 
 
 @alone()
