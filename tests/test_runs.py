@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-import utils
 from utils import architecture, models, runs
 from utils.__main__ import main
 from utils.data import eval_loader
@@ -400,8 +399,9 @@ def test_no_shorter_run_of_another_network_stays_below_a_published_one(root, mon
 
 
 def test_what_is_published_is_not_checked_on_the_few_images_of_a_fast_run(monkeypatch):
-    monkeypatch.setattr(utils, "FAST_RUN", True)
-    with pytest.raises(RunError, match="FAST_RUN is set"):
+    data = random_images(source="original").few(50, 10)
+    monkeypatch.setattr(publish, "load_cifar10", lambda: data)
+    with pytest.raises(RunError, match="checked on CIFAR-10; .* no FAST_RUN"):
         official_images()
 
 
