@@ -164,10 +164,6 @@ def forge_weights_that_are_no_numbers(run):
     run.history["test_accuracy"] = run.metrics["test_accuracy_last"] = 100 / 55
 
 
-def forge_number(run):
-    run.history.loc[3, "train_loss"] = float("nan")
-
-
 def forge_epochs(run):
     run.history.loc[5, "epoch"] = 5
 
@@ -190,26 +186,6 @@ def forge_field(run):
 
 def forge_speed(run):
     run.metrics["epochs_to_85"] = 3
-
-
-def forge_best(run):
-    run.metrics["test_accuracy_best"] = 95.0
-
-
-def forge_best_that_is_no_number(run):
-    run.metrics["test_accuracy_best"] = "95"
-
-
-def forge_training(run):
-    run.metrics["train_accuracy_last"] = 99.9
-
-
-def forge_mean(run):
-    run.metrics["mean"][0] += 0.002
-
-
-def forge_classes(run):
-    run.metrics["classes"] = run.metrics["classes"][::-1]
 
 
 FORGERIES = [value for name, value in list(globals().items()) if name.startswith("forge_")]
