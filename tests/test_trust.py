@@ -1173,36 +1173,14 @@ def test_a_table_without_the_published_rows_is_not_published(root):
     target = publish_tables("search")
     before = tree(target)
     for rows, why in (
-        ([], "holds no row"),
+        ([], "lacks published rows"),
         ([0, 1], "lacks published rows"),
-        ([0, 1, 1], "has a row twice"),
         ([4, 5, 6], "lacks"),
     ):
         search_table(root, "runs", rows)
         with pytest.raises(RunError, match=why):
             publish_tables("search")
         assert tree(target) == before
-
-
-def test_a_table_with_a_row_twice_is_not_published(root):
-    search_table(root, "runs", [0, 1, 2, 3, 3])
-    with pytest.raises(RunError, match=r"search/fast.csv has a row twice; delete one of them"):
-        publish_tables("search")
-    assert not (root / "results" / "search").exists()
-
-
-def test_a_table_that_is_written_while_it_is_published_is_not(root, monkeypatch):
-    file = search_table(root, "runs") / "fast.csv"
-    checked = publish.check_rows
-
-    def check(*arguments):
-        checked(*arguments)
-        file.write_text(file.read_text(encoding="utf-8") + "7,99.9,folder\n", encoding="utf-8")  # a search ends
-
-    monkeypatch.setattr(publish, "check_rows", check)
-    with pytest.raises(RunError, match="was changed meanwhile; start again"):
-        publish_tables("search")
-    assert not (root / "results" / "search").exists()
 
 
 def test_a_column_that_no_run_knows_is_not_published(root):
@@ -1237,7 +1215,12 @@ def measured_tables(root):
         ("accuracy", "float32,1,3,69.06", "float32,1,3,69", "was changed since"),
         ("speed", "5,our,", "5,ours,", "was changed since"),
         ("minutes", ",", ";", "was changed since"),
-        ("growth", "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n", "", "batch_size 512"),
+        (
+            "growth",
+            "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n",
+            "",
+            "lacks what is published of .*512",
+        ),
         ("growth", "tiny,128,6400,9786", "tiny,128,6400,1234", "other parameters of tiny than the code"),
         ("minutes", ",quick,7,", ",quick,9,", "other epochs than the recipes"),
         ("speed", ",original,", ",stand-in,", "Row 1 .* was measured on the stand-in; delete it"),

@@ -101,10 +101,9 @@ def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
     RunError if any was not measured on CIFAR-10, or lacks rows that are published, or if what is published is damaged;
-    also if one of benchmark/ is not as it was measured, or another lacks a column or has a row that no run made.
+    also if one of benchmark/ is not as it was measured, or another has a row that no run made.
     """
-    paths = (path for path in sorted((utils.ROOT / "runs" / folder).glob("*.csv")) if path.is_file())
-    files = {path: path.read_bytes() for path in paths}
+    files = sorted((utils.ROOT / "runs" / folder).glob("*.csv"))
     if not files:
         raise RunError(f"runs/{folder} holds no table yet; make one with python -m utils (see --help).")
     target = utils.ROOT / "results" / folder
@@ -112,71 +111,60 @@ def publish_tables(folder: str) -> Path:
         verify(target)  # what is damaged there must not be sealed anew
     names = dict(ablation=ablation.studies(), search=models.networks(), benchmark=benchmark.KEYS)[folder]
     for file in files:
+        title = f"runs/{folder}/{file.name}"
         if file.stem not in names:
-            raise RunError(f"runs/{folder}/{file.name} is no table of utils/study/{folder}.py; move it elsewhere.")
+            raise RunError(f"{title} is no table of utils/study/{folder}.py; move it elsewhere.")
         table = ablation.kept(file.stem) if folder == "ablation" else records.read_table(file)
-        table = search.sound(table, file) if folder == "search" else table
-        before = target / file.name
-        if not len(table):
-            raise RunError(f"runs/{folder}/{file.name} holds no row; delete it, or make it anew.")
+        if folder == "search":
+            search.sound(table, file)
         if folder == "benchmark" and (why := benchmark.wrong_in(file, table)):
-            raise RunError(f"runs/{folder}/{file.name} {why}.")
+            raise RunError(f"{title} {why}.")
         for number, source in enumerate(table.data_source, 1):
             if source != "original":
-                where = f"Row {number} of runs/{folder}/{file.name}"
-                raise RunError(f"{where} was measured on the {source}; delete it, or measure it on CIFAR-10.")
+                raise RunError(
+                    f"Row {number} of {title} was measured on the {source}; delete it, or measure it on CIFAR-10."
+                )
+        before = target / file.name
         published = records.read_table(before) if before.exists() else table.iloc[:0]
-        (check_measured if folder == "benchmark" else check_rows)(table, published, folder, file.stem)
-    if any(file.read_bytes() != content for file, content in files.items()):
-        raise RunError(f"A table in runs/{folder} was changed meanwhile; start again.")
-    return put({file.name: content for file, content in files.items()}, target)
-
-
-def check_measured(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
-    """RunError unless the table `name` was measured of no less than what is published."""
-    key = benchmark.KEYS[name]
-    if len(lost := published[key].merge(table[key], "left", indicator=True).query("_merge != 'both'")):
-        row = ", ".join(f"{column} {value}" for column, value in lost[key].iloc[0].items())
-        raise RunError(f"runs/{folder}/{name}.csv lacks what is published of {row}; measure it again, as often.")
+        if folder == "benchmark":
+            key = benchmark.KEYS[file.stem]
+            if len(lost := published.set_index(key).index.difference(table.set_index(key).index)):
+                raise RunError(f"{title} lacks what is published of {lost[0]}; measure it again, as often.")
+        else:
+            check_rows(table, published, folder, file.stem)
+    return put({file.name: file.read_bytes() for file in files}, target)
 
 
 def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
     """RunError unless every row that is published is in the table `name`, too, and every other row tells nothing but
     what a finished run below runs/`folder` does."""
-    rows, known = ([plain(row) for row in t.to_dict("records")] for t in (table, published))
-    if lost := sorted(set(published) - set(table)):
-        raise RunError(f"runs/{folder}/{name}.csv lacks the column {lost[0]} that is published; make it anew.")
-    if table.duplicated().any():
-        raise RunError(f"runs/{folder}/{name}.csv has a row twice; delete one of them.")
     key = ["change", "seed"] if folder == "ablation" else list(published)  # a change may have been made again
-    there = [{column: row.get(column) for column in key} for row in rows]
-    if any({column: row[column] for column in key} not in there for row in known):
+    rows, known = ([plain(row) for row in t.to_dict("records")] for t in (table, published))
+    there, wanted = ([{k: row[k] for k in key if k in row} for row in group] for group in (rows, known))
+    if any(row not in there for row in wanted):
         raise RunError(f"runs/{folder}/{name}.csv lacks published rows; take them over from results/{folder}.")
-    added = set(table) - set(published)  # such as an argument that the network had not yet: no row that is known has it
-    new = [row for row in rows if {column: row.get(column) for column in published} not in known]
-    new += [row for row in rows if row not in new and any(row[column] is not None for column in added)]
-    paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json") if new and folder != "ablation" else ()
-    usual = search.choices(name)[1] if new and folder == "search" else {}  # channels that a try did not change
-    found = [m for path in paths if (m := records.read_metrics(path.parent))["name"] == f"{folder}/{name}"]
-    made = [plain(usual | records.row_of(m)) for m in found]
-    for row in new:
+    new = [number for number, row in enumerate(rows) if row not in known]
+    made = []
+    if new and folder == "search":
+        usual = search.choices(name)[1]  # channels that a try did not change
+        found = [records.read_metrics(path.parent) for path in (utils.ROOT / "runs/search").glob("**/metrics.json")]
+        made = [plain(usual | records.row_of(m)) for m in found if m["name"] == f"search/{name}"]
+    for number in new:
+        row = rows[number]
         if folder == "ablation":
             made = [plain(ablation.run_of(name, row["change"], int(row["seed"])))]
-        if not any(all(value == run.get(column) for column, value in row.items()) for run in made):
+        if not any(row.items() <= run.items() for run in made):
             raise RunError(
-                f"Row {rows.index(row) + 1} of runs/{folder}/{name}.csv is of no finished run in runs/{folder}; delete "
-                "the row and make the run again."
+                f"Row {number + 1} of runs/{folder}/{name}.csv is of no finished run in runs/{folder}; delete the row "
+                "and make the run again."
             )
 
 
-def plain(row: dict) -> dict:
-    """The row with values that compare: a number is a float without its last digits, which reading may change; a value
-    that is missing is None."""
-    kinds = int | float | np.integer | np.floating
-    counts = {key: isinstance(value, kinds) and not isinstance(value, bool) for key, value in row.items()}
-    numbers = {key: float(f"{value:.12g}") for key, value in row.items() if counts[key]}
-    words = {key: value if value is None else str(value) for key, value in row.items() if not counts[key]}
-    return words | {key: None if np.isnan(value) else value for key, value in numbers.items()}
+def plain(row: dict) -> dict[str, str]:
+    """The row's values as words that compare: without those that are missing, and without a number's last digits, which
+    reading may change."""
+    there = {key: value for key, value in row.items() if value is not None and value == value}  # nan is not itself
+    return {key: f"{value:.12g}" if isinstance(value, float) else str(value) for key, value in there.items()}
 
 
 def put(files: dict[str, bytes], target: Path) -> Path:
