@@ -174,9 +174,6 @@ def put(files: dict[str, bytes], target: Path) -> Path:
     A calibration that is not among them goes where it is of other weights, or was changed by hand.
     """
     new, old = (target.with_name(f".{word}-{target.name}") for word in ("new", "old"))
-    if target.is_symlink():
-        raise RunError(f"{target} is a link to a folder elsewhere; put that folder itself there.")
-
     mend()
     try:
         if target.exists():
