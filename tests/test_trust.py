@@ -52,7 +52,7 @@ from utils.experiments import EXPERIMENTS, FINAL, experiment
 from utils.report import publish, readme
 from utils.report.publish import publish_run, publish_tables, put
 from utils.serve.predict import PictureError, open_picture
-from utils.study import analysis, benchmark, search, statistics
+from utils.study import benchmark, search, statistics
 from utils.training import evaluate
 
 
@@ -1337,20 +1337,6 @@ def test_without_a_stderr_there_is_no_bar(root, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(sys, "stderr", None)
     runs.train(tiny_network, ONE, random_images(), name="mine")
-
-
-def test_a_temperature_is_not_given_to_other_weights(root, images, monkeypatch, capsys):
-    target = root / "results" / FINAL
-    runs.save(honest_run(images), target)
-    logits = analysis.logits
-
-    def meanwhile(*arguments):
-        (target / "weights.pt").write_bytes(b"other weights")
-        return logits(*arguments)
-
-    monkeypatch.setattr(analysis, "logits", meanwhile)
-    assert "came into" in refused(capsys, "calibrate", FINAL)
-    assert not (target / "calibration.json").exists()
 
 
 def notebook(path, text="", tag=None):

@@ -21,7 +21,7 @@ from utils import architecture, models, runs, training
 from utils.cifar10.files import ImageData, remove
 from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
-from utils.engine.checkpoints import KEPT, UNKNOWN, checksums, seal, verify, waited_for
+from utils.engine.checkpoints import KEPT, UNKNOWN, seal, verify, waited_for
 from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.study import ablation, analysis, baselines, benchmark, search
@@ -225,21 +225,18 @@ def calibrate(name: str) -> None:
     run, data = runs.load(name), official_images()
     if utils.ROOT / "results" not in run.folder.parents:
         raise RunError(f"{name} is not published; publish it first.")
-    judged = checksums(run.folder).get("weights.pt")
     logits = analysis.logits(run.model, data.test_images, run.metrics["mean"], run.metrics["std"])
-    before, after = (
-        round(analysis.calibration_error(analysis.reliability(probabilities, data.test_labels)), 3)
-        for probabilities in (softmax(logits, axis=1), analysis.cross_fitted(logits, data.test_labels)[0])
-    )
+
+    def error(probabilities: np.ndarray) -> float:
+        return round(analysis.calibration_error(analysis.reliability(probabilities, data.test_labels)), 3)
+
     found = dict(
         temperature=round(analysis.temperature(logits, data.test_labels), 4),
-        error_before=before,
-        error_after=after,
+        error_before=error(softmax(logits, axis=1)),
+        error_after=error(analysis.cross_fitted(logits, data.test_labels)[0]),
         test_images=len(data.test_labels),
         data_source=data.source,
     )
     text = json.dumps(found, indent=2) + "\n"
-    if checksums(run.folder).get("weights.pt") != judged:
-        raise RunError(f"Other weights of {name} came into {run.folder} meanwhile; start again.")
     put({"calibration.json": text.encode()}, run.folder)
     print(text, end="")
