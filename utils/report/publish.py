@@ -1,10 +1,7 @@
 """runs/ -> results/: only finished runs and tables measured on CIFAR-10 get there, and only from here."""
 
-import ctypes
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -168,8 +165,8 @@ def plain(row: dict) -> dict[str, str]:
 
 
 def put(files: dict[str, bytes], target: Path) -> Path:
-    """Give the folder `target` these files and a seal, in one step: killed at any time, this leaves it old or new; what
-    was killed between two renames is mended by the next call.
+    """Give the folder `target` these files and a seal: killed at any time, this leaves it old or new, at the latest
+    when the next call has mended it.
 
     A calibration goes when weights come, of which it may not be.
     """
@@ -184,10 +181,9 @@ def put(files: dict[str, bytes], target: Path) -> Path:
         for name, content in files.items():
             (new / name).write_bytes(content)
         seal(new, target)
-        if target.exists() and not exchange(new, target):
+        if target.exists():
             target.rename(old)
-        if not target.exists():
-            new.rename(target)
+        new.rename(target)
     finally:  # also where the disk is full
         remove(new)
     remove(old)
@@ -204,14 +200,6 @@ def mend() -> None:
     for word in (".old-*", ".new-*"):
         for path in [path for path in results.rglob(word) if path.is_dir()]:
             remove(path)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Give each folder the other's name in one step, where the system can: renameat2(2) of Linux."""
-    if not hasattr(libc := ctypes.CDLL(None) if sys.platform == "linux" else None, "renameat2"):
-        return False
-    AT_FDCWD, RENAME_EXCHANGE = -100, 2
-    return libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 @alone()
