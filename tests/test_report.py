@@ -208,12 +208,6 @@ def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
     assert name == "a.png" and Image.open(io.BytesIO(png)).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_report_without_notebooks_is_refused(copy):
-    shutil.rmtree(copy / "notebooks")
-    with pytest.raises(RunError, match="notebooks/ holds no notebook of the course"):
-        tables.lessons()
-
-
 def test_notebooks_of_ones_own_are_no_lessons_and_a_damaged_one_is_named(copy):
     before, path = tables.course_table(), copy / "notebooks" / "05_experiment_1.ipynb"
     for name in ("Untitled.ipynb", "05_experiment_1-Copy1.ipynb", "mine.ipynb"):
@@ -224,14 +218,10 @@ def test_notebooks_of_ones_own_are_no_lessons_and_a_damaged_one_is_named(copy):
         "mine",
         "[experiment_5_long](notebooks/09_experiment_5.ipynb)",
     ]
-    untitled = json.dumps({"cells": [{"cell_type": "markdown", "source": ["no title"], "metadata": {}}]})
-    for damage in ('{"cells": []}', path.read_text(encoding="utf-8")[:-500], "[]", "{}", untitled, "\udcff"):
-        path.write_text(damage, encoding="utf-8", errors="surrogateescape")
-        for asked in (tables.course_table, readme.notebook_figures):
-            with pytest.raises(
-                RunError, match=r"^notebooks/05_experiment_1.ipynb cannot be read \(.*; fetch or mend it"
-            ):
-                asked()
+    path.write_text(path.read_text(encoding="utf-8")[:-500], encoding="utf-8")
+    for asked in (tables.course_table, readme.notebook_figures):
+        with pytest.raises(RunError, match=r"^notebooks/05_experiment_1.ipynb cannot be read \(.*; fetch or mend it"):
+            asked()
 
 
 def test_pictures_are_small_enough_for_a_web_page():
@@ -412,39 +402,6 @@ def test_no_picture_of_other_images_gets_into_the_readme(copy, class_folders, ca
         with pytest.raises(RunError, match=f"^notebooks/{path.name} was run without CIFAR-10"):
             readme.notebook_figures()
     assert main(["report"]) == 2 and "was run without CIFAR-10" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def notebook_with(copy, change):
-    """The notebook of the first picture, changed; `change` gets it."""
-    path = min(path for path in (copy / "notebooks").glob("*.ipynb") if '"images/' in path.read_text(encoding="utf-8"))
-    change(notebook := json.loads(path.read_text(encoding="utf-8")))
-    path.write_text(json.dumps(notebook), encoding="utf-8")
-    return path.name
-
-
-def picture_of(notebook):
-    (cell,) = [c for c in notebook["cells"] if any(tag.startswith("images/") for tag in c["metadata"].get("tags", []))][
-        :1
-    ]
-    return next(output["data"] for output in cell["outputs"] if "image/png" in output.get("data", {}))
-
-
-NOTEBOOKS = {
-    "no outputs": lambda notebook: notebook["cells"][-2].update(outputs=None),
-    "no metadata": lambda notebook: notebook["cells"][-2].pop("metadata"),
-    "a text": lambda notebook: notebook["cells"].append("text"),
-    "base64": lambda notebook: picture_of(notebook).update({"image/png": "iVBORw0KGgoA"}),
-    "half a picture": lambda notebook: picture_of(notebook).update({"image/png": "iVBORw0KGgo="}),
-}
-
-
-@pytest.mark.parametrize("damage", NOTEBOOKS.values(), ids=NOTEBOOKS)
-def test_a_damaged_notebook_is_a_sentence_and_nothing_is_written(copy, damage):
-    name = notebook_with(copy, damage)
-    before = {path: path.read_bytes() for path in (copy / "images").iterdir()}
-    with pytest.raises(RunError, match=name):
-        readme.write()
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -38,32 +38,18 @@ def published(names: list[str]) -> pd.DataFrame:
     return table.loc[[name for name in names if name in table.index]]
 
 
-def lessons() -> dict[Path, dict]:
-    """The notebooks of the course, such as 01_data_exploration.ipynb, in their order; others in the folder are not
-    its own. RunError if one cannot be read."""
+def lessons() -> dict[Path, list[dict]]:
+    """The cells of each notebook of the course, such as 01_data_exploration.ipynb, in their order; others in the folder
+    are not its own. RunError if one cannot be read."""
     found = {}
-    paths = sorted((utils.ROOT / "notebooks").glob("*.ipynb"))
-    for path in (path for path in paths if re.fullmatch(r"\d\d_\w+", path.stem)):  # and no 05_experiment_1-Copy1
-        try:
-            found[path] = json.loads(path.read_text(encoding="utf-8"))
-            heading("".join(found[path]["cells"][0]["source"]))
-            for cell in found[path]["cells"]:
-                "".join(cell["source"]), cell["metadata"].get("tags"), cell["cell_type"], [*cell.get("outputs", [])]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"notebooks/{path.name} cannot be read ({first_line(error)}); fetch or mend it, or give it a name that "
-                "does not begin with a number."
-            ) from None
-    if not found:
-        raise RunError("notebooks/ holds no notebook of the course, such as 01_data_exploration.ipynb; fetch it again.")
+    for path in sorted((utils.ROOT / "notebooks").glob("*.ipynb")):
+        if re.fullmatch(r"\d\d_\w+", path.stem):  # and no 05_experiment_1-Copy1
+            try:
+                found[path] = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            except ValueError as error:
+                why = first_line(error)
+                raise RunError(f"notebooks/{path.name} cannot be read ({why}); fetch or mend it.") from None
     return found
-
-
-def heading(first: str) -> str:
-    """The title of a notebook, in its first cell."""
-    if not (found := re.search(r"^# (?:\d+\. )?(.+)", first, re.M)):
-        raise ValueError("its first cell has no title")
-    return found[1]
 
 
 def notebook_links(names: Iterable[str]) -> list[str]:
@@ -126,11 +112,12 @@ def headline() -> dict:
 
 def course_table() -> dict:
     """Every notebook by its title, with its badge for Colab and the minutes that it takes."""
-    books = {path: book["cells"] for path, book in lessons().items()}
+    books = lessons()
     firsts = ["".join(cells[0]["source"]) for cells in books.values()]
+    titles = [re.search(r"^# (?:\d+\. )?(.+)", first, re.M)[1] for first in firsts]
     return {
         "": [path.name[:2] for path in books],
-        "notebook": [f"[{heading(first)}](notebooks/{path.name})" for first, path in zip(firsts, books, strict=True)],
+        "notebook": [f"[{title}](notebooks/{path.name})" for title, path in zip(titles, books, strict=True)],
         "reading": [f"{reading_minutes(cells)} min" for cells in books.values()],
         "running": [f"{running_minutes(cells)} min" for cells in books.values()],
         "in Colab": [first.splitlines()[0] for first in firsts],
