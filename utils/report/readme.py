@@ -29,23 +29,16 @@ def fill(text: str, marker: str, content: str) -> str:
     return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
-def pages_with_markers() -> dict[str, str]:
-    """Every page by its path; RunError unless each table has its two lines once, on one of them."""
-    try:
-        pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
-    except (OSError, ValueError) as error:
-        raise RunError(f"One of {', '.join(PAGES)} cannot be read ({first_line(error)}); fetch it again.") from None
-    if torn := [page for page, text in pages.items() if re.search(r"^(<{7}|>{7}) ", text, re.M)]:
-        raise RunError(f"{torn[0]} holds a conflict that git left there; mend it.")
-    whole = "".join(pages.values())
-    for marker in TABLES:
-        first, last = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-        if not any(last in text.partition(first)[2] for text in pages.values()):
-            where = f"{PAGES[0]} or {PAGES[1]}, in this order"
-            raise RunError(f"No page has the lines {first} and {last}; put both back into {where}.")
-        if whole.count(first) + whole.count(last) > 2:
-            raise RunError(f"The lines {first} and {last} stand on the pages more than once; delete one of the tables.")
-    return pages
+def place_of(marker: str, pages: dict[str, str]) -> str:
+    """The page with the two lines of a table; RunError unless they stand once, in their order, on one of `pages`."""
+    between = re.compile(f"<!-- {marker} -->.*?<!-- /{marker} -->", re.S)
+    found = [page for page, text in pages.items() for _ in between.findall(text)]
+    if len(found) != 1:
+        raise RunError(
+            f"The lines <!-- {marker} --> and <!-- /{marker} --> stand {len(found)} times on {' and '.join(pages)}; "
+            "they must stand there once, in this order."
+        )
+    return found[0]
 
 
 def notebook_figures() -> dict[str, bytes]:
@@ -74,14 +67,11 @@ def write() -> None:
     for folder in sorted({path.parent for path in results.rglob("[!.]*") if path.is_file()}):
         if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
             verify(folder)  # in a second, also what no page shows
-    names = statistics.published().index
-    if FINAL not in names:
-        raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
-    pages, pictures = pages_with_markers(), notebook_figures()
-    loaded = {name: runs.load(name) for name in names}
-    for marker, table in TABLES.items():
-        (page,) = [page for page, text in pages.items() if f"<!-- {marker} -->" in text]
-        pages[page] = fill(pages[page], marker, markdown(table()))
+    pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    places, pictures = {marker: place_of(marker, pages) for marker in TABLES}, notebook_figures()
+    loaded = {name: runs.load(name) for name in statistics.published().index}
+    for marker, page in places.items():
+        pages[page] = fill(pages[page], marker, markdown(TABLES[marker]()))
     for page, text in pages.items():
         write_atomically(text.encode(), utils.ROOT / page)
 
