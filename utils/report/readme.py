@@ -12,7 +12,7 @@ from utils import architecture, plotting, runs
 from utils.cifar10.files import OTHERS
 from utils.engine.checkpoints import verify, write_atomically
 from utils.engine.records import read_table
-from utils.errors import RunError, first_line
+from utils.errors import RunError
 from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
 from utils.report.publish import alone
 from utils.report.tables import TABLES, lessons, markdown, published
@@ -101,10 +101,7 @@ def set_links(repository: str) -> None:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.git)", repository, re.ASCII):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
     paths = [utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))]
-    try:
-        texts = {path: path.read_text(encoding="utf-8") for path in paths}
-    except (OSError, ValueError) as error:
-        raise RunError(f"README.md or a notebook cannot be read ({first_line(error)}); fetch or mend it.") from None
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}  # all of them before any is written
     for path, text in texts.items():
         if old := BADGE.search(text):  # each file's own: an earlier call may have been stopped halfway
             text = re.sub(rf"(github(?:\.com)?/){re.escape(old[1])}(?![\w-])", rf"\g<1>{repository}", text)
