@@ -397,10 +397,9 @@ def executed(*times):
 KEYS = ("iopub.status.busy", "iopub.status.idle")
 
 
-def test_the_minutes_of_a_notebook_are_those_of_one_run():
+def test_the_minutes_of_a_notebook_are_those_of_its_cells():
     one, two = ("2026-01-01T10:00:00Z", "2026-01-01T10:01:00Z"), ("2026-01-01T10:01:01Z", "2026-01-01T10:02:30Z")
-    assert executed(one, two) == 3
-    assert executed(two, one) == executed(one, [time.replace("01-01", "01-02") for time in two]) == executed() == "-"
+    assert executed(one, two) == executed(two, one) == 3
     assert tables.running_minutes([{"cell_type": "code", "metadata": {"execution": {KEYS[0]: one[0]}}}]) == "-"
 
 

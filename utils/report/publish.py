@@ -126,7 +126,9 @@ def publish_tables(folder: str) -> Path:
         if folder == "benchmark":
             key = benchmark.KEYS[file.stem]
             if len(lost := published.set_index(key).index.difference(table.set_index(key).index)):
-                raise RunError(f"{title} lacks what is published of {lost[0]}; measure it again, as often.")
+                raise RunError(
+                    f"{title} lacks what is published of {', '.join(map(str, lost[0]))}; measure it again, as often."
+                )
         else:
             check_rows(table, published, folder, file.stem)
     return put({file.name: file.read_bytes() for file in files}, target)
