@@ -1611,11 +1611,6 @@ def test_a_run_whose_builder_is_damaged_is_a_sentence(root):
             runs.load("runs/mine")
 
 
-def test_a_measuring_process_that_is_killed_is_a_sentence():
-    with pytest.raises(RunError, match="A measuring process was killed"):
-        benchmark.in_own_process(os._exit, 1)
-
-
 def test_metrics_without_a_figure_that_tables_show_are_damaged(root, capsys):
     run = finished_run()
     for key in ("parameters", "data_source", "macs", "receptive_field", "train_accuracy_last"):

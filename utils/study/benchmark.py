@@ -8,11 +8,9 @@ import json
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,22 +91,13 @@ def train(loop: str, network: str, recipe: Recipe, data: ImageData, seed: int = 
 def in_own_process(function: Callable[..., dict], *arguments) -> dict:
     """`function(*arguments)` in a fresh Python process that prints nothing; what it raises is raised here."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_quiet) as executor:
-        try:
-            return executor.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise RunError("A measuring process was killed, perhaps for want of memory; measure again.") from None
-        except KeyboardInterrupt:  # or SIGTERM, which the measuring process does not hear of
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+        return executor.submit(function, *arguments).result()
 
 
 def _quiet() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)  # the profiler's C++ part writes there too
-    ends = multiprocessing.parent_process().join
-    threading.Thread(target=lambda: (ends(), os._exit(1)), daemon=True).start()  # a killed one says nothing
 
 
 def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool = True) -> dict:
