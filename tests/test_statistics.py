@@ -42,13 +42,6 @@ def test_the_paired_test_takes_what_each_got_right_and_nothing_else():
             statistics.paired(*wrong)
 
 
-def test_an_accuracy_is_counted_in_images():
-    for share in (0.86, 85.96):
-        with pytest.raises(RunError, match="is no number of images; give how many the network got right"):
-            statistics.accuracy_interval(share, 10_000)
-    assert statistics.accuracy_interval(8.0, 10) == statistics.accuracy_interval(np.int64(8), 10)
-
-
 def test_a_base_that_is_not_there_is_named():
     table = pd.DataFrame(dict(change=["a", "b"], seed=[1, 1], accuracy=[80.0, 81.0]))
     with pytest.raises(RunError, match="There is no change 'c', or no seed that all changes have"):
@@ -93,13 +86,9 @@ def test_over_seeds_is_students_t():
     assert alone["mean"] == 85 and np.isnan([alone["deviation"], alone["low"], alone["high"]]).all()
 
 
-def test_nothing_to_judge_is_a_sentence_or_no_number():
-    for right, images in ((11, 10), (-1, 10), (0, 0), (float("nan"), 10)):
-        with pytest.raises(RunError, match="is no number of images"):
-            statistics.accuracy_interval(right, images)
+def test_nothing_to_judge_is_a_sentence():
     with pytest.raises(RunError, match="what each got right"):
         statistics.paired(np.array([], bool), np.array([], bool))
-    assert np.isnan(statistics.pooled_deviation([[1.0], [2.0]]))
 
 
 def test_the_pooled_deviation_is_that_of_the_residuals():
@@ -133,12 +122,7 @@ def test_against_base_takes_a_number_as_base_and_0_is_one():
     assert found.difference.tolist() == pytest.approx([1, -1, 0], abs=0.01)
 
 
-def test_tables_that_cannot_be_compared_are_a_sentence():
-    table = pd.DataFrame(dict(change=["a", "b", "a"], seed=[1, 1, 1], accuracy=[80.0, 81.0, 82.0]))
-    with pytest.raises(RunError, match="has a seed of a change twice"):
-        statistics.against_base(table, "a", "accuracy")
-    with pytest.raises(RunError, match="lacks the column validation_accuracy"):
-        statistics.against_base(table, "a")
+def test_runs_that_cannot_be_compared_are_a_sentence():
     for names in (["experiment_5/epochs_5/validation", "experiment_5"], []):
         with pytest.raises(RunError, match="no runs, or they were judged on different images"):
             statistics.by_seed(names)
