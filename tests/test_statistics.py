@@ -1,16 +1,11 @@
 """Statistics against other ways of computing the same: counting by hand, resampling, scipy."""
 
-import json
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-import utils
 from tests.conftest import ROOT
-from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.study import statistics
 
@@ -164,35 +159,6 @@ def test_steps_compare_each_network_with_the_one_before(monkeypatch):
     for step, base, change in (("base to better", "base", "better"), ("better to none", "better", "none")):
         expected = statistics.against_base(table, base, "accuracy").loc[change]
         assert found.loc[step, expected.index].tolist() == pytest.approx(expected.tolist())
-
-
-def test_seeds_of_different_networks_have_no_mean(tmp_path, monkeypatch):
-    """The fifth block dilated or not: as many parameters, another network."""
-    shutil.copytree(ROOT / "results" / "experiment_5", tmp_path / "results" / "experiment_5")
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    assert len(statistics.seeds("experiment_5")) == 3
-    path = tmp_path / "results" / "experiment_5" / "seed_2" / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    conv = metrics["run"]["network"]["layers.c5.conv"].replace("dilation=(2, 2)", "dilation=(1, 1)")
-    others = dict(network=metrics["run"]["network"] | {"layers.c5.conv": conv}, normalised=[0.0] * 12)
-    others |= dict(data=metrics["run"]["data"] | dict(judged_on="validation"), code={"data.py": "00000000"})
-    for key, value in others.items():
-        changed = metrics | dict(run=metrics["run"] | {key: value})
-        path.write_text(json.dumps(changed), encoding="utf-8")
-        seal(path.parent)
-        with pytest.raises(RunError, match="holds seeds of different runs"):
-            statistics.seeds("experiment_5")
-
-
-def test_a_seed_counts_once(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "results" / "experiment_5", tmp_path / "results" / "experiment_5")
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    second = tmp_path / "results" / "experiment_5" / "seed_2"
-    for file in ("metrics.json", "history.csv"):
-        shutil.copy(second.with_name("seed_3") / file, second)
-    seal(second)
-    with pytest.raises(RunError, match="holds a seed twice"):
-        statistics.seeds("experiment_5")
 
 
 def test_the_published_seeds_are_read_one_by_one():
