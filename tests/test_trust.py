@@ -1398,7 +1398,7 @@ def test_a_user_without_a_home_gets_a_sentence(monkeypatch):
 def test_a_truth_value_is_read_as_a_word(monkeypatch):
     monkeypatch.setattr(models, "mine", lambda wide=True, how=None: None, raising=False)
     assert search.parse("mine", ["wide=False"])[1] == {"wide": False}
-    for change, sentence in (("wide=0", "must be of the kind of True"), ("how=1", "give it a number or a word")):
+    for change, sentence in (("wide=0", "must be of the kind of True"), ("how=1", "must be of the kind of None")):
         with pytest.raises(RunError, match=sentence):
             search.parse("mine", [change])
 

@@ -40,26 +40,20 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
     """["c2=48", "lr=0.2"] as the recipe with lr=0.2 and {"c2": 48}; RunError says what is wrong with it."""
     recipe, channels = choices(name)
     if both := recipe.keys() & channels.keys():
-        raise RunError(
-            f"{min(both)} is a field of the recipe and an argument of {name}; give the argument another name."
-        )
+        raise RunError(f"{min(both)} is a field of the recipe and an argument of {name}; rename the argument.")
     now, parsed = recipe | channels, {}
     for change in changes:
         key, _, value = change.partition("=")
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
-        if key in parsed:
-            raise RunError(f"{change!r}: {key} was set before; leave one of the two out.")
-        if key in channels and type(now[key]) not in KINDS:
-            raise RunError(f"{change!r}: {key} is {now[key]!r} in {name}; give it a number or a word as its default.")
+        kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
         try:
-            chosen = None if value == "None" else value
-            kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
-            parsed[key] = chosen if key in ("precision", "teacher") else KINDS[kind](value)
+            if key in ("precision", "teacher"):
+                parsed[key] = None if value == "None" else value
+            else:
+                parsed[key] = KINDS[kind](value)
         except (ValueError, KeyError):
             raise RunError(f"{change!r}: {key} must be of the kind of {now[key]!r}.") from None
-        if key in channels and type(parsed[key]) is int and parsed[key] < 1:
-            raise RunError(f"{change!r}: {key} must be at least 1.")
     changed = replace(experiment(name).recipe, **{key: value for key, value in parsed.items() if key in recipe})
     return changed, {key: value for key, value in parsed.items() if key in channels}
 
