@@ -1422,7 +1422,7 @@ def test_a_row_that_no_run_made_is_not_published(root, capsys):
     assert not (root / "results").exists()
     for column in ("seed", "data_source", "validation_accuracy"):
         pd.read_csv(io.StringIO(text)).drop(columns=column).to_csv(table, index=False)
-        assert "fast.csv lacks a column or a number" in refused(capsys, "publish", "search")
+        assert f"fast.csv lacks the column {column}" in refused(capsys, "publish", "search")
     for column, value in (("invented", 1), ("c1", 99)):  # no run says so; the run of the row has c1 as it is
         pd.read_csv(io.StringIO(text)).assign(**{column: value}).to_csv(table, index=False)
         assert "Row 1 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
