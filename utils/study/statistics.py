@@ -117,19 +117,22 @@ def published(held_out: int | None = None) -> pd.DataFrame:
     deviation (nan where there is one seed).
     """
     results, pattern = utils.ROOT / "results", "[!.]*/*" if held_out is None else "[!.]*/**/validation/*"
-    folders = {path.parent for path in results.glob(pattern) if path.name in KEPT}
-    folders = {path for path in folders if "/." not in path.as_posix().removeprefix(results.as_posix())}
-    folders = sorted(path for path in folders if not title_of(path).startswith("baselines/"))
+    folders = sorted({path.parent for path in results.glob(pattern) if path.name in KEPT})
+    folders = [path for path in folders if "/." not in path.as_posix().removeprefix(results.as_posix())]
     # of several seeds the first wins: "validation" comes after "seed_2/validation"
-    known = [read_metrics(folder) | {"title": title_of(folder)} for folder in folders]
+    known = [read_metrics(path) | {"title": title_of(path)} for path in folders]
+    known = [m for m in known if not m["title"].startswith("baselines/")]
     found = {m["title"].split("/")[0]: m for m in known if held_out in (None, m["epochs"])}
     names = [name for name in {**EXPERIMENTS, **found} if name in found]
     if held_out and not names:
         there = ", ".join(str(epochs) for epochs in sorted({m["epochs"] for m in known})) or "none"
         raise RunError(f"No run of {held_out} epochs is published on held-out images; there are those of {there}.")
-    reached = [seeds(found[name]["title"]).apply(last_accuracy, axis=1) for name in names]
-    spread = [dict(seeds=len(values), accuracy=values.mean(), deviation=values.std()) for values in reached]
-    return pd.DataFrame([found[name] | over for name, over in zip(names, spread, strict=True)], index=names)
+    rows = []
+    for name in names:
+        reached = seeds(found[name]["title"]).apply(last_accuracy, axis=1)
+        over = dict(seeds=len(reached), accuracy=reached.mean(), deviation=reached.std())
+        rows.append(found[name] | over)
+    return pd.DataFrame(rows, index=names)
 
 
 def by_seed(names: Sequence[str]) -> pd.DataFrame:
@@ -137,8 +140,8 @@ def by_seed(names: Sequence[str]) -> pd.DataFrame:
     judged = {title: read_metrics(title)["evaluated_on"] for title in names}
     if len({*judged.values()}) != 1:
         raise RunError(f"There are no runs, or they were judged on different images ({judged}); name some of one kind.")
-    rows = [seeds(name).apply(last_accuracy, axis=1).rename("accuracy").reset_index() for name in names]
-    return pd.concat([row.assign(change=name) for name, row in zip(names, rows, strict=True)], ignore_index=True)
+    found = {name: seeds(name).apply(last_accuracy, axis=1) for name in names}
+    return pd.concat(found, names=["change"]).rename("accuracy").reset_index()
 
 
 def steps(names: Sequence[str]) -> pd.DataFrame:
