@@ -172,32 +172,34 @@ def changed(images: np.ndarray, kind: str, strength: int, mean: Sequence[float],
     """
     if strength == 0:
         return images
-    rng = np.random.default_rng(seed)
     if kind == "flip":
         return np.ascontiguousarray(images[:, :, ::-1])
+    rng = np.random.default_rng(seed)
     if kind == "hole (px)":
         images, fill = images.copy(), np.round(255 * np.asarray(mean)).astype(np.uint8)
         for image, (y, x) in zip(images, rng.integers(0, 32 - strength + 1, (len(images), 2)), strict=True):
             image[y : y + strength, x : x + strength] = fill
         return images
-
-    def random_matrix() -> np.ndarray:
+    moved = []
+    for image in images:
         if kind == "rotation (degrees)":
-            return cv2.getRotationMatrix2D((15.5, 15.5), float(strength * rng.choice((-1, 1))), 1)
-        dx, dy = strength * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])[rng.integers(4)]
-        return np.float32([[1, 0, dx], [0, 1, dy]])
-
-    return np.stack([cv2.warpAffine(image, random_matrix(), (32, 32)) for image in images])
+            matrix = cv2.getRotationMatrix2D((15.5, 15.5), float(strength * rng.choice((-1, 1))), 1)
+        else:
+            dx, dy = strength * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])[rng.integers(4)]
+            matrix = np.float32([[1, 0, dx], [0, 1, dy]])
+        moved.append(cv2.warpAffine(image, matrix, (32, 32)))
+    return np.stack(moved)
 
 
 def robustness(models: Mapping[str, nn.Module], images: np.ndarray, labels: np.ndarray, mean, std) -> pd.DataFrame:
     """Accuracy in percent of each model under each change: columns kind, strength, model, accuracy."""
     rows = []
-    for kind, strength in ((kind, strength) for kind, strengths in CHANGES.items() for strength in strengths):
-        seen = changed(images, kind, strength, mean)
-        for name, model in models.items():
-            right = logits(model, seen, mean, std).argmax(1) == labels
-            rows.append(dict(kind=kind, strength=strength, model=name, accuracy=100 * right.mean()))
+    for kind, strengths in CHANGES.items():
+        for strength in strengths:
+            seen = changed(images, kind, strength, mean)
+            for name, model in models.items():
+                right = logits(model, seen, mean, std).argmax(1) == labels
+                rows.append(dict(kind=kind, strength=strength, model=name, accuracy=100 * right.mean()))
     return pd.DataFrame(rows)
 
 
