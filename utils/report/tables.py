@@ -18,6 +18,7 @@ from utils.engine.steps import TARGET, log_line
 from utils.errors import RunError, first_line
 from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
 from utils.study import layers, statistics
+from utils.study.benchmark import USUAL
 
 TOLD_WITH = dict(tiny="small", compact="accurate", quick="fast")  # in whose notebook other networks are told
 
@@ -141,14 +142,19 @@ def running_minutes(cells: list[dict]) -> int | str:
     return math.ceil(sum((end - start).total_seconds() for start, end in ends) / 60)
 
 
+def sizes(runs: pd.DataFrame) -> dict:
+    """The two columns that tell how large networks are."""
+    millions = (runs.macs / 1e6).map("{:.1f} M".format)
+    return {"parameters": runs.parameters.map("{:,}".format), "multiply-adds": millions}
+
+
 def results_table() -> dict:
     """One row a published run of the reference's networks, beside the reference's figures."""
     m = published(MAIN)
     priors = [experiment(name).prior for name in m.index]
     return {
         "experiment": notebook_links(m.index),
-        "parameters": m.parameters.map("{:,}".format),
-        "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
+        **sizes(m),
         "receptive field": m.receptive_field,
         "test accuracy": accuracies(m),
         "first epoch at 85 %": [f"{first_epochs(name)} of {epochs}" for name, epochs in m.epochs.items()],
@@ -159,14 +165,9 @@ def results_table() -> dict:
 def records_table() -> dict:
     """What goes beyond the reference, each beside the best that was found elsewhere."""
     m = published(RECORDS)
-    return {
-        "record": notebook_links(m.index),
-        "parameters": m.parameters.map("{:,}".format),
-        "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
-        "epochs": epochs_and_teachers(m),
-        "test accuracy": accuracies(m),
-        "elsewhere": [experiment(name).prior or "-" for name in m.index],
-    }
+    elsewhere = [experiment(name).prior or "-" for name in m.index]
+    known = {"epochs": epochs_and_teachers(m), "test accuracy": accuracies(m), "elsewhere": elsewhere}
+    return {"record": notebook_links(m.index), **sizes(m), **known}
 
 
 def steps_table() -> dict:
@@ -186,15 +187,12 @@ def steps_table() -> dict:
 
 def seeds_table() -> pd.DataFrame:
     """What was trained with several seeds, seed by seed, and in which precision, if not in bfloat16."""
-    names = published(MAIN + RECORDS).query("seeds > 1").index
     rows = []
-    for name in names:
+    for name, run in published(MAIN + RECORDS).query("seeds > 1").iterrows():
         runs = statistics.seeds(name)
-        accuracy = runs.apply(last_accuracy, axis=1)
-        over = statistics.over_seeds(accuracy)
         precision = runs.precision.map({"bfloat16": ""}).fillna(" (" + runs.precision + ")")
-        cells = accuracy.map("{:.2f} %".format) + precision
-        mean = plus_minus(over["mean"], over["deviation"], over["seeds"])
+        cells = runs.apply(last_accuracy, axis=1).map("{:.2f} %".format) + precision
+        mean = plus_minus(run.accuracy, run.deviation, run.seeds)
         rows.append({"network": name, **cells.add_prefix("seed "), "mean ± standard deviation": mean})
     return pd.DataFrame(rows).fillna("-")
 
@@ -268,12 +266,10 @@ def speed_table() -> pd.DataFrame:
 def cost_table() -> dict:
     """What an epoch of each network costs: all measured in one run on one machine (`bench --growth`)."""
     m = read_table(utils.ROOT / "results" / "benchmark" / "growth.csv")
-    usual = m.batch_size.mode()[0], m.images.mode()[0]
-    m = m[(m.batch_size == usual[0]) & (m.images == usual[1])].sort_values("macs")
+    m = m[(m[list(USUAL)] == pd.Series(USUAL)).all(axis=1)].sort_values("macs")
     return {
         "network": m.network.str.removeprefix("baselines/"),
-        "parameters": m.parameters.map("{:,}".format),
-        "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
+        **sizes(m),
         "seconds for 50,000 images": (m.seconds * 50_000 / m.images).map("{:.0f}".format),
         "peak memory": m.peak_mib.map("{:,.0f} MiB".format),
     }
