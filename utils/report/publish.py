@@ -194,13 +194,11 @@ def put(files: dict[str, bytes], target: Path) -> Path:
 
 def mend() -> None:
     """Put back what a publishing that was killed between two renames had set aside, and remove what it had begun."""
-    results = utils.ROOT / "results"
-    for path in sorted(results.rglob(".old-*")):
-        whole = path.with_name(path.name.removeprefix(".old-"))
-        if path.is_dir() and not whole.exists():
+    for path in sorted((utils.ROOT / "results").rglob(".*-*"), reverse=True):  # what lies deeper first
+        whole = path.with_name(path.name[len(".old-") :])
+        if path.is_dir() and path.name.startswith(".old-") and not whole.exists():
             path.rename(whole)
-    for word in (".old-*", ".new-*"):
-        for path in [path for path in results.rglob(word) if path.is_dir()]:
+        elif path.is_dir() and path.name.startswith((".old-", ".new-")):
             remove(path)
 
 
