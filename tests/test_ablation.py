@@ -249,7 +249,7 @@ def test_a_damaged_table_is_a_sentence(root, damage):
 
 
 def test_a_published_table_that_is_gone_is_a_sentence(root):
-    with pytest.raises(RunError, match="No change in ablation/recipe.csv has all its seeds; fetch"):
+    with pytest.raises(RunError, match="No change in ablation/recipe.csv has all its seeds; go on"):
         ablation.judged("recipe")
 
 

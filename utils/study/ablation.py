@@ -155,19 +155,15 @@ def judged(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataF
     there, whole = kept(name, places), []
     for change, how in studies()[name].items():
         rows = there[there.change == change]
-        if not set(SEEDS) <= set(rows.seed):
-            continue
-        if not all(of_today(rows, *how, records.OFFICIAL["digest"])):
-            raise RunError(
-                f"{change!r} in ablation/{name}.csv is of another network, recipe or training than today's, or of "
-                "other images; take the change of the code back, or train it anew: python -m utils ablate"
-            )
-        whole.append(change)
+        if {*SEEDS} <= {*rows.seed}:
+            whole.append(change)
+            if not all(of_today(rows, *how, records.OFFICIAL["digest"])):
+                raise RunError(
+                    f"{change!r} in ablation/{name}.csv is of another network, recipe or training than today's, or of "
+                    "other images; take the change of the code back, or train it anew: python -m utils ablate"
+                )
     if not whole:
-        raise RunError(
-            f"No change in ablation/{name}.csv has all its seeds; fetch results/ablation again, or go on with "
-            "python -m utils ablate."
-        )
+        raise RunError(f"No change in ablation/{name}.csv has all its seeds; go on with python -m utils ablate.")
     if "runs" in places and (utils.ROOT / "runs" / "ablation" / f"{name}.csv").exists():
         records.once(f"These are the rows of runs/ablation/{name}.csv, not the published ones.")
     return there.set_index("change").loc[whole].reset_index()
@@ -193,12 +189,12 @@ def run_of(name: str, change: str, seed: int) -> dict:
 def missing(data: ImageData) -> list[tuple[str, str, int]]:
     """Table, change and seed of every run that is not there yet, change after change, so that each can be judged as
     soon as its seeds are there; first what all are compared with."""
-    digest, wanted = data.digest, []
+    wanted = []
     for name, changes in studies().items():
         table = kept(name)
         for change, how in changes.items():
             rows = table[table.change == change]
-            there = set(rows.seed[of_today(rows, *how, digest)])
+            there = set(rows.seed[of_today(rows, *how, data.digest)])
             wanted += [(name, change, seed) for seed in SEEDS if seed not in there]
     return sorted(wanted, key=lambda row: row[1] != BASE)
 
