@@ -67,9 +67,9 @@ def write() -> None:
     for folder in sorted({path.parent for path in results.rglob("[!.]*") if path.is_file()}):
         if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
             verify(folder)  # in a second, also what no page shows
+    loaded = {name: runs.load(name) for name in statistics.published().index}
     pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
     places, pictures = {marker: place_of(marker, pages) for marker in TABLES}, notebook_figures()
-    loaded = {name: runs.load(name) for name in statistics.published().index}
     for marker, page in places.items():
         pages[page] = fill(pages[page], marker, markdown(TABLES[marker]()))
     for page, text in pages.items():
