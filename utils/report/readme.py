@@ -12,7 +12,7 @@ from utils import architecture, plotting, runs
 from utils.cifar10.files import OTHERS
 from utils.engine.checkpoints import verify, write_atomically
 from utils.engine.records import read_table
-from utils.errors import RunError, first_line
+from utils.errors import RunError
 from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
 from utils.report.publish import alone
 from utils.report.tables import TABLES, lessons, markdown, published
@@ -29,41 +29,30 @@ def fill(text: str, marker: str, content: str) -> str:
     return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
-def pages_with_markers() -> dict[str, str]:
-    """Every page by its path; RunError unless each table has its two lines once, on one of them."""
-    try:
-        pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
-    except (OSError, ValueError) as error:
-        raise RunError(f"One of {', '.join(PAGES)} cannot be read ({first_line(error)}); fetch it again.") from None
-    if torn := [page for page, text in pages.items() if re.search(r"^(<{7}|>{7}) ", text, re.M)]:
-        raise RunError(f"{torn[0]} holds a conflict that git left there; mend it.")
-    whole = "".join(pages.values())
-    for marker in TABLES:
-        first, last = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-        if not any(last in text.partition(first)[2] for text in pages.values()):
-            where = f"{PAGES[0]} or {PAGES[1]}, in this order"
-            raise RunError(f"No page has the lines {first} and {last}; put both back into {where}.")
-        if whole.count(first) + whole.count(last) > 2:
-            raise RunError(f"The lines {first} and {last} stand on the pages more than once; delete one of the tables.")
-    return pages
+def place_of(marker: str, pages: dict[str, str]) -> str:
+    """The page with the two lines of a table; RunError unless they stand once, in their order, on one of `pages`."""
+    between = re.compile(f"<!-- {marker} -->.*?<!-- /{marker} -->", re.S)
+    found = [page for page, text in pages.items() for _ in between.findall(text)]
+    if len(found) != 1:
+        raise RunError(
+            f"The lines <!-- {marker} --> and <!-- /{marker} --> stand {len(found)} times on {' and '.join(pages)}; "
+            "they must stand there once, in this order."
+        )
+    return found[0]
 
 
 def notebook_figures() -> dict[str, bytes]:
     """The PNGs that need the images themselves: those of executed notebook cells with a tag such as images/cams.png."""
     found = {}
-    for path, notebook in lessons().items():
-        if OTHERS in json.dumps([cell.get("outputs") for cell in notebook["cells"]]):
+    for path, cells in lessons().items():
+        if OTHERS in json.dumps([cell.get("outputs") for cell in cells]):
             raise RunError(f"notebooks/{path.name} was run without CIFAR-10, or on a part of it; run it again with it.")
-        for cell in notebook["cells"]:
+        for cell in cells:
             pictures = [o["data"]["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
             for tag in cell["metadata"].get("tags", []):
                 if re.fullmatch(r"images/[\w-]+\.png", tag) and pictures:  # no path out of there
                     text = "".join(pictures[0])  # it may be kept as a list of its lines
-                    try:
-                        found[tag.removeprefix("images/")] = plotting.shrunk(base64.b64decode(text))
-                    except (OSError, ValueError) as error:
-                        why = f"A picture in notebooks/{path.name} is damaged ({first_line(error)})"
-                        raise RunError(f"{why}; run it again, or fetch it.") from None
+                    found[tag.removeprefix("images/")] = plotting.shrunk(base64.b64decode(text))
     return found
 
 
@@ -78,14 +67,11 @@ def write() -> None:
     for folder in sorted({path.parent for path in results.rglob("[!.]*") if path.is_file()}):
         if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
             verify(folder)  # in a second, also what no page shows
-    names = statistics.published().index
-    if FINAL not in names:
-        raise RunError(f"results/ lacks {FINAL}, which the README is about; fetch that folder again.")
-    pages, pictures = pages_with_markers(), notebook_figures()
-    loaded = {name: runs.load(name) for name in names}
-    for marker, table in TABLES.items():
-        (page,) = [page for page, text in pages.items() if f"<!-- {marker} -->" in text]
-        pages[page] = fill(pages[page], marker, markdown(table()))
+    loaded = {name: runs.load(name) for name in statistics.published().index}
+    pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    places, pictures = {marker: place_of(marker, pages) for marker in TABLES}, notebook_figures()
+    for marker, page in places.items():
+        pages[page] = fill(pages[page], marker, markdown(TABLES[marker]()))
     for page, text in pages.items():
         write_atomically(text.encode(), utils.ROOT / page)
 
@@ -115,10 +101,7 @@ def set_links(repository: str) -> None:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.git)", repository, re.ASCII):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
     paths = [utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))]
-    try:
-        texts = {path: path.read_text(encoding="utf-8") for path in paths}
-    except (OSError, ValueError) as error:
-        raise RunError(f"README.md or a notebook cannot be read ({first_line(error)}); fetch or mend it.") from None
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}  # all of them before any is written
     for path, text in texts.items():
         if old := BADGE.search(text):  # each file's own: an earlier call may have been stopped halfway
             text = re.sub(rf"(github(?:\.com)?/){re.escape(old[1])}(?![\w-])", rf"\g<1>{repository}", text)

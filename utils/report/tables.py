@@ -18,6 +18,7 @@ from utils.engine.steps import TARGET, log_line
 from utils.errors import RunError, first_line
 from utils.experiments import FINAL, FIVE, MAIN, RECORDS, experiment
 from utils.study import layers, statistics
+from utils.study.benchmark import USUAL
 
 TOLD_WITH = dict(tiny="small", compact="accurate", quick="fast")  # in whose notebook other networks are told
 
@@ -38,32 +39,18 @@ def published(names: list[str]) -> pd.DataFrame:
     return table.loc[[name for name in names if name in table.index]]
 
 
-def lessons() -> dict[Path, dict]:
-    """The notebooks of the course, such as 01_data_exploration.ipynb, in their order; others in the folder are not
-    its own. RunError if one cannot be read."""
+def lessons() -> dict[Path, list[dict]]:
+    """The cells of each notebook of the course, such as 01_data_exploration.ipynb, in their order; others in the folder
+    are not its own. RunError if one cannot be read."""
     found = {}
-    paths = sorted((utils.ROOT / "notebooks").glob("*.ipynb"))
-    for path in (path for path in paths if re.fullmatch(r"\d\d_\w+", path.stem)):  # and no 05_experiment_1-Copy1
-        try:
-            found[path] = json.loads(path.read_text(encoding="utf-8"))
-            heading("".join(found[path]["cells"][0]["source"]))
-            for cell in found[path]["cells"]:
-                "".join(cell["source"]), cell["metadata"].get("tags"), cell["cell_type"], [*cell.get("outputs", [])]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"notebooks/{path.name} cannot be read ({first_line(error)}); fetch or mend it, or give it a name that "
-                "does not begin with a number."
-            ) from None
-    if not found:
-        raise RunError("notebooks/ holds no notebook of the course, such as 01_data_exploration.ipynb; fetch it again.")
+    for path in sorted((utils.ROOT / "notebooks").glob("*.ipynb")):
+        if re.fullmatch(r"\d\d_\w+", path.stem):  # and no 05_experiment_1-Copy1
+            try:
+                found[path] = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            except ValueError as error:
+                why = first_line(error)
+                raise RunError(f"notebooks/{path.name} cannot be read ({why}); fetch or mend it.") from None
     return found
-
-
-def heading(first: str) -> str:
-    """The title of a notebook, in its first cell."""
-    if not (found := re.search(r"^# (?:\d+\. )?(.+)", first, re.M)):
-        raise ValueError("its first cell has no title")
-    return found[1]
 
 
 def notebook_links(names: Iterable[str]) -> list[str]:
@@ -126,11 +113,12 @@ def headline() -> dict:
 
 def course_table() -> dict:
     """Every notebook by its title, with its badge for Colab and the minutes that it takes."""
-    books = {path: book["cells"] for path, book in lessons().items()}
+    books = lessons()
     firsts = ["".join(cells[0]["source"]) for cells in books.values()]
+    titles = [re.search(r"^# (?:\d+\. )?(.+)", first, re.M)[1] for first in firsts]
     return {
         "": [path.name[:2] for path in books],
-        "notebook": [f"[{heading(first)}](notebooks/{path.name})" for first, path in zip(firsts, books, strict=True)],
+        "notebook": [f"[{title}](notebooks/{path.name})" for title, path in zip(titles, books, strict=True)],
         "reading": [f"{reading_minutes(cells)} min" for cells in books.values()],
         "running": [f"{running_minutes(cells)} min" for cells in books.values()],
         "in Colab": [first.splitlines()[0] for first in firsts],
@@ -145,16 +133,19 @@ def reading_minutes(cells: list[dict]) -> int:
 
 
 def running_minutes(cells: list[dict]) -> int | str:
-    """From the start of the first cell to the end of the last, as Jupyter recorded it when the notebook was run."""
+    """What all cells took together, as Jupyter recorded it when the notebook was run."""
     times = [cell["metadata"].get("execution") for cell in cells if cell["cell_type"] == "code"]
     try:
-        both = [[datetime.fromisoformat(t[f"iopub.status.{word}"][:19]) for t in times] for word in ("busy", "idle")]
-        pauses = [(after - before).total_seconds() for before, after in zip(both[1], both[0][1:], strict=False)]
-        if not all(-1 <= pause < 60 for pause in pauses):  # a cell was run again, or on another day
-            return "-"
-        return math.ceil((both[1][-1] - both[0][0]).total_seconds() / 60)
-    except (KeyError, TypeError, ValueError, IndexError):  # not told
+        ends = [[datetime.fromisoformat(t[f"iopub.status.{word}"][:19]) for word in ("busy", "idle")] for t in times]
+    except (KeyError, TypeError):  # not told
         return "-"
+    return math.ceil(sum((end - start).total_seconds() for start, end in ends) / 60)
+
+
+def sizes(runs: pd.DataFrame) -> dict:
+    """The two columns that tell how large networks are."""
+    millions = (runs.macs / 1e6).map("{:.1f} M".format)
+    return {"parameters": runs.parameters.map("{:,}".format), "multiply-adds": millions}
 
 
 def results_table() -> dict:
@@ -163,8 +154,7 @@ def results_table() -> dict:
     priors = [experiment(name).prior for name in m.index]
     return {
         "experiment": notebook_links(m.index),
-        "parameters": m.parameters.map("{:,}".format),
-        "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
+        **sizes(m),
         "receptive field": m.receptive_field,
         "test accuracy": accuracies(m),
         "first epoch at 85 %": [f"{first_epochs(name)} of {epochs}" for name, epochs in m.epochs.items()],
@@ -175,14 +165,9 @@ def results_table() -> dict:
 def records_table() -> dict:
     """What goes beyond the reference, each beside the best that was found elsewhere."""
     m = published(RECORDS)
-    return {
-        "record": notebook_links(m.index),
-        "parameters": m.parameters.map("{:,}".format),
-        "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
-        "epochs": epochs_and_teachers(m),
-        "test accuracy": accuracies(m),
-        "elsewhere": [experiment(name).prior or "-" for name in m.index],
-    }
+    elsewhere = [experiment(name).prior or "-" for name in m.index]
+    known = {"epochs": epochs_and_teachers(m), "test accuracy": accuracies(m), "elsewhere": elsewhere}
+    return {"record": notebook_links(m.index), **sizes(m), **known}
 
 
 def steps_table() -> dict:
@@ -202,15 +187,12 @@ def steps_table() -> dict:
 
 def seeds_table() -> pd.DataFrame:
     """What was trained with several seeds, seed by seed, and in which precision, if not in bfloat16."""
-    names = published(MAIN + RECORDS).query("seeds > 1").index
     rows = []
-    for name in names:
+    for name, run in published(MAIN + RECORDS).query("seeds > 1").iterrows():
         runs = statistics.seeds(name)
-        accuracy = runs.apply(last_accuracy, axis=1)
-        over = statistics.over_seeds(accuracy)
         precision = runs.precision.map({"bfloat16": ""}).fillna(" (" + runs.precision + ")")
-        cells = accuracy.map("{:.2f} %".format) + precision
-        mean = plus_minus(over["mean"], over["deviation"], over["seeds"])
+        cells = runs.apply(last_accuracy, axis=1).map("{:.2f} %".format) + precision
+        mean = plus_minus(run.accuracy, run.deviation, run.seeds)
         rows.append({"network": name, **cells.add_prefix("seed "), "mean ± standard deviation": mean})
     return pd.DataFrame(rows).fillna("-")
 
@@ -284,12 +266,10 @@ def speed_table() -> pd.DataFrame:
 def cost_table() -> dict:
     """What an epoch of each network costs: all measured in one run on one machine (`bench --growth`)."""
     m = read_table(utils.ROOT / "results" / "benchmark" / "growth.csv")
-    usual = m.batch_size.mode()[0], m.images.mode()[0]
-    m = m[(m.batch_size == usual[0]) & (m.images == usual[1])].sort_values("macs")
+    m = m[(m[list(USUAL)] == pd.Series(USUAL)).all(axis=1)].sort_values("macs")
     return {
         "network": m.network.str.removeprefix("baselines/"),
-        "parameters": m.parameters.map("{:,}".format),
-        "multiply-adds": (m.macs / 1e6).map("{:.1f} M".format),
+        **sizes(m),
         "seconds for 50,000 images": (m.seconds * 50_000 / m.images).map("{:.0f}".format),
         "peak memory": m.peak_mib.map("{:,.0f} MiB".format),
     }

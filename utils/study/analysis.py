@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from utils.architecture import layer_table
 from utils.engine.graphs import called, trace
-from utils.errors import NetworkError, RunError
+from utils.errors import NetworkError
 from utils.transforms import augmentations, compose, normalise_batch
 
 
@@ -49,8 +49,6 @@ def confused_pairs(matrix: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
 
 def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """The number to divide logits (N, 10) by that makes the cross-entropy on these labels (N,) smallest."""
-    if len(scores) != len(labels):
-        raise RunError(f"There are {len(scores)} rows of logits and {len(labels)} labels; give a label for each row.")
 
     def loss(log_t: float) -> float:
         return -log_softmax(scores / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
@@ -127,11 +125,9 @@ def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> 
 
 def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
     """Centre and side, in pixels of the input, of what the central output of `layer` can see; the same in x and y.
-    NetworkError if there is no such layer, or that is not known of it."""
+    NetworkError if that is not known of it."""
     table = layer_table(model)
     own = table.index[table.layer.str.split(".").str[0] == layer]
-    if own.empty:
-        raise NetworkError(f"The network has no layer {layer!r}; layers.table(model) names those that it has.")
     rows = table[: own[-1] + 1]
     seeing = rows[rows.kernel.notna()].fillna({"dilation": 1})  # poolings, too
     unknown = seeing.empty or rows.receptive_field.isna().any() or rows.kind.str.contains("Pad").any()
@@ -174,36 +170,36 @@ def changed(images: np.ndarray, kind: str, strength: int, mean: Sequence[float],
 
     What comes into view is black and holes have the mean colour, as in training.
     """
-    if kind not in CHANGES:
-        raise RunError(f"There is no change {kind!r}; there are {', '.join(CHANGES)}.")
     if strength == 0:
         return images
-    rng = np.random.default_rng(seed)
     if kind == "flip":
         return np.ascontiguousarray(images[:, :, ::-1])
+    rng = np.random.default_rng(seed)
     if kind == "hole (px)":
         images, fill = images.copy(), np.round(255 * np.asarray(mean)).astype(np.uint8)
         for image, (y, x) in zip(images, rng.integers(0, 32 - strength + 1, (len(images), 2)), strict=True):
             image[y : y + strength, x : x + strength] = fill
         return images
-
-    def random_matrix() -> np.ndarray:
+    moved = []
+    for image in images:
         if kind == "rotation (degrees)":
-            return cv2.getRotationMatrix2D((15.5, 15.5), float(strength * rng.choice((-1, 1))), 1)
-        dx, dy = strength * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])[rng.integers(4)]
-        return np.float32([[1, 0, dx], [0, 1, dy]])
-
-    return np.stack([cv2.warpAffine(image, random_matrix(), (32, 32)) for image in images])
+            matrix = cv2.getRotationMatrix2D((15.5, 15.5), float(strength * rng.choice((-1, 1))), 1)
+        else:
+            dx, dy = strength * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])[rng.integers(4)]
+            matrix = np.float32([[1, 0, dx], [0, 1, dy]])
+        moved.append(cv2.warpAffine(image, matrix, (32, 32)))
+    return np.stack(moved)
 
 
 def robustness(models: Mapping[str, nn.Module], images: np.ndarray, labels: np.ndarray, mean, std) -> pd.DataFrame:
     """Accuracy in percent of each model under each change: columns kind, strength, model, accuracy."""
     rows = []
-    for kind, strength in ((kind, strength) for kind, strengths in CHANGES.items() for strength in strengths):
-        seen = changed(images, kind, strength, mean)
-        for name, model in models.items():
-            right = logits(model, seen, mean, std).argmax(1) == labels
-            rows.append(dict(kind=kind, strength=strength, model=name, accuracy=100 * right.mean()))
+    for kind, strengths in CHANGES.items():
+        for strength in strengths:
+            seen = changed(images, kind, strength, mean)
+            for name, model in models.items():
+                right = logits(model, seen, mean, std).argmax(1) == labels
+                rows.append(dict(kind=kind, strength=strength, model=name, accuracy=100 * right.mean()))
     return pd.DataFrame(rows)
 
 

@@ -8,11 +8,9 @@ import json
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +24,7 @@ import utils
 from utils import architecture
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
-from utils.engine.checkpoints import alone_in, checksums, text_of, write_atomically
+from utils.engine.checkpoints import alone_in, checksums, write_atomically
 from utils.engine.speed import suitable_precision
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
@@ -93,22 +91,13 @@ def train(loop: str, network: str, recipe: Recipe, data: ImageData, seed: int = 
 def in_own_process(function: Callable[..., dict], *arguments) -> dict:
     """`function(*arguments)` in a fresh Python process that prints nothing; what it raises is raised here."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_quiet) as executor:
-        try:
-            return executor.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise RunError("A measuring process was killed, perhaps for want of memory; measure again.") from None
-        except KeyboardInterrupt:  # or SIGTERM, which the measuring process does not hear of
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+        return executor.submit(function, *arguments).result()
 
 
 def _quiet() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)  # the profiler's C++ part writes there too
-    ends = multiprocessing.parent_process().join
-    threading.Thread(target=lambda: (ends(), os._exit(1)), daemon=True).start()  # a killed one says nothing
 
 
 def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool = True) -> dict:
@@ -119,8 +108,7 @@ def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool =
         workers), data_source and, with `profile`, the percentages of `shares` from one more epoch, and
         product_share: the multiply-adds of its steps, as a percentage of what matrix products would do in that time.
     """
-    data = load_cifar10()
-    data = replace(data, train_images=data.train_images[:count].copy(), train_labels=data.train_labels[:count].copy())
+    data = first_images(count)
     with contextlib.suppress(OSError):  # what loading took is not training's; only Linux can start the peak anew
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # see proc(5)
     _, seconds = train(loop, network, recipe, data)
@@ -134,6 +122,12 @@ def measure(loop: str, network: str, recipe: Recipe, count: int, profile: bool =
         steps = 3 * architecture.totals(chosen(network)[0]())["macs"] * found["images"]  # forward, backward twice that
         found["product_share"] = round(100 * steps / found["seconds"] / product_rate(found["precision"]), 1)
     return found
+
+
+def first_images(count: int) -> ImageData:
+    """CIFAR-10 with its first `count` training images."""
+    data = load_cifar10()
+    return replace(data, train_images=data.train_images[:count].copy(), train_labels=data.train_labels[:count].copy())
 
 
 def product_rate(precision: str, side: int = 2048) -> float:
@@ -190,8 +184,7 @@ def accuracy(variant: str, seed: int, epochs: int) -> dict:
 
 def to_its_end(network: str, count: int) -> dict:
     """The seconds that all epochs of the recipe of `network` take on the first `count` images, without judging."""
-    data, recipe = load_cifar10(), experiment(network).recipe
-    data = replace(data, train_images=data.train_images[:count].copy(), train_labels=data.train_labels[:count].copy())
+    data, recipe = first_images(count), experiment(network).recipe
     _, seconds = train("our", network, recipe, data)
     found = dict(images=len(data.train_images), precision=recipe.precision or suitable_precision(CPU))
     return dict(epochs=recipe.epochs, seconds=round(sum(seconds), 2)) | found | dict(data_source=data.source)
@@ -242,12 +235,10 @@ def grow() -> None:
         recipe = replace(experiment(FINAL).recipe, epochs=2, batch_size=point["batch_size"])
         return in_own_process(measure, "our", point["network"], recipe, point["images"], False)
 
-    def better(point: dict, first: dict) -> dict:
-        found = min(first, measured(point), key=lambda found: found["seconds"])
-        return point | architecture.totals(chosen(point["network"])[0]()) | found
-
     def twice() -> Iterator[dict]:
-        yield from map(better, points, [measured(point) for point in points])
+        for point, first in zip(points, [measured(point) for point in points], strict=True):
+            found = min(first, measured(point), key=lambda found: found["seconds"])
+            yield point | architecture.totals(chosen(point["network"])[0]()) | found
 
     kept("growth", twice())
 
@@ -268,32 +259,30 @@ def compare_minutes(rounds: int = 3, count: int = 12_800) -> None:
 
 def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
     """Print each row as it is measured; the table of them, in runs/benchmark/<name>.csv, too, row by row, and at the
-    end its checksum in WHOLE.
+    end its checksum in WHOLE; under FAST_RUN nothing is written.
 
     RunError if such a table is there, or somebody else measures: two at once slow each other down.
     """
-    file, rows, table = utils.ROOT / "runs" / "benchmark" / f"{name}.csv", [], pd.DataFrame()
+    file, rows = utils.ROOT / "runs" / "benchmark" / f"{name}.csv", []
     with alone_in(None if utils.FAST_RUN else file.parent):
         if file.exists() and not utils.FAST_RUN:
             raise RunError(f"runs/benchmark/{name}.csv is there from before; move it away, or delete it.")
         for row in measured:
             rows.append(row | dict(cpu_threads=torch.get_num_threads()))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-            table = pd.DataFrame(rows)
             if not utils.FAST_RUN:
-                write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), file)
+                text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+                write_atomically(text.encode(), file)
         if not utils.FAST_RUN:
             whole = _whole(file.parent) | {file.name: checksums(file.parent)[file.name]}
             write_atomically(json.dumps(whole, indent=2).encode() + b"\n", file.with_name(WHOLE))
             print(f"\nKept in runs/benchmark/{name}.csv.")
-    return table
+    return pd.DataFrame(rows)
 
 
 def _whole(folder: Path) -> dict[str, str]:
     """Table -> its sha256 when it was whole."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return dict(json.loads(text_of(folder / WHOLE)))
-    return {}
+    return json.loads((folder / WHOLE).read_text(encoding="utf-8")) if (folder / WHOLE).exists() else {}
 
 
 def wrong_in(file: Path, table: pd.DataFrame) -> str | None:

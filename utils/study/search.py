@@ -6,7 +6,7 @@ and adds a row to runs/search/fast.csv; the notebooks read what is published of 
 
 import inspect
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +40,20 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
     """["c2=48", "lr=0.2"] as the recipe with lr=0.2 and {"c2": 48}; RunError says what is wrong with it."""
     recipe, channels = choices(name)
     if both := recipe.keys() & channels.keys():
-        raise RunError(
-            f"{min(both)} is a field of the recipe and an argument of {name}; give the argument another name."
-        )
+        raise RunError(f"{min(both)} is a field of the recipe and an argument of {name}; rename the argument.")
     now, parsed = recipe | channels, {}
     for change in changes:
         key, _, value = change.partition("=")
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
-        if key in parsed:
-            raise RunError(f"{change!r}: {key} was set before; leave one of the two out.")
-        if key in channels and type(now[key]) not in KINDS:
-            raise RunError(f"{change!r}: {key} is {now[key]!r} in {name}; give it a number or a word as its default.")
+        kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
         try:
-            chosen = None if value == "None" else value
-            kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
-            parsed[key] = chosen if key in ("precision", "teacher") else KINDS[kind](value)
+            if key in ("precision", "teacher"):
+                parsed[key] = None if value == "None" else value
+            else:
+                parsed[key] = KINDS[kind](value)
         except (ValueError, KeyError):
             raise RunError(f"{change!r}: {key} must be of the kind of {now[key]!r}.") from None
-        if key in channels and type(parsed[key]) is int and parsed[key] < 1:
-            raise RunError(f"{change!r}: {key} must be at least 1.")
     changed = replace(experiment(name).recipe, **{key: value for key, value in parsed.items() if key in recipe})
     return changed, {key: value for key, value in parsed.items() if key in channels}
 
@@ -99,13 +93,9 @@ def shorter(value: Any) -> Any:
 
 
 def sound(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """The table of tries; RunError if it has no column of each, or words where numbers should be."""
-    try:
-        numbers, _ = table[["epochs", "lr", "validation_accuracy"]].astype(float), table[KEPT]
-        if not numbers.validation_accuracy.between(0, 100).all() or numbers.isna().any(axis=None):
-            raise ValueError
-    except (KeyError, ValueError, TypeError):
-        raise RunError(f"{file} lacks a column or a number, or has a word in its place; mend or delete it.") from None
+    """The table of tries; RunError if it lacks a column that each has."""
+    if lacking := {"epochs", "lr", *KEPT} - {*table}:
+        raise RunError(f"{file} lacks the column {min(lacking)}; mend or delete it.")
     return table
 
 
@@ -115,31 +105,28 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     layers, or these compute something else, or another code trains them, since."""
     table = records.read_table(utils.ROOT / "results" / "search" / f"{name}.csv") if table is None else table
     kinds = {key: type(default) for key, default in choices(name)[1].items() if type(default) in KINDS}
-    now: dict[str, tuple[dict, list[float], bool]] = {}
     trained_by = records.digest_of(code())
 
+    @cache
+    def built(seed: int, **given: Any) -> tuple[dict, list[float], bool]:
+        model = records.build(partial(models.networks()[name], **given), seed)
+        known = records.described(model)
+        first = known == records.modules(model)  # of its classes; all rows without `modules` are of these
+        told = architecture.totals(model) | dict(modules=records.digest_of(known), code=trained_by)
+        return told, records.response(model), first
+
     def network(row: dict) -> str:
+        row = {key: value for key, value in row.items() if pd.notna(value)}
         try:
-            given = {key: kind(row[key]) for key, kind in kinds.items() if pd.notna(row.get(key))}
-            built = f"{given} {row.get('seed')}"
-            if built not in now:
-                model = records.build(partial(models.networks()[name], **given), int(row.get("seed", 1)))
-                digests = dict(modules=records.digest_of(known := records.described(model)), code=trained_by)
-                first = known == records.modules(model)  # of its classes; all rows without `modules` are of these
-                now[built] = architecture.totals(model) | digests, records.response(model), first
+            given = {key: kind(row[key]) for key, kind in kinds.items() if key in row}
+            told, response, of_first = built(int(row.get("seed", 1)), **given)
+            same = all(row[key] == value for key, value in told.items() if key in row)
+            same &= of_first or "modules" in row
+            if row.get("first_response", UNKNOWN) != UNKNOWN:  # the first tries lack it
+                same &= records.alike(response, [*map(float, str(row["first_response"]).split())])
         except Exception:  # today's function may refuse what it took then
-            return "earlier"
-        told, response, of_first = now[built]
-        same = all(row[key] == value for key, value in told.items() if pd.notna(row.get(key)))
-        same &= of_first or pd.notna(row.get("modules"))
-        first = str(row.get("first_response"))
-        if first in ("nan", "None", UNKNOWN):  # the first tries lack it
-            return "now" if same else "earlier"
-        try:
-            recorded = [float(number) for number in first.split()]
-        except ValueError:
-            raise RunError(f"A first_response in the table of {name} is no list of numbers; delete that row.") from None
-        return "now" if same and records.alike(response, recorded) else "earlier"
+            same = False
+        return "now" if same else "earlier"
 
     columns = [column for column in table if column not in COMPARED]
     return table[columns].assign(network=[network(row) for row in table.to_dict("records")])
