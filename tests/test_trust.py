@@ -526,36 +526,13 @@ def test_a_picture_of_a_class_folder_is_read_as_predict_reads_it(tmp_path):
     assert np.abs(pixels[..., 0].astype(int) - (ramp // 257).astype(int)).max() <= 1
     Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (files.decode(tmp_path / "clear.png") == 255).all()
-    for ones in (ramp, (ramp // 256).astype(np.uint8)):  # 16 bits and 8
-        Image.fromarray(ones).save(tmp_path / "negative.tif", tiffinfo={262: 0})  # white is zero
-        with Image.open(tmp_path / "negative.tif") as image:
-            as_stored = np.asarray(image) if ones.dtype == np.uint16 else 255 - np.asarray(image)
-        shown = files.decode(tmp_path / "negative.tif")[..., 0].astype(int)
-        largest = np.iinfo(ones.dtype).max
-        assert np.abs(shown - (255 - as_stored.astype(int) * 255 / largest)).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("dtype", "low", "high", "shown"),
-    [
-        (np.float32, 0.0, 1.01, (0, 255)),
-        (np.float32, 0.0, 255.0, (0, 255)),
-        (np.float32, 0.0, 255.4, (0, 255)),
-        (np.int32, 0, 2**31 - 1, (0, 255)),
-        (np.int32, 0, 65535, (0, 255)),
-        (np.int32, 0, 255, (0, 255)),
-    ],
-)
-def test_numbers_of_other_kinds_are_shown_in_their_usual_range(tmp_path, dtype, low, high, shown):
-    ramp = np.linspace(low, high, 1024).astype(dtype).reshape(32, 32)
-    Image.fromarray(ramp).save(tmp_path / "ramp.tif")
-    pixels = files.decode(tmp_path / "ramp.tif")[..., 0]
-    middle = 127 * 1.01 if high == 1.01 else 127
-    assert (pixels[0, 0], pixels[-1, -1]) == shown and abs(pixels[15, -1] - middle) < 3
-    if dtype == np.int32:
-        Image.fromarray(ramp - 7).save(tmp_path / "ramp.tif")
-        with pytest.raises(DataError, match="is not a readable image"):
-            files.decode(tmp_path / "ramp.tif")
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint16])
+def test_numbers_without_a_usual_range_are_refused(tmp_path, dtype):
+    Image.fromarray(np.ones((32, 32), dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match="is not a readable image"):
+        files.decode(tmp_path / "deep.tif")
 
 
 def test_the_page_has_limits(tmp_path, monkeypatch):
