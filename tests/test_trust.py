@@ -594,8 +594,6 @@ def flood(connection):
 
 BAD_MIRRORS = {
     "drips": response(["Content-Length: 100000"], rest=drip),
-    "drips a header": drip,
-    "drips the size of a chunk": response(["Transfer-Encoding: chunked"], rest=drip),
     "never ends": response([], rest=flood),
     "garbage": lambda connection: connection.sendall(b"\x00\xff garbage\r\n\r\n"),
     "nothing": lambda connection: None,
@@ -1433,13 +1431,6 @@ def test_whatever_pillow_raises_is_a_sentence(tmp_path, monkeypatch):
         open_picture(tmp_path / "no_width.tif")
 
 
-def test_a_user_without_a_home_gets_a_sentence(monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "expanduser", lambda _: (_ for _ in ()).throw(RuntimeError("no home")))
-    with pytest.raises(DataError, match="set HOME or XDG_CACHE_HOME"):
-        sources.cache_folder()
-
-
 def test_a_truth_value_is_read_as_a_word(monkeypatch):
     monkeypatch.setattr(models, "mine", lambda wide=True, how=None: None, raising=False)
     assert search.parse("mine", ["wide=False"])[1] == {"wide": False}
@@ -1735,20 +1726,6 @@ def test_what_is_measured_now_may_be_published(root, monkeypatch):
     for measure in (benchmark.grow, benchmark.compare, benchmark.compare_accuracy, benchmark.compare_minutes):
         measure()
     assert {path.name for path in publish_tables("benchmark").glob("*.csv")} == {f"{n}.csv" for n in benchmark.KEYS}
-
-
-def test_a_refusal_does_not_keep_the_connection(serve, tmp_path):
-    closed = threading.Event()
-
-    def refuse(connection):
-        connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\n")
-        connection.settimeout(5)
-        if connection.recv(1) == b"":
-            closed.set()
-
-    with pytest.raises(HTTPError) as error:
-        sources.fetch(serve(refuse), tmp_path / "part")
-    assert closed.wait(2) and error.value.code == 503
 
 
 # ---------------------------------------------------------------- found in a third attack
