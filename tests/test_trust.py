@@ -25,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
-from urllib.error import HTTPError
 
 import numpy as np
 import pandas as pd

@@ -188,7 +188,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     print(f"Unpacking {printable(archive.name)} once into the cache ...", flush=True)
     room, inside = LARGEST, folder.resolve()
     try:
-        with tarfile.open(archive, tarinfo=_Member) as tar:
+        with tarfile.open(archive) as tar:
             for member in tar:  # one by one: extractall is safe with its filter= only, which Python 3.11.3 lacks
                 room, path = room - max(member.size, 4096), (inside / member.name).resolve()
                 if room < 0:
@@ -205,15 +205,6 @@ def unpack(archive: Path, folder: Path) -> Path:
             raise
         raise DataError(f"{archive} is truncated or no tar archive ({first_line(error)}); fetch it again.") from None
     return folder
-
-
-class _Member(tarfile.TarInfo):
-    """Refuses a header, such as a name, of more than a megabyte, which tarfile would hold in memory several times."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if not self.isreg() and self.size > 1_000_000:
-            raise tarfile.ReadError("a header is too long")
-        return super()._proc_member(tar)
 
 
 # ---------------------------------------------------------------- class folders
