@@ -1080,16 +1080,6 @@ def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
         main(["runs"])
 
 
-@pytest.mark.parametrize("found", ['{"temperature": 0}', '{"temperature": NaN}', '{"temperature": "warm"}', "[1]", "{"])
-def test_a_calibration_without_a_temperature_is_a_sentence(root, images, capsys, found):
-    folder = root / "results" / FINAL
-    runs.save(honest_run(images), folder)
-    (folder / "calibration.json").write_text(found, encoding="utf-8")
-    seal(folder)
-    said = refused(capsys, "predict", str(ROOT / "images" / "app.png"))
-    assert "calibration.json holds no temperature; call python -m utils calibrate" in said
-
-
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
