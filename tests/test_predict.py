@@ -16,7 +16,7 @@ from utils import runs
 from utils.__main__ import main
 from utils.cifar10.files import CLASSES
 from utils.engine.checkpoints import seal
-from utils.errors import NetworkError, RunError
+from utils.errors import RunError
 from utils.serve import app
 from utils.serve.predict import Prediction, Predictor, open_picture, sentence, to_cifar
 from utils.study import analysis
@@ -263,22 +263,10 @@ def test_the_classes_are_those_that_the_network_was_trained_with(calibration, mo
     assert set(Predictor("experiment_5")(photo()).probabilities) == set(CLASSES)
 
 
-def test_the_page_answers_also_where_it_cannot_be_shown_where_the_network_looked(tmp_path, monkeypatch):
-    photo().save(tmp_path / "a.png")
-    monkeypatch.setattr(analysis, "cam_layer", stopped)
-    probabilities, pixels, where, said = app.answer(str(tmp_path / "a.png"), "experiment_5")
-    assert len(probabilities) == 10 and pixels.size == where.size == (256, 256)
-    assert said.endswith("Where it looked cannot be shown: it cannot be traced")
-
-
 def test_the_page_names_no_path_of_this_machine():
     for path in ("", None):
         assert app.answer(path, "experiment_5")[3] == "Choose a picture first."
     assert app.answer("/tmp/" + 5000 * "x", "experiment_5")[3].startswith("This file ")
-
-
-def stopped(*_):
-    raise NetworkError("it cannot be traced")
 
 
 def test_an_answer_that_is_not_convincing_says_so():

@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "utils").split(".")[0] == "utils":
             raise
-        how = "call make, or use the Python of an environment that has what requirements.txt names"
+        how = "call make, or use an environment that has what requirements.txt and requirements-tools.txt name"
         why = f"the package {error.name} is missing; {how}."
     except (MemoryError, RuntimeError, ImportError) as error:  # where PyTorch cannot even be loaded
         of_memory = re.search("can't allocate memory|not enough memory|out of memory|failed to map", str(error))
