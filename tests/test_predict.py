@@ -138,14 +138,6 @@ def test_the_compiler_of_pytorch_is_not_loaded_for_a_prediction(tmp_path):
     assert result.stdout.count("%") == 3 and result.stdout.endswith("False\n"), result.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes files")
-def test_without_a_console_nothing_breaks(tmp_path):
-    photo().save(tmp_path / "a.png")
-    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "out.png")]
-    result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert result.returncode == 0 and result.stderr == "" and (tmp_path / "out.png").exists()
-
-
 def test_the_middle_square_is_seen():
     image = Image.new("RGB", (300, 100), RED)
     image.paste(BLUE, (100, 0, 200, 100))
