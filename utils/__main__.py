@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib import import_module
-from types import ModuleType
 
 from utils.errors import ProjectError, printable
 
@@ -45,9 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     or_table = f"{network}, or ablation, benchmark, search"
     publish = command("publish", "copy a finished run on CIFAR-10 from runs/ into results/", or_table)
     search = command("search", "train with something changed and judge it on held-out images", network)
-    search.add_argument(
-        "changes", nargs="*", default=[], help="NAME=VALUE: of the recipe, or an argument of the network"
-    )
+    search.add_argument("changes", nargs="*", help="NAME=VALUE: of the recipe, or an argument of the network")
     judged = "on 45,000 images, judged on the other 5,000 training images"
     for added in (train, publish):
         added.add_argument("--epochs", type=whole_number(1), help="other than the recipe's")
@@ -200,23 +197,19 @@ def bench(arguments: argparse.Namespace) -> None:
         benchmark.compare(arguments.rounds)
 
 
-def wing(module: str) -> ModuleType:
-    return import_module(f"utils.{module}")
-
-
 COMMANDS = {
     "train": train,
     "search": search,
-    "ablate": lambda _: wing("study.ablation").ablate(wing("data").load_cifar10()),
+    "ablate": lambda _: import_module("utils.study.ablation").ablate(import_module("utils.data").load_cifar10()),
     "publish": publish,
     "predict": predict,
     "runs": runs,
     "bench": bench,
-    "calibrate": lambda a: wing("report.publish").calibrate(a.experiment),
-    "report": lambda _: wing("report.readme").write(),
-    "links": lambda a: wing("report.readme").set_links(a.repository),
-    "export": lambda a: wing("serve.export").write(a.experiment, a.output),
-    "app": lambda a: wing("serve.app").serve(a.port),
+    "calibrate": lambda a: import_module("utils.report.publish").calibrate(a.experiment),
+    "report": lambda _: import_module("utils.report.readme").write(),
+    "links": lambda a: import_module("utils.report.readme").set_links(a.repository),
+    "export": lambda a: import_module("utils.serve.export").write(a.experiment, a.output),
+    "app": lambda a: import_module("utils.serve.app").serve(a.port),
 }
 
 

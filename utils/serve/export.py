@@ -34,20 +34,12 @@ def write(name: str, output: str | None = None) -> None:
     import onnxruntime
     import onnxscript  # noqa: F401 (the exporter needs it)
 
-    batch = torch.export.Dim.DYNAMIC
+    form = dict(input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of the exporter, about itself
-            program = torch.onnx.export(
-                run.model,
-                (torch.zeros(2, 3, 32, 32),),
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: batch},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
+            example = (torch.zeros(2, 3, 32, 32),)
+            program = torch.onnx.export(run.model, example, **form, dynamo=True, external_data=False, verbose=False)
         content, images = program.model_proto.SerializeToString(), torch.randn(3, 3, 32, 32)
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         with torch.no_grad():
