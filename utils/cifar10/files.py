@@ -169,8 +169,8 @@ def kept(file: Path, make: Callable[[Path], ImageData]) -> ImageData:
 
 
 def read_kept(file: Path) -> ImageData | None:
-    with suppress(Exception), np.load(file) as arrays:  # a damaged one fails in many ways; numpy compares checksums
-        found = dict(arrays)
+    with suppress(Exception), open(file, "rb") as content, np.load(content) as arrays:  # a damaged one fails somehow
+        found = dict(arrays)  # numpy compares the checksums
         return ImageData(**found | dict(classes=found["classes"].tolist(), source=str(found["source"])))
     return None
 
