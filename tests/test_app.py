@@ -140,6 +140,19 @@ def test_a_file_that_was_not_sent_is_not_read(address, tmp_path):
             assert "Choose a picture first." in reply.read().decode()
 
 
+def test_what_another_web_page_sends_is_refused(address, uploads):
+    """Such as a form that uploads again and again; or a name of theirs that they made lead here."""
+    here, before = address.removeprefix("http://").strip("/"), set(uploads.rglob("*"))
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="b.png"\r\n\r\ntheirs\r\n--x--\r\n'
+    for theirs in (dict(Origin="http://evil.example"), dict(Origin="null"), dict(Host=here.replace("127", "evil.127"))):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            OPENER.open(urllib.request.Request(f"{address}gradio_api/upload", body, kind | theirs), timeout=30)
+    assert set(uploads.rglob("*")) == before
+    for own in (dict(Origin=f"http://{here}"), dict(Host="localhost:8080", Origin="http://localhost:8080"), {}):
+        OPENER.open(urllib.request.Request(address, headers=own), timeout=30).close()
+
+
 def test_it_listens_on_this_machine_only(address):
     port = address.rsplit(":", 1)[1].strip("/")
     table = Path("/proc/net/tcp")

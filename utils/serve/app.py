@@ -75,6 +75,25 @@ def page():
     return blocks
 
 
+class OnlyThisPage:
+    """Middleware that answers 403 to what another web page sends here, also where its name was made to lead here."""
+
+    def __init__(self, app) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        sent = dict(scope.get("headers", []))
+        host = sent.get(b"host", b"")  # its port may be another one: of an ssh tunnel
+        origin = sent.get(b"origin", b"//" + host).partition(b"//")[2]  # browsers send it
+        own = host.split(b":")[0] in (b"127.0.0.1", b"localhost") and origin == host
+        if own or scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await send(dict(type="websocket.close"))
+        await send(dict(type="http.response.start", status=403, headers=[]))
+        await send(dict(type="http.response.body", body=b"This page answers itself only."))
+
+
 def serve(port: int) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C; what was uploaded is then gone, and nobody else may read it before."""
     for key in ("all_proxy", "http_proxy", "https_proxy"):  # gradio asks its own page whether it is there
@@ -84,8 +103,12 @@ def serve(port: int) -> None:
     with TemporaryDirectory() as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         blocks = page()
+        from starlette.middleware import Middleware  # it came with gradio
+
+        only = dict(middleware=[Middleware(OnlyThisPage)])
+        here = dict(server_name="127.0.0.1", server_port=port, share=False)
         try:
-            blocks.launch(server_name="127.0.0.1", server_port=port, share=False, max_file_size=LARGEST_UPLOAD)
+            blocks.launch(**here, max_file_size=LARGEST_UPLOAD, app_kwargs=only)
         except OSError:
             raise RunError(f"Port {port} is taken or not allowed; choose another with --port.") from None
         except ValueError:  # gradio waits three seconds for its own answer
