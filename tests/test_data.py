@@ -173,8 +173,6 @@ def test_a_worker_is_silent_when_its_main_process_stops_but_its_errors_arrive():
         (dict(train_labels=LABELS + 1), "Labels must be from 0 to 9"),
         (dict(test_labels=LABELS - 1), "Labels must be from 0 to 9"),
         (dict(test_images=IMAGES[:0], test_labels=LABELS[:0]), "There is no image among them"),
-        (dict(source=ROOT), "must be words"),
-        (dict(classes=10), "must be words"),
     ],
 )
 def test_arrays_that_are_no_images_with_labels_are_refused(changed, sentence):

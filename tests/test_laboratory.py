@@ -1290,18 +1290,6 @@ def test_a_teacher_that_is_no_name_hides_no_other_try(root, capsys):
     assert search.tries().index.tolist() == ["runs/one"] and "5 is no name of a run" in capsys.readouterr().out
 
 
-def test_no_table_in_the_terminal_obeys_a_name(root, capsys):
-    train()
-    path = root / "runs" / "mine"
-    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-    metrics["built_by"]["function"] = metrics["recipe"]["optimizer"] = metrics["data_source"] = "\x1b]0;owned\x07"
-    (path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    (path / SUMS).unlink()
-    shutil.move(path, root / "runs" / "\x1b[2J")
-    assert main(["runs"]) == 0
-    assert "\x1b" not in capsys.readouterr().out
-
-
 def test_a_run_that_has_diverged_is_found_again():
     """Numbers that are none are equal here, or it would be another run for ever."""
     none = float("nan")

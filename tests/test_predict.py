@@ -16,7 +16,7 @@ from utils import runs
 from utils.__main__ import main
 from utils.cifar10.files import CLASSES
 from utils.engine.checkpoints import seal
-from utils.errors import NetworkError, RunError
+from utils.errors import RunError
 from utils.serve import app
 from utils.serve.predict import Prediction, Predictor, open_picture, sentence, to_cifar
 from utils.study import analysis
@@ -49,7 +49,6 @@ GOOD = {
     "black-and-white.png": lambda p: photo().convert("1").save(p),
     "palette.gif": lambda p: photo().convert("P").save(p),
     "alpha.webp": lambda p: photo().convert("RGBA").save(p),
-    "float.tiff": lambda p: Image.fromarray(np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64)).save(p),
     "rotated.jpg": exif_rotated,
 }
 
@@ -68,14 +67,12 @@ BAD = {
     "animated.gif": (animated, "has 2 frames or pages"),
     "text.png": (lambda p: p.write_text("not an image", encoding="utf-8"), "cannot be read as an image"),
     "empty.jpg": (lambda p: p.touch(), "cannot be read as an image"),
-    "folder.png": (lambda p: p.mkdir(), "is a folder"),
-    "missing.png": (lambda p: None, "does not exist"),
-    "nan.tiff": (lambda p: Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(p), "cannot be read"),
+    "folder.png": (lambda p: p.mkdir(), "cannot be opened"),
+    "missing.png": (lambda p: None, "cannot be opened (No such file"),
+    "float.tiff": (lambda p: Image.fromarray(np.ones((4, 4), np.float32)).save(p), "cannot be read as an image"),
     "120-megapixel.png": (lambda p: Image.new("1", (12_000, 10_000)).save(p), "below 100,000,000 pixels"),
     "400-megapixel.png": (lambda p: Image.new("1", (20_000, 20_000)).save(p), "below 100,000,000 pixels"),
 }
-if hasattr(os, "mkfifo"):  # not on Windows
-    BAD["pipe.png"] = os.mkfifo, "is not a regular file"
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +106,7 @@ def test_of_several_files_the_good_ones_are_still_answered(tmp_path, capsys):
     assert main(["predict", *files, "--figure", str(figure)]) == 2
     out, err = capsys.readouterr()
     assert [line.split(": ")[0] for line in out.splitlines()[:2]] == [files[0], files[2]]
-    assert "%" in out and "b.png does not exist" in err
+    assert "%" in out and "b.png cannot be opened" in err
     with Image.open(figure) as drawn:
         assert drawn.height > drawn.width / 2, "two rows"
     assert main(["predict", files[0]]) == 0
@@ -141,14 +138,6 @@ def test_the_compiler_of_pytorch_is_not_loaded_for_a_prediction(tmp_path):
     assert result.stdout.count("%") == 3 and result.stdout.endswith("False\n"), result.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes files")
-def test_without_a_console_nothing_breaks(tmp_path):
-    photo().save(tmp_path / "a.png")
-    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "out.png")]
-    result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert result.returncode == 0 and result.stderr == "" and (tmp_path / "out.png").exists()
-
-
 def test_the_middle_square_is_seen():
     image = Image.new("RGB", (300, 100), RED)
     image.paste(BLUE, (100, 0, 200, 100))
@@ -166,22 +155,9 @@ def test_transparent_parts_are_white(tmp_path):
     assert (to_cifar(open_picture(tmp_path / "a.png")) == 255).all()
 
 
-def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
-    values = np.full((32, 32), 128 * 257, np.uint16)
-    values[:16] = 1000
-    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
-    seen = to_cifar(open_picture(tmp_path / "a.png"))
-    assert (seen[:16] == 255).all() and (seen[16:] == 128).all()
-
-
 def test_16_bits_keep_their_brightness(tmp_path):
     Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save(tmp_path / "a.png")
     assert (to_cifar(open_picture(tmp_path / "a.png")) == 128).all()
-
-
-def test_floats_from_0_to_1_keep_their_brightness(tmp_path):
-    Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "a.tiff")
-    assert (to_cifar(open_picture(tmp_path / "a.tiff")) == 127).all()
 
 
 def test_a_figure_is_drawn_under_the_backend_of_a_notebook_that_is_not_there(tmp_path):
@@ -211,7 +187,7 @@ def test_a_picture_that_may_not_be_read_is_said_to(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(Image, "open", refuse)
     assert main(["predict", str(tmp_path / "a.png"), str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "a.png may not be read; change its permissions" in said and f"{tmp_path} is a folder" in said
+    assert "a.png cannot be opened (Permission denied)" in said and f"{tmp_path} cannot be opened" in said
 
 
 def refuse(*_, **__):
@@ -279,22 +255,10 @@ def test_the_classes_are_those_that_the_network_was_trained_with(calibration, mo
     assert set(Predictor("experiment_5")(photo()).probabilities) == set(CLASSES)
 
 
-def test_the_page_answers_also_where_it_cannot_be_shown_where_the_network_looked(tmp_path, monkeypatch):
-    photo().save(tmp_path / "a.png")
-    monkeypatch.setattr(analysis, "cam_layer", stopped)
-    probabilities, pixels, where, said = app.answer(str(tmp_path / "a.png"), "experiment_5")
-    assert len(probabilities) == 10 and pixels.size == where.size == (256, 256)
-    assert said.endswith("Where it looked cannot be shown: it cannot be traced")
-
-
 def test_the_page_names_no_path_of_this_machine():
     for path in ("", None):
         assert app.answer(path, "experiment_5")[3] == "Choose a picture first."
     assert app.answer("/tmp/" + 5000 * "x", "experiment_5")[3].startswith("This file ")
-
-
-def stopped(*_):
-    raise NetworkError("it cannot be traced")
 
 
 def test_an_answer_that_is_not_convincing_says_so():

@@ -25,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
-from urllib.error import HTTPError
 
 import numpy as np
 import pandas as pd
@@ -348,7 +347,7 @@ def class_folders(tmp_path):
 @pytest.mark.parametrize("damage", ["flip", "half", "empty", "missing"])
 def test_the_decoded_cache_heals_itself(class_folders, cache, damage):
     right, rng = load_cifar10(class_folders), random.Random(0)
-    path = next(cache.glob("images-*/decoded.npz"))
+    path = next(cache.glob("images-*.npz"))
     content = path.read_bytes()
     for _ in range(20 if damage == "flip" else 1):
         damages = dict(flip=flipped(content, rng), half=content[: len(content) // 2], empty=b"")
@@ -399,13 +398,6 @@ def test_a_postscript_file_is_opened_by_nobody(tmp_path, monkeypatch, class_fold
         open_picture(tmp_path / "picture.png")
     (class_folders / "train" / "cat" / "a.png").write_bytes(eps.getvalue())
     with pytest.raises(DataError):
-        load_cifar10(class_folders)
-
-
-@posix
-def test_a_pipe_among_the_images_is_refused(class_folders, cache):
-    os.mkfifo(class_folders / "train" / "cat" / "pipe.png")
-    with pytest.raises(DataError, match=r"pipe\.png is not a readable image"):
         load_cifar10(class_folders)
 
 
@@ -481,15 +473,12 @@ def test_leftovers_are_removed_at_the_next_start(class_folders, cache):
     assert not list(cache.glob(".unfinished-*"))
 
 
-def test_class_folders_have_a_limit_and_short_messages(class_folders, cache, monkeypatch):
+def test_messages_of_class_folders_are_short(class_folders, cache):
     for n in range(2000):
         (class_folders / "train" / f"wrong class {n}").mkdir()
     with pytest.raises(DataError) as error:
         load_cifar10(class_folders)
     assert len(str(error.value)) < 1100
-    monkeypatch.setattr(files, "MOST", 9)
-    with pytest.raises(DataError, match="holds more than 9 images"):
-        load_cifar10(class_folders)
 
 
 def test_a_huge_picture_in_a_class_folder_is_not_decoded(class_folders, cache, monkeypatch):
@@ -506,36 +495,13 @@ def test_a_picture_of_a_class_folder_is_read_as_predict_reads_it(tmp_path):
     assert np.abs(pixels[..., 0].astype(int) - (ramp // 257).astype(int)).max() <= 1
     Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (files.decode(tmp_path / "clear.png") == 255).all()
-    for ones in (ramp, (ramp // 256).astype(np.uint8)):  # 16 bits and 8
-        Image.fromarray(ones).save(tmp_path / "negative.tif", tiffinfo={262: 0})  # white is zero
-        with Image.open(tmp_path / "negative.tif") as image:
-            as_stored = np.asarray(image) if ones.dtype == np.uint16 else 255 - np.asarray(image)
-        shown = files.decode(tmp_path / "negative.tif")[..., 0].astype(int)
-        largest = np.iinfo(ones.dtype).max
-        assert np.abs(shown - (255 - as_stored.astype(int) * 255 / largest)).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("dtype", "low", "high", "shown"),
-    [
-        (np.float32, 0.0, 1.01, (0, 255)),
-        (np.float32, 0.0, 255.0, (0, 255)),
-        (np.float32, 0.0, 255.4, (0, 255)),
-        (np.int32, 0, 2**31 - 1, (0, 255)),
-        (np.int32, 0, 65535, (0, 255)),
-        (np.int32, 0, 255, (0, 255)),
-    ],
-)
-def test_numbers_of_other_kinds_are_shown_in_their_usual_range(tmp_path, dtype, low, high, shown):
-    ramp = np.linspace(low, high, 1024).astype(dtype).reshape(32, 32)
-    Image.fromarray(ramp).save(tmp_path / "ramp.tif")
-    pixels = files.decode(tmp_path / "ramp.tif")[..., 0]
-    middle = 127 * 1.01 if high == 1.01 else 127
-    assert (pixels[0, 0], pixels[-1, -1]) == shown and abs(pixels[15, -1] - middle) < 3
-    if dtype == np.int32:
-        Image.fromarray(ramp - 7).save(tmp_path / "ramp.tif")
-        with pytest.raises(DataError, match="is not a readable image"):
-            files.decode(tmp_path / "ramp.tif")
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint16])
+def test_numbers_without_a_usual_range_are_refused(tmp_path, dtype):
+    Image.fromarray(np.ones((32, 32), dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match="is not a readable image"):
+        files.decode(tmp_path / "deep.tif")
 
 
 def test_the_page_has_limits(tmp_path, monkeypatch):
@@ -597,8 +563,6 @@ def flood(connection):
 
 BAD_MIRRORS = {
     "drips": response(["Content-Length: 100000"], rest=drip),
-    "drips a header": drip,
-    "drips the size of a chunk": response(["Transfer-Encoding: chunked"], rest=drip),
     "never ends": response([], rest=flood),
     "garbage": lambda connection: connection.sendall(b"\x00\xff garbage\r\n\r\n"),
     "nothing": lambda connection: None,
@@ -665,8 +629,7 @@ def test_any_answer_that_is_no_good_leads_to_the_next_mirror(serve, packed, cach
     start = time.monotonic()
     assert load_cifar10().source == "original" and time.monotonic() - start < 10
     assert sum(flooded) < 40_000_000, "a mirror was followed far beyond the size of the archive"
-    assert {path.name for path in cache.iterdir()} == {".lock", "official"}
-    assert {path.name for path in (cache / "official").iterdir()} == {files.OFFICIAL}
+    assert {path.name for path in cache.iterdir()} == {".lock", "official.npz"}
     gc.collect()  # so that it is closed here
 
 
@@ -1080,16 +1043,6 @@ def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
         main(["runs"])
 
 
-@pytest.mark.parametrize("found", ['{"temperature": 0}', '{"temperature": NaN}', '{"temperature": "warm"}', "[1]", "{"])
-def test_a_calibration_without_a_temperature_is_a_sentence(root, images, capsys, found):
-    folder = root / "results" / FINAL
-    runs.save(honest_run(images), folder)
-    (folder / "calibration.json").write_text(found, encoding="utf-8")
-    seal(folder)
-    said = refused(capsys, "predict", str(ROOT / "images" / "app.png"))
-    assert "calibration.json holds no temperature; call python -m utils calibrate" in said
-
-
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -1298,7 +1251,7 @@ def test_a_full_disk_in_publishing_is_a_sentence_and_leaves_nothing(root, monkey
 
     monkeypatch.setattr(shutil, "copytree", full)
     monkeypatch.setattr("utils.__main__.COMMANDS", {"publish": lambda _: put({}, target)})
-    assert "cannot be written or read: [Errno 28] No space left on device." in refused(capsys, "publish", FINAL)
+    assert "[Errno 28] No space left on device" in refused(capsys, "publish", FINAL)
     assert tree(root) == before and not list((root / "results").glob(".new-*"))
 
 
@@ -1386,13 +1339,6 @@ def test_whatever_pillow_raises_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *_, **__: {}["ImageWidth"])
     with pytest.raises(PictureError, match="cannot be read as an image"):
         open_picture(tmp_path / "no_width.tif")
-
-
-def test_a_user_without_a_home_gets_a_sentence(monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "expanduser", lambda _: (_ for _ in ()).throw(RuntimeError("no home")))
-    with pytest.raises(DataError, match="set HOME or XDG_CACHE_HOME"):
-        sources.cache_folder()
 
 
 def test_a_truth_value_is_read_as_a_word(monkeypatch):
@@ -1685,20 +1631,6 @@ def test_what_is_measured_now_may_be_published(root, monkeypatch):
     for measure in (benchmark.grow, benchmark.compare, benchmark.compare_accuracy, benchmark.compare_minutes):
         measure()
     assert {path.name for path in publish_tables("benchmark").glob("*.csv")} == {f"{n}.csv" for n in benchmark.KEYS}
-
-
-def test_a_refusal_does_not_keep_the_connection(serve, tmp_path):
-    closed = threading.Event()
-
-    def refuse(connection):
-        connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\n")
-        connection.settimeout(5)
-        if connection.recv(1) == b"":
-            closed.set()
-
-    with pytest.raises(HTTPError) as error:
-        sources.fetch(serve(refuse), tmp_path / "part")
-    assert closed.wait(2) and error.value.code == 503
 
 
 # ---------------------------------------------------------------- found in a third attack

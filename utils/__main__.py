@@ -5,14 +5,11 @@ import io
 import math
 import os
 import re
-import shutil
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib import import_module
-from types import ModuleType
-from typing import Any
 
 from utils.errors import ProjectError, printable
 
@@ -47,9 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     or_table = f"{network}, or ablation, benchmark, search"
     publish = command("publish", "copy a finished run on CIFAR-10 from runs/ into results/", or_table)
     search = command("search", "train with something changed and judge it on held-out images", network)
-    search.add_argument(
-        "changes", nargs="*", default=[], help="NAME=VALUE: of the recipe, or an argument of the network"
-    )
+    search.add_argument("changes", nargs="*", help="NAME=VALUE: of the recipe, or an argument of the network")
     judged = "on 45,000 images, judged on the other 5,000 training images"
     for added in (train, publish):
         added.add_argument("--epochs", type=whole_number(1), help="other than the recipe's")
@@ -80,11 +75,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 # ---------------------------------------------------------------- the commands; each imports what it needs, for speed
-
-
-def lines(table: Any) -> str:
-    """A table for the terminal, whatever somebody else's run is called."""
-    return "\n".join(printable(line, 10_000) for line in table.to_string().splitlines())
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -118,17 +108,15 @@ def train(arguments: argparse.Namespace) -> None:
         else:
             if f"Total params: {(count := sum(p.numel() for p in model.parameters())):,}\n" not in said.getvalue():
                 print(f"torchsummary miscounts this network, which has {count:,} parameters.\n")
-        print(lines(layers.table(model)), "\n")
+        print(layers.table(model).to_string(), "\n")
         architecture.check_rules(model)
         print(f"\nTraining {name}; images: {data.source}.")
         run = runs.train(
             network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation, device=device
         )
-        print(f"\n{lines(runs.compare(run, *published, row.prior))}")
+        print(f"\n{runs.compare(run, *published, row.prior).to_string()}")
         if run.folder and distributed.rank() == 0:
-            drawn, kept = run.folder / "curves.png", run.folder / "metrics.json"
-            if not drawn.exists() or drawn.stat().st_mtime < kept.stat().st_mtime:  # else the folder may be read-only
-                plotting.save(plotting.curves(run, row.prior), drawn)
+            plotting.save(plotting.curves(run, row.prior), run.folder / "curves.png")
             print(f"\nThe run and its graphs are in {runs.title_of(run.folder)}.")
 
 
@@ -141,7 +129,7 @@ def search(arguments: argparse.Namespace) -> None:
     table = search.tried(arguments.experiment, table)
     always = ("epochs", "parameters", "validation_accuracy")
     shown = [column for column in table if column in always or table[column].nunique(dropna=False) > 1]
-    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{lines(table[shown])}")
+    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[shown].to_string()}")
 
 
 def publish(arguments: argparse.Namespace) -> None:
@@ -168,15 +156,14 @@ def predict(arguments: argparse.Namespace) -> int:
     from utils import plotting
     from utils.serve.predict import PictureError, Predictor, open_picture, sentence
 
-    files, drawn = [os.path.expanduser(name) for name in arguments.files], os.path.expanduser(arguments.figure or "")
-    if os.path.exists(drawn) and any(os.path.samefile(drawn, file) for file in files if os.path.exists(file)):
+    files = [Path(os.path.expanduser(name)) for name in arguments.files]
+    drawn = Path(os.path.expanduser(arguments.figure)) if arguments.figure else None
+    if drawn and drawn.exists() and any(drawn.samefile(file) for file in files if file.exists()):
         raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
-    if drawn and not drawn.lower().endswith(".png"):
-        raise PictureError(f"{arguments.figure} does not end in .png; name the picture so.")
     if drawn and len(files) > 100:
         raise PictureError(f"A figure holds at most 100 pictures, not {len(files)}; name fewer.")
     predictor, answered = Predictor(arguments.network), []
-    for file in map(Path, files):
+    for file in files:
         try:
             answered.append(predictor(open_picture(file)))
             print(sentence(file, answered[-1]), flush=True)
@@ -185,7 +172,7 @@ def predict(arguments: argparse.Namespace) -> int:
     if drawn and answered:
         best = [dict(list(p.probabilities.items())[:3]) for p in answered]
         figure = plotting.predictions([p.pixels for p in answered], map(predictor.grad_cam, answered), best)
-        plotting.save(figure, Path(drawn))
+        plotting.save(figure, drawn)
         print(f"What the network saw is in {printable(arguments.figure)}.")
     return 0 if len(answered) == len(arguments.files) else 2
 
@@ -194,7 +181,7 @@ def runs(_: argparse.Namespace) -> None:
     from utils.study import search
 
     table = search.tries()
-    print(lines(table) if len(table) else "runs/ holds no finished run yet.")
+    print(table.to_string() if len(table) else "runs/ holds no finished run yet.")
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -210,23 +197,19 @@ def bench(arguments: argparse.Namespace) -> None:
         benchmark.compare(arguments.rounds)
 
 
-def wing(module: str) -> ModuleType:
-    return import_module(f"utils.{module}")
-
-
 COMMANDS = {
     "train": train,
     "search": search,
-    "ablate": lambda _: wing("study.ablation").ablate(wing("data").load_cifar10()),
+    "ablate": lambda _: import_module("utils.study.ablation").ablate(import_module("utils.data").load_cifar10()),
     "publish": publish,
     "predict": predict,
     "runs": runs,
     "bench": bench,
-    "calibrate": lambda a: wing("report.publish").calibrate(a.experiment),
-    "report": lambda _: wing("report.readme").write(),
-    "links": lambda a: wing("report.readme").set_links(a.repository),
-    "export": lambda a: wing("serve.export").write(a.experiment, a.output),
-    "app": lambda a: wing("serve.app").serve(a.port),
+    "calibrate": lambda a: import_module("utils.report.publish").calibrate(a.experiment),
+    "report": lambda _: import_module("utils.report.readme").write(),
+    "links": lambda a: import_module("utils.report.readme").set_links(a.repository),
+    "export": lambda a: import_module("utils.serve.export").write(a.experiment, a.output),
+    "app": lambda a: import_module("utils.serve.app").serve(a.port),
 }
 
 
@@ -235,20 +218,18 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         code = COMMANDS[parsed.command](parsed) or 0
-        if sys.stdout:
-            sys.stdout.flush()  # a full disk is said here, and not after the end
+        sys.stdout.flush()  # a full disk is said here, and not after the end
         return code
     except ProjectError as error:
         why = str(error)
     except OSError as error:  # a full disk among them
         unnamed = "The output" if isinstance(error, BrokenPipeError) else "A file"
         name = printable(str(error.filename2 or error.filename or unnamed))
-        first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of all files that it lists
-        why = f"{name} cannot be written or read: {error.strerror or first}."
+        why = f"{name} cannot be written or read: {error.strerror or error}."
     except ModuleNotFoundError as error:
         if (error.name or "utils").split(".")[0] == "utils":
             raise
-        how = "call make, or use the Python of an environment that has what requirements.txt names"
+        how = "call make, or use an environment that has what requirements.txt and requirements-tools.txt name"
         why = f"the package {error.name} is missing; {how}."
     except (MemoryError, RuntimeError, ImportError) as error:  # where PyTorch cannot even be loaded
         of_memory = re.search("can't allocate memory|not enough memory|out of memory|failed to map", str(error))
@@ -266,7 +247,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook hands its own backend down to its commands
-    if sys.stdout:  # there may be none, as under pythonw
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have letters that the console lacks
-    sys.unraisablehook = lambda _: None  # Ctrl-C while tqdm builds a bar: its destructor would print a traceback
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have letters that the console lacks
     sys.exit(main())

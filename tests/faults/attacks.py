@@ -247,7 +247,7 @@ def two_downloads(rng: random.Random, root: Path) -> None:
         right = load_cifar10()
     assert all(code == 0 and right.digest in text for code, text in said), said
     assert right.source == "original" and len(asked) == 1
-    check_cache({".lock", "official"})
+    check_cache({".lock", "official.npz"})
 
 
 # ---------------------------------------------------------------- damaged files
@@ -328,7 +328,7 @@ def flip_weights(rng: random.Random, root: Path) -> None:
 def damage_cache(rng: random.Random, root: Path) -> None:
     place = class_folders(root, rng)
     right = load_cifar10(place).digest
-    path = next(sources.cache_folder().glob("images-*/decoded.npz"))
+    path = next(sources.cache_folder().glob("images-*.npz"))
     replace(path, damaged(path.read_bytes(), rng))
     assert load_cifar10(place).digest == right
 
@@ -422,7 +422,7 @@ def lying_network(rng: random.Random, root: Path) -> None:
         sources.MIRRORS = [address, *second]
         assert load_cifar10().source == "original"
     assert time.monotonic() - start < 30
-    check_cache({".lock", "official"})
+    check_cache({".lock", "official.npz"})
 
 
 def hostile_archive(rng: random.Random, root: Path) -> None:

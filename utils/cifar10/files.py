@@ -1,16 +1,16 @@
 """CIFAR-10 on disk: official batches or class folders, in a folder or an archive, checked while they are read."""
 
-import errno
 import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from filelock import FileLock
@@ -22,8 +22,7 @@ from utils.errors import DataError, first_line, printable
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
 OTHERS = "NOT CIFAR-10"  # printed wherever other images, or not all, are read: no page shows what follows from them
-LARGEST, MOST = 2**30, 200_000  # bytes of an unpacked archive; images in class folders
-LISTING = ".unpacked"  # the file that tells what was unpacked there
+LARGEST = 2**30  # bytes of an unpacked archive
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # read by Pillow alone; an EPS would start Ghostscript
 
 
@@ -49,13 +48,11 @@ class ImageData:
     source: str
 
     def __post_init__(self) -> None:
-        named = isinstance(self.classes, list | tuple) and all(isinstance(name, str) for name in self.classes)
-        if not named or not isinstance(self.source, str):
-            raise DataError("The source of the images and the names of the classes must be words.")
         for part in ("train", "test"):
-            arrays = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            for kind, array in zip(("images", "labels"), checked(*arrays, len(self.classes)), strict=True):
-                object.__setattr__(self, f"{part}_{kind}", array)
+            names = f"{part}_images", f"{part}_labels"
+            arrays = checked(*(getattr(self, name) for name in names), len(self.classes))
+            for name, array in zip(names, arrays, strict=True):
+                object.__setattr__(self, name, array)
 
     @property
     def digest(self) -> str:
@@ -67,14 +64,14 @@ class ImageData:
 
     def few(self, training: int, test: int) -> "ImageData":
         """At most so many images of each split, spread over all: those of a class may lie together."""
-        parts = (self.train_images, self.train_labels, training), (self.test_images, self.test_labels, test)
-        (x, y), (test_x, test_y) = (
-            (images[chosen], labels[chosen])
-            for images, labels, count in parts
-            for chosen in [np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)]
-        )
-        print(f"FAST_RUN: only {len(y)} + {len(test_y)} images, {OTHERS} as a whole.", flush=True)
-        return ImageData(x, y, test_x, test_y, self.classes, self.source)
+
+        def spread(labels: np.ndarray, count: int) -> np.ndarray:
+            return np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)
+
+        x, test_x = spread(self.train_labels, training), spread(self.test_labels, test)
+        print(f"FAST_RUN: only {len(x)} + {len(test_x)} images, {OTHERS} as a whole.", flush=True)
+        arrays = self.train_images[x], self.train_labels[x], self.test_images[test_x], self.test_labels[test_x]
+        return ImageData(*arrays, self.classes, self.source)
 
 
 def checked(images: np.ndarray, labels: np.ndarray, classes: int = len(CLASSES)) -> tuple[np.ndarray, np.ndarray]:
@@ -93,17 +90,6 @@ def checked(images: np.ndarray, labels: np.ndarray, classes: int = len(CLASSES))
     return images, labels.astype(np.int64)
 
 
-@contextmanager
-def readable() -> Iterator[None]:
-    """DataError for what the system does not let us read or write in the block."""
-    try:
-        yield
-    except OSError as error:
-        why = f"{error.filename or 'A file of the images'} cannot be read or written ({error.strerror})"
-        raise DataError(f"{why}; make it so, or name other places by CIFAR10_PATH and XDG_CACHE_HOME.") from None
-
-
-@readable()
 def read_path(path: Path, cache: Path) -> ImageData:
     """CIFAR-10 from a folder or a tar archive of any compression, in the official layout or as class folders.
 
@@ -112,47 +98,17 @@ def read_path(path: Path, cache: Path) -> ImageData:
     """
     if not os.path.exists(path):  # False also for what can be no name
         raise DataError(f"{path} does not exist; set CIFAR10_PATH to a CIFAR-10 folder or tar archive, or unset it.")
-    folder = path
     if path.is_file():
-        folder = cache / f"unpacked-{_key(path)}"
-        listed = folder / LISTING
-        if not listed.is_file() or listed.read_bytes() != listing(folder).encode():
-            remove(folder)  # somebody has tidied up there
-
-        def fill(work: Path) -> None:
-            unpack(path, work)
-            (work / LISTING).write_text(listing(work), encoding="ascii")
-
-        before = folder.exists()
-        make_once(folder, fill)
-    try:
-        return read_folder(folder, cache, named=path)
-    except DataError:
-        if folder != path:  # what was unpacked is not trusted again
-            remove(folder)
-            if before:  # it was good once: the archive may still be
-                return read_path(path, cache)
-        raise
+        data = kept(cache / f"images-{_key(path)}.npz", lambda work: read_folder(unpack(path, work), named=path))
+    else:
+        data = read_folder(path, named=path, cache=cache)
+    if data.source == "folder":
+        count = f"{len(data.train_labels):,} + {len(data.test_labels):,}"
+        print(f"Class folders, {count} images, {OTHERS}'s own files.")
+    return data
 
 
-def listing(folder: Path) -> str:
-    """The files in a folder, with their sizes."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / LISTING)
-    return ascii(sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files))
-
-
-def _key(*files: Path) -> str:
-    """A name for what this code made from these files, so that other files, and other code, get a place of their own in
-    the cache."""
-    try:
-        stats = ((str(file.absolute()), file.stat()) for file in files)
-        found = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-    except OSError as error:  # such as a link that leads nowhere
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from None
-    return hashlib.sha256(repr(found).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
-
-
-def read_folder(folder: Path, cache: Path, named: Path) -> ImageData:
+def read_folder(folder: Path, named: Path, cache: Path | None = None) -> ImageData:
     """Find the official batches or the class folders in `folder` or below it; `named` is what the user gave."""
     for place in (folder, *sorted(p for p in folder.glob("*") if p.is_dir()), *sorted(folder.glob("*/*/"))):
         if os.path.exists(place / "data_batch_1") or place.name == OFFICIAL:  # False also for what may not be read
@@ -180,27 +136,43 @@ def read_official(folder: Path, named: Path) -> ImageData:
     return ImageData(*chain(*arrays), train.classes, "original")
 
 
-def make_once(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` fill a folder that becomes `target` when it ends well; otherwise nothing stays. One process at a time
-    does so, and others find it there. DataError if the cache cannot be written, which it need not be again."""
-    if target.exists():
-        return
-    work = target.with_name(f".unfinished-{target.name}")
+# ---------------------------------------------------------------- the cache
+
+
+def _key(*files: Path) -> str:
+    """A name for what this code makes of these files; other files, and other code, get another one."""
+    stats = ((str(file.absolute()), file.stat()) for file in files)
+    found = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
+    return hashlib.sha256(repr(found).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def kept(file: Path, make: Callable[[Path], ImageData]) -> ImageData:
+    """The images kept in `file`; where it is missing or damaged, those that `make` returns, which gets an empty folder
+    to work in. One process at a time makes them. DataError if the cache cannot be written."""
+    if data := read_kept(file):
+        return data
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with waited_for(FileLock(target.parent / ".lock"), "is filling the cache"):
-            for leftover in target.parent.glob(".unfinished-*"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with waited_for(FileLock(file.parent / ".lock"), "is filling the cache"):
+            if data := read_kept(file):  # another process has made them meanwhile
+                return data
+            for leftover in file.parent.glob(".unfinished-*"):  # of a process that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
-            if not target.exists():
-                try:
-                    work.mkdir()
-                    fill(work)
-                    work.replace(target)
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
+            with TemporaryDirectory(dir=file.parent, prefix=".unfinished-") as work:
+                data = make(Path(work))
+                np.savez(Path(work, "images.npz"), **vars(data))
+                os.replace(Path(work, "images.npz"), file)
+                return data
     except OSError as error:
-        why = f"The cache {target.parent} cannot be filled ({error.strerror or error})"
+        why = f"The cache {file.parent} cannot be filled ({error})"
         raise DataError(f"{why}; make room there, or set XDG_CACHE_HOME to another folder.") from None
+
+
+def read_kept(file: Path) -> ImageData | None:
+    with suppress(Exception), open(file, "rb") as content, np.load(content) as arrays:  # a damaged one fails somehow
+        found = dict(arrays)  # numpy compares the checksums
+        return ImageData(**found | dict(classes=found["classes"].tolist(), source=str(found["source"])))
+    return None
 
 
 def remove(path: Path) -> None:
@@ -210,27 +182,13 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-class _Member(tarfile.TarInfo):
-    """Refuses a header, such as a name, of more than a megabyte, which tarfile would hold in memory several times."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if not self.isreg() and self.size > 1_000_000:
-            raise tarfile.ReadError("a header is too long")
-        return super()._proc_member(tar)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Write the files of a tar archive of at most LARGEST bytes into `folder`; DataError if it is larger, truncated, no
-    tar archive, holds a link or leaves its folder, OSError if the disk is full."""
-    try:
-        with open(archive, "rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise DataError(f"{archive} cannot be read ({error.strerror}); make it readable, or fetch it again.") from None
+def unpack(archive: Path, folder: Path) -> Path:
+    """Write the files of a tar archive of at most LARGEST bytes into `folder`, and return it; DataError if it is
+    larger, truncated, no tar archive, holds a link or leaves its folder, OSError if the disk is full."""
     print(f"Unpacking {printable(archive.name)} once into the cache ...", flush=True)
     room, inside = LARGEST, folder.resolve()
     try:
-        with tarfile.open(archive, "r:*", tarinfo=_Member) as tar:
+        with tarfile.open(archive) as tar:
             for member in tar:  # one by one: extractall is safe with its filter= only, which Python 3.11.3 lacks
                 room, path = room - max(member.size, 4096), (inside / member.name).resolve()
                 if room < 0:
@@ -243,61 +201,47 @@ def unpack(archive: Path, folder: Path) -> None:
                     with tar.extractfile(member) as source, open(path, "wb") as file:
                         shutil.copyfileobj(source, file)
     except Exception as error:  # tarfile and three decompressors have many ways to say one thing
-        of_its_names = getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
-        if isinstance(error, DataError) or isinstance(error, OSError) and error.errno and not of_its_names:
+        if isinstance(error, DataError) or getattr(error, "errno", None):  # the system has a number, as for a full disk
             raise
         raise DataError(f"{archive} is truncated or no tar archive ({first_line(error)}); fetch it again.") from None
+    return folder
 
 
 # ---------------------------------------------------------------- class folders
 
 
-def read_class_folders(folder: Path, cache: Path) -> ImageData:
-    """`train/<class>/*.png`, or another of FORMATS, and the same under `test`; decoded once, then read from the cache.
+def read_class_folders(folder: Path, cache: Path | None) -> ImageData:
+    """`train/<class>/*.png`, or another of FORMATS, and the same under `test`; kept in the cache, if one is given.
 
     Raises:
         DataError: if a class folder is missing, misnamed or empty, or an image is unreadable or not 32x32.
     """
     files = {part: class_files(folder / part) for part in ("train", "test")}
-    everything = [file for part in files.values() for images in part for file in images]
-    cached = cache / f"images-{_key(*everything)}"
+    everything = [*chain(*files["train"], *files["test"])]
 
-    def fill(work: Path) -> None:
+    def decoded(_: Path | None = None) -> ImageData:
         print(f"Decoding {len(everything):,} images once into the cache ...", flush=True)
-        arrays = {}
+        arrays = []
         with ThreadPoolExecutor() as pool:
-            for part, of_class in files.items():
-                arrays[f"{part}_images"] = np.stack(list(pool.map(decode, chain(*of_class))))
-                arrays[f"{part}_labels"] = np.repeat(np.arange(10, dtype=np.int64), list(map(len, of_class)))
-        np.savez(work / "decoded.npz", **arrays)
+            for of_class in files.values():
+                arrays.append(np.stack(list(pool.map(decode, chain(*of_class)))))
+                arrays.append(np.repeat(np.arange(10), list(map(len, of_class))))
+        return ImageData(*arrays, list(CLASSES), "folder")
 
-    try:
-        data = read_decoded(cached)
-    except Exception:  # a missing or damaged one fails in many ways
-        remove(cached)
-        make_once(cached, fill)
-        data = read_decoded(cached)
-    print(f"Class folders, {len(data.train_labels):,} + {len(data.test_labels):,} images, {OTHERS}'s own files.")
-    return data
-
-
-def read_decoded(folder: Path) -> ImageData:
-    with open(folder / "decoded.npz", "rb") as file, np.load(file) as arrays:  # numpy compares the checksums
-        return ImageData(**arrays, classes=list(CLASSES), source="folder")
+    return kept(cache / f"images-{_key(*everything)}.npz", decoded) if cache else decoded()
 
 
 def class_files(folder: Path) -> list[list[Path]]:
     """The image files of each class, in the order of CLASSES; DataError unless each has some and there is no other."""
     images = {end for end, form in Image.registered_extensions().items() if form in FORMATS}
-    files = [sorted(p for p in (folder / name).glob("[!.]*") if p.suffix.lower() in images) for name in CLASSES]
-    if others := sum(len(list((folder / name).glob("[!.]*"))) for name in CLASSES) - sum(map(len, files)):
+    inside = [sorted((folder / name).glob("[!.]*")) for name in CLASSES]
+    files = [[path for path in paths if path.suffix.lower() in images] for paths in inside]
+    if others := sum(map(len, inside)) - sum(map(len, files)):
         print(f"Left out in {folder.name}/: {others:,} files or folders that are no images.", flush=True)
     missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
     unknown = sorted({p.name for p in folder.glob("[!.]*") if p.is_dir()} - set(CLASSES))
-    if sum(map(len, files)) > MOST:
-        raise DataError(f"{folder} holds more than {MOST:,} images; this is not CIFAR-10.")
-    wrong = {"missing or empty": missing, "not a class": unknown[:10]}
     if missing or unknown:
+        wrong = {"missing or empty": missing, "not a class": unknown}
         details = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
         raise DataError(f"{folder} must hold one folder of images, such as .png or .jpg, for each class; {details}.")
     return files
@@ -306,37 +250,23 @@ def class_files(folder: Path) -> list[list[Path]]:
 def decode(path: Path) -> np.ndarray:
     """One image file as uint8 (32, 32, 3)."""
     try:
-        if not path.is_file():
-            raise OSError  # from a pipe it would read for ever
         with Image.open(path, formats=FORMATS) as image:
-            size = image.size
-            pixels = np.asarray(to_rgb(image)) if size == (32, 32) else None
+            if (size := image.size) == (32, 32):
+                return np.asarray(to_rgb(image))
     except Exception as error:  # Pillow raises a dozen kinds, all meaning the same here
         raise DataError(f"{path} is not a readable image ({type(error).__name__}); replace or remove it.") from None
-    if pixels is None:
-        raise DataError(f"{path} is {size[0]}x{size[1]} pixels, not 32x32; scale the images first.")
-    return pixels
+    raise DataError(f"{path} is {size[0]}x{size[1]} pixels, not 32x32; scale the images first.")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, as RGB, also grey, palette, CMYK, 16-bit and transparent images; transparent parts become white."""
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0  # which Pillow knows for 8 bits only
+    """Upright, as RGB, also grey, palette, CMYK and transparent images, whose transparent parts become white, and the
+    16 bits of a PNG; ValueError for deeper numbers, such as those of a TIFF, which have no usual range."""
+    if deep := image.mode.startswith(("I", "F")):
+        if image.format != "PNG" or "transparency" in image.info:
+            raise ValueError("nobody knows which number is white")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("not every pixel has a value")
-        if image.mode.startswith("I") and values.min() < 0:
-            raise ValueError("Pillow reads large numbers without a sign as negative ones")
-        limits = {1: 1, 255: 255, 65535: 65535, 2**31 - 1: 2**31}
-        if image.mode == "F":
-            limits = {1: 2, 255: 260, 65535: 66_800}  # which programs overshoot a little
-        fits = (top for top, limit in limits.items() if values.max() <= limit)
-        top = 65535 if image.mode.startswith("I;16") else next(fits, values.max())
-        if isinstance(transparent := image.info.get("transparency"), int):
-            values = np.where(values == transparent, top, values)
-        values = 255 * np.clip(values / top, 0, 1)
-        image = Image.fromarray((255 - values if white_is_zero else values).astype(np.uint8))
+    if deep:
+        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

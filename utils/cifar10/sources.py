@@ -1,17 +1,14 @@
 """Where CIFAR-10 comes from when no path is given: the cache, a download, or a stand-in."""
 
 import os
-import shutil
-import threading
 import time
 import urllib.request
 from pathlib import Path
-from urllib.error import HTTPError
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from utils.cifar10.files import OFFICIAL, OTHERS, ImageData, make_once, read_official, readable, unpack
+from utils.cifar10.files import OFFICIAL, OTHERS, ImageData, kept, read_kept, read_official, unpack
 from utils.errors import DataError, first_line, printable
 
 MIRRORS = [  # of one file; the official host is the slower one
@@ -23,94 +20,54 @@ SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second be
 
 def cache_folder() -> Path:
     """Where downloaded and unpacked data is kept between runs and between clones."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar10-notebooks"
-    except RuntimeError:  # a user without a name, as in some containers
-        raise DataError("There is no home folder to keep the images in; set HOME or XDG_CACHE_HOME.") from None
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar10-notebooks"
 
 
 class Unreachable(DataError):
     """CIFAR-10 is not in the cache and no mirror gave it; the message has each mirror's answer."""
 
 
-@readable()
 def read_cached(cache: Path, fetch_it: bool) -> ImageData:
-    """The official CIFAR-10 from the cache, downloaded first where it is not there and `fetch_it` allows it.
-
-    Raises:
-        Unreachable: if it is not there and cannot or must not be fetched.
-        DataError: if the cache is damaged; it is set aside, so that the next call fetches a new copy.
-    """
-    folder = cache / "official"
-    if not folder.exists():
-        if not fetch_it:
-            raise Unreachable("Nothing is downloaded in fast mode.")
-        download(folder)
+    """The official CIFAR-10 from the cache, downloaded first where it is not there, or damaged, and `fetch_it` allows
+    it; Unreachable if it cannot or must not be fetched."""
+    file = cache / "official.npz"
+    if data := read_kept(file):
+        return data
+    if not fetch_it:
+        raise Unreachable("Nothing is downloaded in fast mode.")
     try:
-        return read_official(folder / OFFICIAL, named=folder)
-    except DataError as error:
-        aside = folder.with_suffix(".bad")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            folder.rename(aside)
-        except OSError:
-            raise DataError(f"{error} It may not be moved; set XDG_CACHE_HOME to another folder.") from None
-        raise DataError(f"{error} The cache was set aside as {aside}; start again to fetch a new copy.") from None
-
-
-def download(target: Path) -> None:
-    """Unpack the official archive into `target`, from the first mirror that gives it; Unreachable if none does."""
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
-
-    def fill(work: Path) -> None:
-        part, answers = work / "cifar-10-python.tar.gz", []
-        for url in MIRRORS:
-            try:
-                fetch(url, part)
-                if not check_integrity(part, CIFAR10.tgz_md5):
-                    raise ValueError("its file has a wrong md5")
-                unpack(part, work)
-                return part.unlink()
-            except Exception as error:  # whatever a host answers, the next one may be better
-                answers.append(f"{url.split('/')[2]}: {printable(first_line(error), 200)}")
-        raise DataError("; ".join(answers))
-
-    try:
-        make_once(target, fill)
+        return kept(file, download)
     except DataError as error:
         raise Unreachable(f"CIFAR-10 could not be downloaded ({error}).") from None
 
 
-def fetch(url: str, target: Path) -> None:
-    """Download `url` into the file `target` with a progress bar; ValueError if it is too large or too slow.
+def download(work: Path) -> ImageData:
+    """The official images from the first mirror that gives them, unpacked in `work`; DataError if none does."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
 
-    A second thread reads: a host that sends its headers byte by byte would keep urllib waiting for hours.
-    """
-    failed, start = [], time.monotonic()
-    bar = tqdm(total=SIZE, desc=url.split("/")[2], unit="B", unit_scale=True, leave=False)
-
-    def read() -> None:
+    archive, answers = work / "cifar-10-python.tar.gz", []
+    for url in MIRRORS:
         try:
-            with urllib.request.urlopen(url, timeout=STALL) as answer:  # noqa: S310 (MIRRORS)
-                while chunk := answer.read1(2**16):  # what has come
-                    bar.update(file.write(chunk))  # of a mirror given up, the file is closed
-                    if file.tell() > SIZE:
-                        raise ValueError("it sends more than the archive has")
-        except Exception as error:
-            failed.append(error)
-            if isinstance(error, HTTPError):
-                error.close()  # it holds the connection
+            fetch(url, archive)
+            if not check_integrity(archive, CIFAR10.tgz_md5):
+                raise ValueError("its file has a wrong md5")
+            return read_official(unpack(archive, work) / OFFICIAL, named=archive)
+        except Exception as error:  # whatever a host answers, the next one may be better
+            answers.append(f"{url.split('/')[2]}: {printable(first_line(error), 200)}")
+    raise DataError("; ".join(answers))
 
-    thread = threading.Thread(target=read, daemon=True)
-    with open(target, "wb") as file, bar:
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.1)
+
+def fetch(url: str, target: Path) -> None:
+    """Download `url` into the file `target` with a progress bar; ValueError if it is too large or too slow."""
+    start, bar = time.monotonic(), tqdm(total=SIZE, desc=url.split("/")[2], unit="B", unit_scale=True, leave=False)
+    with bar, urllib.request.urlopen(url, timeout=STALL) as answer, open(target, "wb") as file:  # noqa: S310 (MIRRORS)
+        while chunk := answer.read1(2**16):  # what has come
+            bar.update(file.write(chunk))
+            if file.tell() > SIZE:
+                raise ValueError("it sends more than the archive has")
             if file.tell() < SLOWEST * (time.monotonic() - start - 2 * STALL):
                 raise ValueError(f"it sends fewer than {SLOWEST:,} bytes a second")
-    if failed:
-        raise failed[0]
 
 
 BANNER = f"""\

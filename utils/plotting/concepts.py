@@ -18,10 +18,8 @@ def grids(*parts: str | tuple, cell: float = 0.4) -> Figure:
     """Arrays side by side with the number in each cell, positive blue and negative red, in all of them alike; NaN
     stays empty.
 
-    Args:
-        *parts: a sign such as "=", or (title, array (H, W), frame, ...), where a frame (row, column, height, width)
-            is drawn around cells.
-        cell: side of a cell in inches, if the page is wide enough.
+    A part is a sign such as "=", or (title, array (H, W), frame, ...), where a frame (row, column, height, width) is
+    drawn around cells; `cell` is the side of a cell in inches, if the page is wide enough.
     """
     widths = [0.8 if isinstance(part, str) else part[1].shape[1] for part in parts]
     arrays, columns = [part[1] for part in parts if not isinstance(part, str)], sum(widths) + 0.5 * len(parts)
@@ -66,11 +64,8 @@ def picture_row(named: Mapping[str, np.ndarray], squares: Mapping[str, tuple] = 
 
 
 def channels(layers: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> Figure:
-    """Each channel a box, each kernel a line from an input channel to an output channel.
-
-    Args:
-        layers: title -> steps, each a kernel's name and which input (column) reaches which output (row): (O, I).
-    """
+    """Each channel a box, each kernel a line from an input channel to an output channel: title -> steps, each a
+    kernel's name and which input (column) reaches which output (row), (O, I)."""
     figure, panels = _panels(layers, 3.4, width_ratios=[len(steps) + 0.5 for steps in layers.values()])
     for axis, _, steps in panels:
         counts = [steps[0][1].shape[1], *(len(links) for _, links in steps)]
@@ -93,9 +88,7 @@ def channels(layers: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> Figure:
 
 def reach(stacks: Mapping[str, Sequence[tuple[int, int, int]]]) -> Figure:
     """One output position and all that it sees below, in one dimension; title -> (kernel, stride, dilation) of layers.
-
-    A row of dots is the output of a layer; those that the topmost position depends on are blue.
-    """
+    A row of dots is the output of a layer; those that the topmost position depends on are blue."""
     figure, panels = _panels(stacks, 3.2)
     for axis, _, layers in panels:
         jumps, seen = np.cumprod([1, *(stride for _, stride, _ in layers)]), [{0.0}]

@@ -78,12 +78,8 @@ def reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float])
 
 
 def fields(image: np.ndarray, maps: Mapping[str, np.ndarray], squares: Mapping[str, tuple[float, int]]) -> Figure:
-    """Measured gradient of a central output of some layers, and the theoretical field as a white square.
-
-    Args:
-        maps: layer -> `analysis.effective_field`.
-        squares: layer -> `analysis.theoretical_field`.
-    """
+    """Measured gradient of a central output of some layers (`analysis.effective_field`), and the theoretical field
+    (`analysis.theoretical_field`) as a white square."""
     titles = {name: f"{name}: {side} px" for name, (_, side) in squares.items()}
     named = {titles[name]: np.sqrt(values) for name, values in maps.items()}  # the root shows the faint parts too
     squares = {titles[name]: square for name, square in squares.items()}
@@ -114,9 +110,7 @@ def filters(weights: np.ndarray) -> Figure:
     return figure
 
 
-def predictions(
-    pixels: Sequence[np.ndarray], maps: Sequence[np.ndarray], best: Sequence[Mapping[str, float]]
-) -> Figure:
+def predictions(pixels: Sequence[np.ndarray], maps: Sequence[np.ndarray], best: Sequence[Mapping]) -> Figure:
     """A row for each picture: what the network saw, its Grad-CAM over it, and the best classes as bars."""
     figure, axes = subplots(len(pixels), 3, size=(8, 2.3 * len(pixels)), width_ratios=[1, 1, 2])
     pictures(axes[:, 0], pixels)

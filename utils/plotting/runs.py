@@ -24,12 +24,8 @@ IMAGES = {  # what tables call them -> what a title does
 
 
 def curves(run: Any, prior: Any = None) -> Figure:
-    """Loss and accuracy against the epoch, training and judged images in one panel each, and the learning rate.
-
-    Args:
-        run: a `runs.Run`, or the name of one, such as "experiment_5/seed_2" or "runs/mine".
-        prior: an `experiments.PriorWork` to name beside it.
-    """
+    """Loss and accuracy of a `runs.Run`, or of the run of that name, such as "runs/mine", against the epoch, and the
+    learning rate; `prior` is an `experiments.PriorWork` to name beside it."""
     history, metrics = (read_history(run), read_metrics(run)) if isinstance(run, str) else (run.history, run.metrics)
     split, first, teacher = metrics["evaluated_on"], metrics["epochs_to_85"], metrics["recipe"].get("teacher")
     figure, ((loss, accuracy, rate),) = subplots(1, 3, size=(9, 3.6), width_ratios=[1, 1.25, 0.8])
@@ -89,10 +85,8 @@ def cost_growth(table: pd.DataFrame) -> Figure:
 
 
 def accuracy_against_epoch(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy of several runs against the epoch: each before the others, and all of them near the target.
-
-    RunError if they were judged on different images.
-    """
+    """Accuracy of several runs against the epoch: each before the others, and all of them near the target; RunError
+    if they were judged on different images."""
     kinds = {column for history in histories.values() for column in history if column.endswith("_accuracy")}
     if len(kinds := kinds - {"train_accuracy"}) != 1:
         raise RunError("There are no runs, or they were judged on different images; draw those of one kind.")
@@ -141,13 +135,12 @@ def landscape(
     own: Mapping[str, Mapping] | None = None,
     costs: tuple[str, str] = ("parameters", "epochs"),
 ) -> Figure:
-    """Accuracy after the last epoch against two costs, both on a log axis.
+    """Accuracy after the last epoch against two of COSTS, both on a log axis.
 
     Args:
         runs: one row a name, as `statistics.published` gives; all judged on the same images.
         priors: `PriorWork` to draw beside them where its cost is known.
         own: title -> metrics of runs of one's own, drawn as stars.
-        costs: of COSTS.
     """
     figure, (axes,) = subplots(1, 2, size=(9, 7.2), sharey=True)
     split = runs.evaluated_on.iloc[0]

@@ -50,9 +50,7 @@ class Drawing(Figure):
         display(shown, metadata={"image/png": size}, raw=True)
 
 
-def subplots(
-    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4), **options
-) -> tuple[Figure, np.ndarray]:
+def subplots(rows: int = 1, columns: int = 1, size: tuple = (8, 4), **options) -> tuple[Figure, np.ndarray]:
     """plt.subplots in the one style; closed, so that a notebook shows the figure once, as a cell's value."""
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, FigureClass=Drawing, **options)
@@ -76,9 +74,8 @@ def row_name(axis: Axes, name: str, rotation: float = 0) -> None:
 
 def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
     """One legend for all axes, that of `axis`, under them."""
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9, frameon=False
-    )
+    named = axis.get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
 def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterable[float]) -> None:
@@ -96,9 +93,8 @@ def name_points(axis: Axes, names: Iterable[str], x: Iterable[float], y: Iterabl
     to_point = dict(arrowstyle="-", color=GREY, lw=0.8, shrinkA=0, shrinkB=4)
     highest_first = sorted(zip(names, zip(x, y, strict=True), strict=True), key=lambda named: -named[1][1])
     for name, point in highest_first:  # or lines to the lower ones would cross the names above them
-        text = axis.annotate(
-            name, point, (0, 0), textcoords="offset points", fontsize=9, color=BLUE, arrowprops=to_point
-        )
+        look = dict(textcoords="offset points", fontsize=9, color=BLUE, arrowprops=to_point)
+        text = axis.annotate(name, point, (0, 0), **look)
         text.get_window_extent()  # from which on it knows its point
 
         def crowded(place: tuple[int, int, int], text: Annotation = text) -> int:

@@ -23,8 +23,7 @@ def write(name: str, output: str | None = None) -> None:
     Input "images": normalised float32 (batch, 3, 32, 32), any batch size; output "logits": (batch, 10).
 
     Raises:
-        RunError: if the run is not published, the packages of requirements-tools.txt are missing, or `output` does not
-            end in .onnx: it may be a file that is still needed.
+        RunError: if the run is not published, or `output` does not end in .onnx: it may be a file that is still needed.
     """
     path = Path(os.path.expanduser(output)) if output is not None else utils.ROOT / "runs" / f"{name}.onnx"
     if path.suffix != ".onnx":
@@ -32,28 +31,19 @@ def write(name: str, output: str | None = None) -> None:
     run = runs.load(name)
     if utils.ROOT / "results" not in run.folder.parents:
         raise RunError(f"{name} is not published; publish it first.")
-    try:
-        import onnxruntime
+    import onnxruntime
+    import onnxscript  # noqa: F401 (the exporter needs it)
 
-        batch = torch.export.Dim.DYNAMIC
+    form = dict(input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of the exporter, about itself
-            program = torch.onnx.export(
-                run.model,
-                (torch.zeros(2, 3, 32, 32),),
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: batch},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
+            example = (torch.zeros(2, 3, 32, 32),)
+            program = torch.onnx.export(run.model, example, **form, dynamo=True, external_data=False, verbose=False)
         content, images = program.model_proto.SerializeToString(), torch.randn(3, 3, 32, 32)
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         with torch.no_grad():
             off = abs(session.run(None, {"images": images.numpy()})[0] - run.model(images).numpy()).max()
-    except ImportError as error:
-        raise RunError(f"{error.name} is missing; install it with: pip install -r requirements-tools.txt") from None
     except Exception as error:  # the exporter fails in many ways, and says it in many lines
         why = f"PyTorch cannot export {name} ({type(error).__name__})"
         raise RunError(f"{why}: its forward decides by values, or does what ONNX has no operation for.") from None
@@ -64,12 +54,12 @@ def write(name: str, output: str | None = None) -> None:
     print(f"\nWritten to {path.relative_to(utils.ROOT) if output is None else printable(str(path))}.")
 
 
-def compare(model: torch.nn.Module, session, path: Path, weights: Path, rounds: int = 200) -> pd.DataFrame:
+def compare(model: torch.nn.Module, session, path: Path, weights: Path) -> pd.DataFrame:
     """Size of the file and latency of one image, PyTorch and onnxruntime in turn: medians, and their ratio."""
     image, seconds = torch.randn(1, 3, 32, 32), []
     array = image.numpy()
     with torch.no_grad():
-        for _ in range(rounds):
+        for _ in range(200):
             start = time.perf_counter()
             model(image)
             middle = time.perf_counter()
