@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.conftest import MEAN, STD
-from utils.errors import NetworkError
+from utils.errors import NetworkError, RunError
 from utils.experiments import EXPERIMENTS
 from utils.models import build_model
 from utils.study import analysis
@@ -197,6 +197,8 @@ def test_where_a_layer_looks_is_told_only_where_it_is_known(before):
     assert analysis.theoretical_field(model, "0") == (16, 3)
     with pytest.raises(NetworkError, match="It is not known where in the image 2 looks"):
         analysis.theoretical_field(model, "2")
+    with pytest.raises(NetworkError, match="no layer 'c9'; layers.table"):
+        analysis.theoretical_field(model, "c9")
 
 
 def test_where_a_layer_looks_is_not_told_behind_a_function():
@@ -214,6 +216,15 @@ def test_where_a_layer_looks_is_not_told_behind_a_function():
         model(torch.zeros(1, 3, 32, 32))
         with pytest.raises(NetworkError, match="It is not known where in the image c2 looks"):
             analysis.theoretical_field(model, "c2")
+
+
+def test_a_change_that_is_none_and_labels_that_are_too_few_get_a_sentence():
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    for kind in ("rotate", "holes"):
+        with pytest.raises(RunError, match=f"There is no change '{kind}'; there are flip, shift"):
+            analysis.changed(images, kind, 3, MEAN)
+    with pytest.raises(RunError, match="There are 5 rows of logits and 3 labels"):
+        analysis.temperature(np.zeros((5, 10)), np.zeros(3, int))
 
 
 def test_parameters_that_are_no_layers_have_their_share():

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from utils.architecture import layer_table
 from utils.engine.graphs import called, trace
-from utils.errors import NetworkError
+from utils.errors import NetworkError, RunError
 from utils.transforms import augmentations, compose, normalise_batch
 
 
@@ -49,6 +49,8 @@ def confused_pairs(matrix: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
 
 def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     """The number to divide logits (N, 10) by that makes the cross-entropy on these labels (N,) smallest."""
+    if len(scores) != len(labels):
+        raise RunError(f"There are {len(scores)} rows of logits and {len(labels)} labels; give a label for each row.")
 
     def loss(log_t: float) -> float:
         return -log_softmax(scores / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
@@ -125,9 +127,11 @@ def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> 
 
 def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
     """Centre and side, in pixels of the input, of what the central output of `layer` can see; the same in x and y.
-    NetworkError if that is not known of it."""
+    NetworkError if there is no such layer, or that is not known of it."""
     table = layer_table(model)
     own = table.index[table.layer.str.split(".").str[0] == layer]
+    if own.empty:
+        raise NetworkError(f"The network has no layer {layer!r}; layers.table(model) names those that it has.")
     rows = table[: own[-1] + 1]
     seeing = rows[rows.kernel.notna()].fillna({"dilation": 1})  # poolings, too
     unknown = seeing.empty or rows.receptive_field.isna().any() or rows.kind.str.contains("Pad").any()
@@ -170,6 +174,8 @@ def changed(images: np.ndarray, kind: str, strength: int, mean: Sequence[float],
 
     What comes into view is black and holes have the mean colour, as in training.
     """
+    if kind not in CHANGES:
+        raise RunError(f"There is no change {kind!r}; there are {', '.join(CHANGES)}.")
     if strength == 0:
         return images
     if kind == "flip":
