@@ -22,7 +22,7 @@ from utils.errors import DataError, first_line, printable
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OFFICIAL = "cifar-10-batches-py"
 OTHERS = "NOT CIFAR-10"  # printed wherever other images, or not all, are read: no page shows what follows from them
-LARGEST = 2**30  # bytes of an unpacked archive
+LARGEST, MOST = 2**30, 200_000  # bytes of an unpacked archive; images in class folders
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # read by Pillow alone; an EPS would start Ghostscript
 
 
@@ -240,8 +240,10 @@ def class_files(folder: Path) -> list[list[Path]]:
         print(f"Left out in {folder.name}/: {others:,} files or folders that are no images.", flush=True)
     missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
     unknown = sorted({p.name for p in folder.glob("[!.]*") if p.is_dir()} - set(CLASSES))
+    if sum(map(len, files)) > MOST:
+        raise DataError(f"{folder} holds more than {MOST:,} images; this is not CIFAR-10.")
     if missing or unknown:
-        wrong = {"missing or empty": missing, "not a class": unknown}
+        wrong = {"missing or empty": missing, "not a class": unknown[:10]}
         details = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
         raise DataError(f"{folder} must hold one folder of images, such as .png or .jpg, for each class; {details}.")
     return files
