@@ -7,7 +7,6 @@ because a changed `forward` or initialisation does not show in its modules.
 
 import hashlib
 import inspect
-import io
 import json
 import operator
 import os
@@ -26,7 +25,7 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 import utils
 from utils import models, transforms
@@ -72,44 +71,22 @@ def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
     refuse_edits(["models"])  # or a notebook shows its new text beside the old network
     usual = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
-    usual &= not torch.__future__.get_overwrite_module_params_on_conversion()  # the optimizer would keep the old ones
-    usual &= not any(value for key, value in vars(nn.modules.module).items() if re.fullmatch("_global_.*_hooks", key))
     if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         raise RunError(
-            "PyTorch was set to another default type or device, to inference mode, to autocast, to overwrite "
-            "parameters or to hooks for all modules; take that back, or restart the kernel."
+            "PyTorch was set to another default type or device, to inference mode or to autocast; take that back, or "
+            "restart the kernel."
         )
     torch.manual_seed(seed)
     with rng_from(seed), of_a_network("be built"):
         model = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(model, nn.Module):
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
-    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         with torch.no_grad(), of_a_network("answer"):
             model.eval()(torch.zeros(1, 3, 32, 32))  # its lazy layers take their sizes from the first image
         model.train()
-    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
-        raise NetworkError("A lazy layer has no sizes, because an image does not reach it; give it its sizes.")
     with of_a_network("be copied"):
-        refuse_what_no_copy_keeps(model)
-        copy = deepcopy(model)  # a function, too, may return the same module again
-    if copy.train(copy.training) is not copy:
-        raise NetworkError("The network's train() does not return the network; end it with return self.")
-    return copy
-
-
-def refuse_what_no_copy_keeps(model: nn.Module) -> None:
-    """NetworkError for what PyTorch leaves behind where it copies a module, or cannot copy."""
-    values = [value for module in model.modules() for value in tensors(list(vars(module).values()))]
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise NetworkError("A network of torch.jit cannot be trained here; hand over the module that it was made of.")
-    if any(value.grad_fn for value in values):
-        raise NetworkError(
-            "The network keeps a tensor that was computed from its weights; detach what its forward keeps, and use "
-            "torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm and prune."
-        )
-    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
-        raise NetworkError("A hook on a weight is lost in a copy of the network; do in forward what it does.")
+        return deepcopy(model)  # a function, too, may return the same module again
 
 
 def built_by(network: Network) -> dict:
@@ -203,68 +180,42 @@ def response(model: nn.Module) -> list[float]:
     """
     with of_a_network("be copied"):
         copy = deepcopy(model).cpu()
-    images = eight_images()
+    images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
+    images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
     copy.zero_grad()
     for module in copy.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    with probing():
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
+    with probing("be trained"):
         judged, before = copy.eval()(images)[[0, -1]], torch.get_rng_state()
         trained = copy.train()(images)
         draws = not torch.equal(torch.get_rng_state(), before)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
-        trained_with = {p for p in copy.parameters() if p.requires_grad}
-        stored = {value for module in copy.modules() for value in tensors(list(vars(module).values()))}
-        found = {leaf for leaf in leaves(loss) if isinstance(leaf, nn.Parameter) or leaf in stored}
-        if not trained_with or found - trained_with:
-            nothing = "The network has no weights to train; give it a layer, or unfreeze one."
-            raise NetworkError(NOT_ITS_OWN if trained_with else nothing)
-        if loss.requires_grad:
-            loss.backward()
-    gradient = gradient_of(copy)
-    refuse_what_no_copy_keeps(copy)  # nor after a step, if it keeps what it computed
+        loss.backward()
+    if {leaf for leaf in leaves(loss) if isinstance(leaf, nn.Parameter)} - {*copy.parameters()}:
+        raise NetworkError(NOT_ITS_OWN)
+    with of_a_network("be copied after a step: detach what its forward keeps"):
+        deepcopy(copy)
+    gradient = sum(p.grad.abs().square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
     logits = torch.cat([judged, judged if draws else trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, 0.0 if draws else gradient]]
 
 
-def eight_images() -> torch.Tensor:
-    """Images that are a formula, from faint to strong, float (8, 3, 32, 32)."""
-    images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
-    return 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
-
-
-def gradient_of(model: nn.Module) -> float:
-    """The length of the gradient of all weights together."""
-    return sum(p.grad.abs().square().sum().item() for p in model.parameters() if p.grad is not None) ** 0.5
-
-
 @contextmanager
-def probing() -> Iterator[None]:
-    """In the block a network is tried in training, and what it draws is the same each time."""
-    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
+def probing(what: str) -> Iterator[None]:
+    """In the block a network is tried, with gradients, and what it draws is the same each time."""
+    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network(what):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
         yield
-
-
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a value, also in lists and dicts."""
-    if torch.is_tensor(value):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from tensors(inner)
 
 
 def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
     """The weights that a loss was computed with, as far as they are trained."""
-    seen, waiting, found = set(), [loss.grad_fn], set()
+    found, waiting = set(), {loss.grad_fn}
     while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [source for source, _ in node.next_functions]
-            found |= {node.variable} if hasattr(node, "variable") else set()
-    return found
+        found |= waiting
+        waiting = {source for node in waiting for source, _ in node.next_functions if source} - found
+    return {node.variable for node in found if hasattr(node, "variable")}
 
 
 def first_values(model: nn.Module) -> dict[str, list[float]]:
@@ -280,74 +231,43 @@ def normalised() -> list[float]:
     return [round(value, 4) for value in pixels.flatten().tolist()]
 
 
-@torch.no_grad()
 def check_outputs(model: nn.Module, classes: int) -> None:
-    """NetworkError unless the network gives an image a finite logit for each class, in eval mode twice the same, and
-    still does so when its weights are loaded into a new one."""
+    """NetworkError unless the network gives an image a finite logit for each class, in eval mode twice the same,
+    whatever else is in its batch, and still does so when its weights after some steps are loaded into a new one."""
     with of_a_network("be copied"):
-        copy = deepcopy(model).cpu().eval()
-    images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+        copy, new = deepcopy(model).cpu(), deepcopy(model).cpu()
+    images = torch.linspace(-2, 2, 16 * 3 * 32 * 32).reshape(16, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
-    before, given = deepcopy(copy.state_dict()), images.clone()
-    with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
-        first, second, alone = copy(images), copy(images), copy(images[:1])
-    if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
+    with probing("answer"):
+        first, second, alone = copy.eval()(images), copy(images), copy(images[:1])
+    if not isinstance(first, torch.Tensor) or first.shape != (16, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
-    if not torch.equal(images, given):
-        raise NetworkError("The network changes the images that it is given; leave out inplace=True on them.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
-    pairs = zip(tensors(before), tensors(copy.state_dict()), strict=True)
-    if not all(torch.allclose(one, other, 0, 0, equal_nan=True) for one, other in pairs):
-        raise NetworkError(
-            "The network changes what it keeps in eval mode, too, so it would learn from the images that it is judged "
-            "on; do so only where self.training is true."
-        )
     if not torch.allclose(first[:1], alone, 1e-3, 1e-3):
         raise NetworkError(
             "What the network says of an image depends on the other images of its batch, in eval mode, too; use a norm "
             "that does not, such as BatchNorm2d with its running statistics."
         )
 
-    images = torch.linspace(-2, 2, 16 * 3 * 32 * 32).reshape(16, 3, 32, 32).to(memory_format=torch.channels_last)
-
     def answers(network: nn.Module) -> torch.Tensor:
-        answered = []
-        for training in (False, True):
-            with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
-                torch.default_generator.manual_seed(0)
-                answered.append(network.train(training)(images))
-        if not isinstance(answered[1], torch.Tensor) or answered[1].shape != answered[0].shape:
-            raise NetworkError("The network must return the logits alone in training, too; mend its forward.")
-        return torch.cat(answered)
+        with probing("be trained"):
+            return torch.cat([network.eval()(images), network.train()(images)])
 
-    loaded, counted = deepcopy(model).cpu(), numbers_of(copy)
-    for p in copy.parameters():
-        if p.requires_grad:
-            p += 0.01  # as a step would
-    with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("be trained"):
+    with torch.no_grad():
+        for p in copy.parameters():
+            if p.requires_grad:
+                p += 0.01  # as a step would
+    with probing("be trained"):
         for _ in range(25):
             copy.train()(images[:4])  # which may change what it keeps
-    if changed := sorted(key for key, value in numbers_of(copy).items() if repr(value) != repr(counted.get(key))):
-        once(
-            f"Its forward changes {changed[0]}, which is not saved with its weights: a training that goes on after a "
-            "stop begins with its first value again. If it matters, keep it by self.register_buffer(name, tensor)."
-        )
-    with of_a_network("be loaded"), io.BytesIO() as file:
-        torch.save(copy.state_dict(), file)
-        file.seek(0)
-        loaded.load_state_dict(torch.load(file, weights_only=True))
-    if not torch.allclose(answers(copy), answers(loaded), 1e-5, 1e-6):
+    with of_a_network("be loaded"):
+        new.load_state_dict(copy.state_dict())
+    if not torch.allclose(answers(copy), answers(new), 1e-5, 1e-6):
         raise NetworkError(
             "The network computes with something that its forward changes and that is not saved with its weights: keep "
             "it by self.register_buffer(name, tensor), and take random numbers from torch."
         )
-
-
-def numbers_of(model: nn.Module) -> dict[str, float]:
-    """The numbers among the attributes of its modules."""
-    kept = {f"{name}.{key}".lstrip("."): v for name, module in model.named_modules() for key, v in vars(module).items()}
-    return {key: value for key, value in kept.items() if type(value) in (int, float)}
 
 
 def say_precision(title: str, metrics: Mapping, wanted: str | None) -> None:
