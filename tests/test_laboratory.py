@@ -597,31 +597,6 @@ def spoilt(kept):
                 yield f"{key}.{name}: {wrong}", kept | {key: changed}
 
 
-def test_a_run_made_by_hand_is_a_sentence_or_another_run(root):
-    """Whatever is missing in its files, nothing ends in a traceback, and what was there stays."""
-    folder = train().folder
-    (folder / SUMS).unlink()
-    path, data = folder / "metrics.json", random_images()
-    sound = path.read_bytes()
-
-    def use():
-        run = runs.load("runs/mine", tiny_network)
-        runs.compare("runs/mine").to_string()
-        search.tries().to_string()
-        runs.evaluate(run, data.test_images, data.test_labels)
-
-    refused = []
-    for what, metrics in spoilt(json.loads(sound)):
-        path.write_text(json.dumps(metrics), encoding="utf-8")
-        try:
-            use()
-        except (RunError, NetworkError):
-            refused.append(what)
-    assert {"mean: Ellipsis", "recipe.lr: []", "run.response: None"} <= set(refused)
-    path.write_bytes(sound)
-    use()
-
-
 def test_empty_weights_are_a_sentence(root):
     folder = train().folder
     (folder / "checksums.json").unlink()
@@ -1014,7 +989,7 @@ def test_whom_it_learns_from_is_a_part_of_what_a_run_is(root, capsys):
     assert train(recipe=taught).folder == run.folder
     assert "Its teacher, runs/teacher, has learned" in capsys.readouterr().out, "also of a run that is finished"
     shutil.move(root / "runs/teacher", root / "runs/before")
-    with pytest.raises(RunError, match="Its teacher, runs/teacher, cannot be asked: .*runs/teacher holds no finished"):
+    with pytest.raises(RunError, match="runs/teacher holds no finished run"):
         train(recipe=taught)
     shutil.move(root / "runs/other", root / "runs/teacher")
     capsys.readouterr()
@@ -1047,21 +1022,6 @@ def test_a_teacher_that_may_know_the_judged_images_is_said_to(root, capsys):
     assert said("held_out") == said("held_out", test=True) == said("all", test=True) == []
     assert said("all") == ["has"] and said("other_order") == said("taught") == ["may have"]
     assert said("other_order", test=True) == ["may have"], "its training images may be the test images here"
-
-
-def test_a_teacher_that_is_replaced_just_now_is_noticed(root, monkeypatch):
-    for name, seed in dict(teacher=1, other=2).items():
-        train(models.tiny, name=name, seed=seed)
-    load = runs.load
-
-    def replaced(name):
-        shutil.move(root / "runs/teacher", root / "runs/before")
-        shutil.move(root / "runs/other", root / "runs/teacher")
-        return load(name)
-
-    monkeypatch.setattr(runs, "load", replaced)
-    with pytest.raises(RunError, match="The teacher, runs/teacher, was replaced just now; start again"):
-        train(recipe=replace(ONE, teacher="runs/teacher"))
 
 
 def test_a_dropout_that_nothing_would_feel_is_refused(root):
@@ -1100,13 +1060,6 @@ def test_what_is_no_recipe_no_images_and_no_run_is_a_sentence(root, capsys):
     with pytest.raises(RunError, match=r"mine cannot be made, because a file is in its place"):
         train()
     assert (root / "runs" / "mine").read_bytes() == b"a file"
-
-
-def test_a_name_that_a_file_of_a_run_has_is_refused(root):
-    for name in ("mine/weights.pt", "mine/metrics.json", "𝒜" * 100, "a.csv/b"):
-        with pytest.raises(RunError, match="is no name for a run"):
-            train(name=name)
-    assert train(name="v1.2/a-b").folder == root / "runs" / "v1.2" / "a-b"
 
 
 class WithHeads(Felt):
@@ -2516,28 +2469,12 @@ def test_what_is_said_of_a_damaged_finished_run_brings_it_back(root, capsys, fil
         train()
 
 
-EDITED = {
-    "a list of recipes": dict(recipe=[]),
-    "no accuracy": dict(validation_accuracy_last=None),
-    "a function that is none": dict(built_by=dict(function={"a": 1}, arguments={})),
-    "no arguments": dict(built_by=dict(function="mine")),
-    "a large seed": dict(seed=10**30),
-    "more than all": dict(validation_accuracy_last=250.0),
-    "less than none": dict(train_accuracy_last=-1.0),
-    "no spread": dict(std=[0.0, 0.2, 0.2]),
-    "no mean": dict(mean=[float("nan"), 0.5, 0.5]),
-    "a class twice": dict(classes=["cat", "cat"]),
-}
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", "[" * 10**5, "{}", '{"name": "mine"}', "half", *EDITED])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "[" * 10**5, "{}", '{"name": "mine"}', "half"])
 def test_damaged_metrics_are_a_sentence_and_nothing_is_lost(root, capsys, damage):
     train()
     path = root / "runs" / "mine" / "metrics.json"
     whole = path.read_text(encoding="utf-8")
-    edited = EDITED.get(damage)
-    damaged = whole[:200] if damage == "half" else json.dumps(json.loads(whole) | edited) if edited else damage
-    path.write_text(damaged, encoding="utf-8")
+    path.write_text(whole[:200] if damage == "half" else damage, encoding="utf-8")
     (root / "runs" / "mine" / "checksums.json").unlink()  # as of an older run
     (root / "runs" / "mine" / "checkpoint.pt").unlink()  # as of a published run
     before = contents(root)

@@ -30,14 +30,12 @@ from torch.nn.parameter import is_lazy
 import utils
 from utils import models, transforms
 from utils.engine.checkpoints import (
-    KEPT,
     UNKNOWN,
     checksums,
     of_a_run,
     read_checkpoint,
     remedy,
     rng_from,
-    text_of,
     verify,
 )
 from utils.engine.code import briefly, classes_of, code, refuse_edits, size_of
@@ -53,6 +51,8 @@ FIRST = {  # what classes said, see `classes_of`, in all runs that do not know i
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
 SEEN = """network data split code first_response first_values normalised
     teacher classes""".split()  # beside recipe and seed
+SHOWN = """name recipe seed evaluated_on run parameters data_source epochs macs receptive_field train_accuracy_last
+    epochs_to_85 mean std""".split()  # in each metrics.json
 KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -277,12 +277,10 @@ def say_precision(title: str, metrics: Mapping, wanted: str | None) -> None:
 
 
 def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[str]) -> None:
-    """RunError if the run `name`, from which another one is to learn, knows other classes, or has other weights than
-    `what`, the identity of that other one, says; a line if the teacher knows what that one is judged on."""
+    """RunError if the run `name`, from which the run `what` is to learn, knows other classes; a line if it knows what
+    that one is judged on."""
     if list(metrics.get("classes", classes)) != list(classes):
         raise RunError(f"The teacher, {name}, knows other classes than these images have; take one trained on them.")
-    if weights_of(name) != what["teacher"]:
-        raise RunError(f"The teacher, {name}, was replaced just now; start again.")
     if why := flatters(metrics, what):
         print(f"Its teacher, {name}, {why}; that makes its accuracy look better than it is.")
 
@@ -305,13 +303,11 @@ def weights_of(name: str) -> str:
 
 def taught_by(metrics: Mapping) -> str | None:
     """What tables call the teacher of a run, with what makes its accuracy look better than it is."""
-    name, what = metrics["recipe"].get("teacher"), metrics["run"]
-    if not name or weights_of(name) != what.get("teacher"):
-        return name and (f"an earlier {name}" if weights_of(name) != UNKNOWN else f"{name}, which is gone")
-    try:
-        why = flatters(read_metrics(name), what)
-    except RunError:
-        why = "cannot be read"
+    if not (name := metrics["recipe"].get("teacher")):
+        return None
+    if (weights := weights_of(name)) != metrics["run"].get("teacher"):
+        return f"{name}, which is gone" if weights == UNKNOWN else f"an earlier {name}"
+    why = flatters(read_metrics(name), metrics["run"])
     return f"{name}, which {why}" if why else name
 
 
@@ -322,10 +318,7 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int, split: str =
         described, computed = modules(model), dict(first_response=response(model), first_values=first_values(model))
         computed |= dict(normalised=normalised())
     if teacher := recipe.get("teacher"):
-        try:
-            read_metrics(teacher)
-        except RunError as error:
-            raise RunError(f"Its teacher, {teacher}, cannot be asked: {error}") from None
+        read_metrics(teacher)  # which says what is wrong with it
         computed |= dict(teacher=weights_of(teacher))
     known = dict(network=described, recipe=recipe_of(recipe), data=data, split=split, seed=seed, code=code())
     return known | computed | dict(classes=classes_of(model))
@@ -379,13 +372,11 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
     if UNKNOWN in (found, recorded):
         return True
     found, recorded = np.array(found), np.array(recorded)
-    if found.shape != recorded.shape or not recorded.size:
+    if found.shape != recorded.shape:
         return False
-    largest = np.abs(recorded[:-1]).max(initial=1e-6, where=np.isfinite(recorded[:-1]))
-    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), np.nan_to_num(KINKS * abs(recorded[-1]), posinf=0))
-    with np.errstate(invalid="ignore"):  # inf - inf
-        near = (np.abs(found - recorded) <= allowed) | (found == recorded) | (np.isnan(found) & np.isnan(recorded))
-    return bool(near.all())
+    allowed = [0.001 * np.abs(recorded[:-1]).max(initial=1e-6)] * (len(recorded) - 1) + [KINKS * abs(recorded[-1])]
+    same = np.array_equal(found, recorded, equal_nan=True)  # also where they are no numbers
+    return same or bool(np.isfinite(recorded).all() and (np.abs(found - recorded) <= allowed).all())
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
@@ -399,25 +390,19 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
     return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
 
-def near(found: list[float], recorded: list[float]) -> bool:
-    return len(found) == len(recorded) and np.allclose(found, recorded, 0, 0.001)
-
-
 def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
     """Which of the classes, functions and values say something else than recorded, or, of the first two, are those of
-    one side only and stand nowhere else on the other; a value may have been changed by a forward, and is left out
-    then."""
+    one side only and stand nowhere else on the other, as after a move from a cell into a file; a value may have been
+    changed by a forward, and is left out then."""
 
-    def moved(name: str, own: Mapping[str, str], those: Mapping[str, str]) -> bool:  # such as from a cell into a file
-        last = name.rpartition(".")[2]
-        return any(own[name] == those[n] and n.rpartition(".")[2] == last for n in those.keys() - own.keys())
+    def unheard(own: Mapping[str, str], those: Mapping[str, str]) -> list[str]:
+        elsewhere = {(name.rpartition(".")[2], those[name]) for name in those.keys() - own.keys()}
+        alone = [name for name in own.keys() - those.keys() if not name.endswith(", its value")]
+        return [name for name in alone if (name.rpartition(".")[2], own[name]) not in elsewhere]
 
-    gone = {} if recorded == FIRST else recorded  # which is of all networks, though some lack a class of it
-    both = found.keys() & recorded.keys()
-    differing = [name for name in both if found[name] != recorded[name]]
-    differing += [name for name in found.keys() - recorded.keys() if not moved(name, found, recorded)]
-    differing += [name for name in gone.keys() - found.keys() if not moved(name, gone, found)]
-    return sorted(name for name in differing if name in both or not name.endswith(", its value"))
+    gone = [] if recorded == FIRST else unheard(recorded, found)  # FIRST is of all networks, though some lack a class
+    differing = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
+    return sorted([*differing, *unheard(found, recorded), *gone])
 
 
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
@@ -426,7 +411,7 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "its modules are the same, but its first weights, or what its forward computes, are others here",
     ),
     "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
-    "normalised": (near, "its images were normalised otherwise"),
+    "normalised": (partial(np.allclose, rtol=0, atol=0.001), "its images were normalised otherwise"),
     "split": (operator.eq, "other images were held out of the same ones there"),
     "classes": (
         lambda found, recorded: not others(found, recorded),
@@ -507,38 +492,38 @@ def own_name(name: Any) -> str:
     return name
 
 
+def folders_of(name: str) -> list[Path]:
+    """Of runs/<name>, runs/<name>-2, ... those that hold a run."""
+    first = utils.ROOT / "runs" / name
+    numbered = [path for path in first.parent.glob(f"{first.name}-*") if path.name[len(first.name) + 1 :].isdigit()]
+    return [*filter(holds_a_run, [first, *sorted(numbered, key=lambda path: (len(path.name), path.name))])]
+
+
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
     """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the one that holds it, else the first that
     holds nothing."""
-    own_name(name)
-    first, why = utils.ROOT / "runs" / name, None
-    numbered = [path for path in first.parent.glob(f"{first.name}-*") if path.name[len(first.name) + 1 :].isdigit()]
-    for there in filter(holds_a_run, [first, *sorted(numbered, key=lambda path: (len(path.name), path.name))]):
+    first, why = utils.ROOT / "runs" / own_name(name), None
+    for there in folders_of(name):
         why = why_not(wanted, model, there)
         if why is None:
             return there
         before = there.name
     places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
-    folder = next(
-        place for place in places if not holds_a_run(place) and not any((place / file).is_file() for file in KEPT)
-    )
+    folder = next(place for place in places if not holds_a_run(place) and not (place / "weights.pt").is_file())
     if why:
-        print(
-            f"{before} in runs/ is another run: {printable(why, 300)}. This one is kept in {folder.name}.", flush=True
-        )
+        why = printable(why, 300)
+        print(f"{before} in runs/ is another run: {why}. This one is kept in {folder.name}.", flush=True)
     return folder
 
 
 def find(name: str, wanted: dict, model: nn.Module) -> Path:
     """The folder of the finished run that is wanted; RunError says what is there instead."""
     reasons = []
-    for folder in sorted((utils.ROOT / "runs").glob(f"{name}*"), key=lambda path: (len(path.name), path.name)):
-        title = folder.relative_to(utils.ROOT / "runs").as_posix()  # a name may have a slash, as a baseline's
-        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", title) and holds_a_run(folder):
-            why = why_not(wanted, model, folder)
-            if why is None and (folder / "metrics.json").exists():
-                return folder
-            reasons.append(f"runs/{title}: {why or 'it is not finished'}")
+    for folder in folders_of(name):
+        why = why_not(wanted, model, folder)
+        if why is None and (folder / "metrics.json").exists():
+            return folder
+        reasons.append(f"{title_of(folder)}: {why or 'it is not finished'}")
     there = "; ".join(reasons) or f"there is no runs/{name}"
     raise RunError(f"There is no finished run of {name} to publish ({there}); train it on CIFAR-10 to its end.")
 
@@ -548,9 +533,7 @@ def find(name: str, wanted: dict, model: nn.Module) -> Path:
 
 def is_name(name: Any) -> bool:
     """Whether it may be the name of a run."""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name.encode()) > 200:
-        return False
-    return not any(part.endswith((".csv", ".json", ".png", ".pt")) for part in name.split("/"))  # files of a run
+    return isinstance(name, str) and bool(NAME.fullmatch(name))
 
 
 def path_of(run: str | Path) -> Path:
@@ -609,25 +592,11 @@ def row_of(metrics: Mapping) -> dict:
 
 
 def read_metrics(run: str | Path) -> dict:
-    """metrics.json of a finished run; RunError if there is none, or one in results/ is not on all of CIFAR-10."""
+    """metrics.json of a finished run; RunError if there is none, or it is not as it was kept."""
     path = path_of(run) / "metrics.json"
     try:
-        metrics = json.loads(text_of(path))
-        kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
-        kinds |= dict(epochs=int, macs=int | None, receptive_field=int | None, train_accuracy_last=float)
-        kinds |= dict(epochs_to_85=int | None, mean=list, std=list, classes=list, built_by=dict)
-        kept = {"built_by": {}, "classes": []} | metrics  # older ones have none
-        kinds |= {f"{kept.get('evaluated_on')}_accuracy_last": float}
-        made = kept["built_by"] or dict(function="", arguments={})
-        right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
-        right = right and isinstance(made.get("function"), str)
-        right = right and (made.get("arguments") == UNKNOWN or isinstance(made.get("arguments"), dict))
-        right = right and kept["evaluated_on"] in ("test", "validation") and 0 <= kept["seed"] < 2**63
-        right = right and all(0 <= m <= 100 for m in (last_accuracy(kept), kept["train_accuracy_last"]))
-        right = right and [[type(value) for value in kept[key]] for key in ("mean", "std")] == [[float] * 3] * 2
-        right = right and np.isfinite(kept["mean"]).all() and min(kept["std"]) > 0 and np.isfinite(kept["std"]).all()
-        right = right and len({str(word) for word in kept["classes"]}) == len(kept["classes"])
-        if not right or any(isinstance(value, list | dict) for value in kept["recipe"].values()):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if not all(key in metrics for key in SHOWN) or last_accuracy(metrics) is None:
             raise ValueError("it holds something else")
     except FileNotFoundError:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
@@ -635,28 +604,15 @@ def read_metrics(run: str | Path) -> dict:
         raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
     except PermissionError:  # no damage
         raise
-    except (OSError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({first_line(error)}); {remedy(path.parent)}.") from None
     verify(path.parent)
-    if utils.ROOT / "results" in path.parents:
-        data = metrics["run"].get("data")
-        if not isinstance(data, dict) or not OFFICIAL.items() <= data.items():
-            raise RunError(f"{path.parent} is no run on all images of CIFAR-10; move it to runs/.")
     return metrics
 
 
 def read_history(run: str | Path) -> pd.DataFrame:
-    """history.csv of a run, one row an epoch; RunError if it lacks one, or has words."""
-    path = path_of(run) / "history.csv"
-    history = read_table(path)
-    always = {"epoch", "lr", "train_loss", "train_accuracy", "seconds"}
-    judged = [{f"{part}_loss", f"{part}_accuracy"} for part in ("test", "validation")]
-    if not any(always | part <= {*history} for part in judged):
-        raise RunError(f"{path} lacks a column; {remedy(path.parent)}.")
-    words, epochs = history.select_dtypes(exclude="number"), [*range(1, len(history) + 1)]
-    if len(words.columns) or history.epoch.tolist() != (epochs or [1]):
-        raise RunError(f"{path} lacks an epoch or a number; {remedy(path.parent)}.")
-    return history
+    """history.csv of a run, one row an epoch."""
+    return read_table(path_of(run) / "history.csv")
 
 
 def read_table(path: Path) -> pd.DataFrame:
