@@ -34,7 +34,7 @@ from utils import data as data_module
 from utils.__main__ import main
 from utils.cifar10.files import ImageData
 from utils.engine import code, records, speed
-from utils.engine.checkpoints import KEPT, SUMS, begin_or_go_on, read_checkpoint, restore, save_atomically
+from utils.engine.checkpoints import KEPT, SUMS, read_checkpoint, save_atomically
 from utils.engine.records import read_metrics
 from utils.engine.steps import TrainingStep
 from utils.errors import DataError, NetworkError, RunError
@@ -585,44 +585,12 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(root, monkeypatch):
         train(Kept)
 
 
-def spoilt(kept):
-    """Copies of what is kept, each with one value, at most one deeper, missing or of another kind."""
-    for key, value in kept.items():
-        inner = value if isinstance(value, dict) and key in ("run", "recipe", "identity", "optimizer") else {}
-        for wrong in (..., None, "x", [], {}, -1):
-            other = {k: v for k, v in kept.items() if k != key} | ({} if wrong is ... else {key: wrong})
-            yield f"{key}: {wrong}", other
-            for name in inner:
-                changed = {k: v for k, v in inner.items() if k != name} | ({} if wrong is ... else {name: wrong})
-                yield f"{key}.{name}: {wrong}", kept | {key: changed}
-
-
 def test_empty_weights_are_a_sentence(root):
     folder = train().folder
     (folder / "checksums.json").unlink()
     save_atomically({}, folder / "weights.pt")
     with pytest.raises(RunError, match="other weights are in them there"):
         runs.load("runs/mine", tiny_network)
-
-
-def test_a_checkpoint_made_by_hand_is_a_sentence_or_another_run(root):
-    model, recipe = tiny_network(), replace(ONE, epochs=2)
-    stop_after(1, recipe=recipe)
-    folder = root / "runs" / "mine"
-    sound = read_checkpoint(folder / "checkpoint.pt")
-    refused = []
-    for what, state in spoilt(sound):
-        save_atomically(state, folder / "checkpoint.pt")
-        try:
-            records.why_not(sound["identity"], model, folder)
-            state, _ = begin_or_go_on(folder, None, torch.device("cpu"))
-            optimizer, scheduler = training.optimizer_and_schedule(model, recipe, 10)
-            scaler = torch.amp.GradScaler("cpu", enabled=False)
-            restore(state, dict(model=deepcopy(model), optimizer=optimizer, scheduler=scheduler, scaler=scaler))
-        except RunError:
-            refused.append(what)
-    assert {"history: Ellipsis", "optimizer.state: None", "rng: x", "identity: x"} <= set(refused)
-    assert len(refused) > 40
 
 
 def test_a_training_that_fails_before_its_first_epoch_leaves_no_folder(root):
@@ -1102,15 +1070,6 @@ def test_notes_beside_a_run_are_ones_own(root):
     assert runs.load("runs/mine", tiny_network).folder == folder and search.tries().index.tolist() == ["runs/mine"]
 
 
-def test_a_folder_that_is_a_link_is_refused(root, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (root / "runs").mkdir()
-    (root / "runs" / "mine").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="is a link to somewhere else"):
-        train()
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
 def test_a_relative_path_leads_to_the_same_run(root, monkeypatch):
     shutil.copytree(ROOT / "results" / "tiny", root / "results" / "other")
     monkeypatch.chdir(root)
@@ -1161,19 +1120,6 @@ def test_a_run_that_has_diverged_is_found_again():
     assert records.alike([none, 1.0, 2.0], [none, 1.0, 2.0]) and records.alike([none] * 3, [none] * 3)
     assert not records.alike([none, 1.0, 2.0], [0.0, 1.0, 2.0])
     assert not records.alike([0.0, 1.0, 2.0], [none, 1.0, 2.0])
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
-@pytest.mark.parametrize("file", [*KEPT, SUMS, "checkpoint.pt"])
-def test_nobody_waits_for_a_pipe_in_the_place_of_a_file_of_a_run(root, file):
-    folder = train().folder
-    if file == "checkpoint.pt":
-        for path in folder.iterdir():
-            path.unlink()
-    (folder / file).unlink(missing_ok=True)
-    os.mkfifo(folder / file)
-    with pytest.raises(RunError, match="cannot be read|is missing or damaged"):
-        train() if file == "checkpoint.pt" else runs.load("runs/mine", tiny_network)
 
 
 class ReadsP(nn.Module):
@@ -2447,7 +2393,7 @@ def test_an_edited_checkpoint_is_noticed(root):
     state = torch.load(path, weights_only=True)
     state["history"][0]["validation_accuracy"] = 99.9
     torch.save(state, path)
-    with pytest.raises(RunError, match="was changed by hand, or written by an earlier version"):
+    with pytest.raises(RunError, match="cannot be read"):
         train(recipe=THREE)
 
 

@@ -32,7 +32,6 @@ from utils import models, transforms
 from utils.engine.checkpoints import (
     UNKNOWN,
     checksums,
-    of_a_run,
     read_checkpoint,
     remedy,
     rng_from,
@@ -469,18 +468,17 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
         found = identity_of(metrics)
         recorded = metrics["run"].get("response", UNKNOWN)
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
-    with of_a_run(folder):
-        differs = difference(wanted, found)
-        if differs or weights is None:
-            return differs
-        copy = deepcopy(model)
-        try:
-            copy.load_state_dict(weights)
-        except RuntimeError:
-            return "its modules are the same, but other weights are in them there"
-        if alike(response(copy), recorded):
-            return None
-        return "its modules are the same, but with the weights of there its forward computes something else here"
+    differs = difference(wanted, found)
+    if differs or weights is None:
+        return differs
+    copy = deepcopy(model)
+    try:
+        copy.load_state_dict(weights)
+    except RuntimeError:
+        return "its modules are the same, but other weights are in them there"
+    if alike(response(copy), recorded):
+        return None
+    return "its modules are the same, but with the weights of there its forward computes something else here"
 
 
 def own_name(name: Any) -> str:

@@ -26,7 +26,7 @@ import utils
 from utils import architecture
 from utils.cifar10.files import ImageData
 from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, train_loader
-from utils.engine.checkpoints import alone_in, checksums, text_of, write_atomically
+from utils.engine.checkpoints import alone_in, checksums, write_atomically
 from utils.engine.speed import suitable_precision
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
@@ -292,7 +292,7 @@ def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
 def _whole(folder: Path) -> dict[str, str]:
     """Table -> its sha256 when it was whole."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return dict(json.loads(text_of(folder / WHOLE)))
+        return dict(json.loads((folder / WHOLE).read_text(encoding="utf-8")))
     return {}
 
 
