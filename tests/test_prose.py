@@ -140,7 +140,7 @@ def test_a_changed_digit_is_noticed():
 def test_each_word_of_the_glossary_stands_in_the_notebook_that_explains_it():
     rows = re.findall(
         r"^\| ([^|]+) \| [^|]+ \| \[(\d+)\]\(\.\./notebooks/(.+?)\)",
-        (ROOT / "docs/glossary.md").read_text("utf-8"),
+        (ROOT / "docs/glossary.md").read_text(encoding="utf-8"),
         re.M,
     )
     assert len(rows) > 60 and [row[0].lower() for row in rows] == sorted(row[0].lower() for row in rows)

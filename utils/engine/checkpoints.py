@@ -10,7 +10,6 @@ import random
 import secrets
 import subprocess
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
@@ -65,31 +64,13 @@ def save_atomically(state: dict, path: Path) -> None:
     write_atomically(whole + hashlib.sha256(whole).digest() if path.name == CHECKPOINT else whole, path)
 
 
-def text_of(path: Path) -> str:
-    """What a text file says; OSError also for what is no file, such as a pipe, on which reading would wait."""
-    if path.exists() and not path.is_file():
-        raise OSError("it is no file")
-    return path.read_text(encoding="utf-8")
-
-
 def read_checkpoint(path: Path) -> dict:
     """The state that `save_atomically` saved; RunError if the file is damaged, or a checkpoint was changed by hand."""
-    whole = path.read_bytes() if path.is_file() else b""  # that the system refuses to read it is no damage
-    sealed = path.name != CHECKPOINT or hashlib.sha256(whole[:-32]).digest() == whole[-32:]
-    if not sealed and whole[-22:-18] == b"PK\x05\x06":  # where a zip ends
-        raise RunError(
-            f"{path} was changed by hand, or written by an earlier version; go on with that, or move its folder away."
-        )
+    whole = path.read_bytes()  # that the system refuses to read it is no damage
     try:
-        if not sealed:
+        if path.name == CHECKPOINT and hashlib.sha256(whole[:-32]).digest() != whole[-32:]:
             raise ValueError
-        with zipfile.ZipFile(io.BytesIO(whole)) as file:
-            if file.testzip():  # torch does not compare the checksums
-                raise ValueError
-        state = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise ValueError
-        return state
+        return torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file fails in many ways inside torch
@@ -105,15 +86,6 @@ def remedy(folder: Path) -> str:
         if read_checkpoint(folder / CHECKPOINT).get("finished"):
             return f"delete {', '.join(KEPT)} there and train again: {CHECKPOINT} still holds the run"
     return ANEW
-
-
-@contextmanager
-def of_a_run(where: object) -> Iterator[None]:
-    """What fails in the block because something else is kept in `where` than `runs.train` keeps there is a RunError."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise RunError(f"{where} is of no run ({type(error).__name__}); {ANEW}.") from None
 
 
 def waited_for(lock: FileLock, does: str) -> AbstractContextManager:
@@ -132,8 +104,6 @@ def alone_in(folder: Path | None) -> Iterator[None]:
     if folder is None or distributed.rank() > 0:
         yield
         return
-    if folder.is_symlink():
-        raise RunError(f"{folder} is a link to somewhere else; take it away, or train under another name.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=PATIENCE).acquire()
@@ -171,26 +141,20 @@ def seal(folder: Path, published_as: Path | None = None) -> None:
     write_atomically(json.dumps(sums, indent=2).encode() + b"\n", folder / SUMS)
 
 
-def verify(folder: Path, again: bool = True) -> None:
-    """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal.
-
-    `again` looks a second time at what seems wrong: another process may just have published the folder.
-    """
+def verify(folder: Path) -> None:
+    """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
     published = utils.ROOT / "results" in (folder, *folder.parents)
     if not published and not (folder / SUMS).exists():
         return
     try:
-        sealed = dict(json.loads(text_of(folder / SUMS)))
+        sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
     except PermissionError:  # no damage
         raise
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         sealed = {}
     place, found = sealed.pop(PLACE, None), checksums(folder)
     sealed = sealed or {SUMS: "readable"}
     wrong = [name for name in sealed if sealed[name] != found.get(name)]
-    if again and (wrong or published and found.keys() - sealed.keys()):
-        time.sleep(0.05)
-        return verify(folder, again=False)
     if wrong:
         raise RunError(f"{folder / str(wrong[0])} is missing or damaged, or was changed by hand; {remedy(folder)}.")
     if published and (added := found.keys() - sealed.keys()):  # to a run of one's own one may add what one likes
@@ -204,7 +168,7 @@ def steadily(folder: Path, read: Callable[[], Any]) -> Any:
 
     def sealed() -> str:
         with suppress(OSError, ValueError):
-            return text_of(folder / SUMS)
+            return (folder / SUMS).read_text(encoding="utf-8")
         return ""
 
     while True:
@@ -245,17 +209,14 @@ def rng_state() -> dict:
 
 def restore(state: dict, parts: dict) -> None:
     """Load the `parts` (model, optimizer, ...) and the random numbers of a checkpoint."""
-    with of_a_run("checkpoint.pt"):
-        for name, part in parts.items():
-            if state[name] or name != "scaler":  # one that was off has no state
-                part.load_state_dict(state[name])
-        torch.set_rng_state(state["rng"])
-        if len(state["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        if "python_rng" in state:  # older checkpoints lack it
-            keys, position, has_gauss, gauss = state["numpy_rng"]  # NumPy 1 crashes on a tuple of another length
-            np.random.set_state(("MT19937", keys, position, has_gauss, gauss))
-            random.setstate(state["python_rng"])
+    for name, part in parts.items():
+        if state[name] or name != "scaler":  # one that was off has no state
+            part.load_state_dict(state[name])
+    torch.set_rng_state(state["rng"])
+    if len(state["cuda_rng"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    np.random.set_state(("MT19937", *state["numpy_rng"]))
+    random.setstate(state["python_rng"])
 
 
 # ---------------------------------------------------------------- circumstances
@@ -307,9 +268,8 @@ def begin_or_go_on(folder: Path | None, asked: str | None, device: torch.device)
     """
     path = folder and folder / CHECKPOINT
     state = read_checkpoint(path) if path and path.exists() else {"history": [], "made_under": []}
-    with of_a_run(path):
-        before, done = ([{}] + state["made_under"])[-1], len([] + state["history"])
-        precision = before["precision"] if before.get("device") == device.type else suitable_precision(device)
+    before, done = ([{}] + state["made_under"])[-1], len(state["history"])
+    precision = before["precision"] if before.get("device") == device.type else suitable_precision(device)
     now = circumstances(device, precision := asked or precision)
     changed = ", ".join(f"{key} {now[key]} (was {before.get(key)})" for key in now if before.get(key) != now[key])
     if state.get("finished"):

@@ -7,7 +7,6 @@ because a changed `forward` or initialisation does not show in its modules.
 
 import hashlib
 import inspect
-import io
 import json
 import operator
 import os
@@ -26,19 +25,16 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 import utils
 from utils import models, transforms
 from utils.engine.checkpoints import (
-    KEPT,
     UNKNOWN,
     checksums,
-    of_a_run,
     read_checkpoint,
     remedy,
     rng_from,
-    text_of,
     verify,
 )
 from utils.engine.code import briefly, classes_of, code, refuse_edits, size_of
@@ -54,6 +50,8 @@ FIRST = {  # what classes said, see `classes_of`, in all runs that do not know i
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
 SEEN = """network data split code first_response first_values normalised
     teacher classes""".split()  # beside recipe and seed
+SHOWN = """name recipe seed evaluated_on run parameters data_source epochs macs receptive_field train_accuracy_last
+    epochs_to_85 mean std""".split()  # in each metrics.json
 KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -72,44 +70,22 @@ def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
     refuse_edits(["models"])  # or a notebook shows its new text beside the old network
     usual = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
-    usual &= not torch.__future__.get_overwrite_module_params_on_conversion()  # the optimizer would keep the old ones
-    usual &= not any(value for key, value in vars(nn.modules.module).items() if re.fullmatch("_global_.*_hooks", key))
     if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         raise RunError(
-            "PyTorch was set to another default type or device, to inference mode, to autocast, to overwrite "
-            "parameters or to hooks for all modules; take that back, or restart the kernel."
+            "PyTorch was set to another default type or device, to inference mode or to autocast; take that back, or "
+            "restart the kernel."
         )
     torch.manual_seed(seed)
     with rng_from(seed), of_a_network("be built"):
         model = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(model, nn.Module):
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
-    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         with torch.no_grad(), of_a_network("answer"):
             model.eval()(torch.zeros(1, 3, 32, 32))  # its lazy layers take their sizes from the first image
         model.train()
-    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
-        raise NetworkError("A lazy layer has no sizes, because an image does not reach it; give it its sizes.")
     with of_a_network("be copied"):
-        refuse_what_no_copy_keeps(model)
-        copy = deepcopy(model)  # a function, too, may return the same module again
-    if copy.train(copy.training) is not copy:
-        raise NetworkError("The network's train() does not return the network; end it with return self.")
-    return copy
-
-
-def refuse_what_no_copy_keeps(model: nn.Module) -> None:
-    """NetworkError for what PyTorch leaves behind where it copies a module, or cannot copy."""
-    values = [value for module in model.modules() for value in tensors(list(vars(module).values()))]
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise NetworkError("A network of torch.jit cannot be trained here; hand over the module that it was made of.")
-    if any(value.grad_fn for value in values):
-        raise NetworkError(
-            "The network keeps a tensor that was computed from its weights; detach what its forward keeps, and use "
-            "torch.nn.utils.parametrizations instead of torch.nn.utils.weight_norm and prune."
-        )
-    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
-        raise NetworkError("A hook on a weight is lost in a copy of the network; do in forward what it does.")
+        return deepcopy(model)  # a function, too, may return the same module again
 
 
 def built_by(network: Network) -> dict:
@@ -203,68 +179,42 @@ def response(model: nn.Module) -> list[float]:
     """
     with of_a_network("be copied"):
         copy = deepcopy(model).cpu()
-    images = eight_images()
+    images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
+    images = 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
     copy.zero_grad()
     for module in copy.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    with probing():
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
+    with probing("be trained"):
         judged, before = copy.eval()(images)[[0, -1]], torch.get_rng_state()
         trained = copy.train()(images)
         draws = not torch.equal(torch.get_rng_state(), before)
         loss = F.cross_entropy(trained, torch.arange(8) % trained.shape[1])
-        trained_with = {p for p in copy.parameters() if p.requires_grad}
-        stored = {value for module in copy.modules() for value in tensors(list(vars(module).values()))}
-        found = {leaf for leaf in leaves(loss) if isinstance(leaf, nn.Parameter) or leaf in stored}
-        if not trained_with or found - trained_with:
-            nothing = "The network has no weights to train; give it a layer, or unfreeze one."
-            raise NetworkError(NOT_ITS_OWN if trained_with else nothing)
-        if loss.requires_grad:
-            loss.backward()
-    gradient = gradient_of(copy)
-    refuse_what_no_copy_keeps(copy)  # nor after a step, if it keeps what it computed
+        loss.backward()
+    if {leaf for leaf in leaves(loss) if isinstance(leaf, nn.Parameter)} - {*copy.parameters()}:
+        raise NetworkError(NOT_ITS_OWN)
+    with of_a_network("be copied after a step: detach what its forward keeps"):
+        deepcopy(copy)
+    gradient = sum(p.grad.abs().square().sum().item() for p in copy.parameters() if p.grad is not None) ** 0.5
     logits = torch.cat([judged, judged if draws else trained[[0, -1]]]).flatten().tolist()
     return [round(value, 6) for value in [*logits, 0.0 if draws else gradient]]
 
 
-def eight_images() -> torch.Tensor:
-    """Images that are a formula, from faint to strong, float (8, 3, 32, 32)."""
-    images = torch.sin(torch.arange(8 * 3 * 32 * 32) * 0.7).reshape(8, 3, 32, 32)
-    return 0.2 + images * torch.linspace(0.3, 3, 8).reshape(8, 1, 1, 1)
-
-
-def gradient_of(model: nn.Module) -> float:
-    """The length of the gradient of all weights together."""
-    return sum(p.grad.abs().square().sum().item() for p in model.parameters() if p.grad is not None) ** 0.5
-
-
 @contextmanager
-def probing() -> Iterator[None]:
-    """In the block a network is tried in training, and what it draws is the same each time."""
-    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
+def probing(what: str) -> Iterator[None]:
+    """In the block a network is tried, with gradients, and what it draws is the same each time."""
+    with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network(what):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would start the numbers of CUDA anew, too
         yield
-
-
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a value, also in lists and dicts."""
-    if torch.is_tensor(value):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from tensors(inner)
 
 
 def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
     """The weights that a loss was computed with, as far as they are trained."""
-    seen, waiting, found = set(), [loss.grad_fn], set()
+    found, waiting = set(), {loss.grad_fn}
     while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [source for source, _ in node.next_functions]
-            found |= {node.variable} if hasattr(node, "variable") else set()
-    return found
+        found |= waiting
+        waiting = {source for node in waiting for source, _ in node.next_functions if source} - found
+    return {node.variable for node in found if hasattr(node, "variable")}
 
 
 def first_values(model: nn.Module) -> dict[str, list[float]]:
@@ -280,74 +230,43 @@ def normalised() -> list[float]:
     return [round(value, 4) for value in pixels.flatten().tolist()]
 
 
-@torch.no_grad()
 def check_outputs(model: nn.Module, classes: int) -> None:
-    """NetworkError unless the network gives an image a finite logit for each class, in eval mode twice the same, and
-    still does so when its weights are loaded into a new one."""
+    """NetworkError unless the network gives an image a finite logit for each class, in eval mode twice the same,
+    whatever else is in its batch, and still does so when its weights after some steps are loaded into a new one."""
     with of_a_network("be copied"):
-        copy = deepcopy(model).cpu().eval()
-    images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+        copy, new = deepcopy(model).cpu(), deepcopy(model).cpu()
+    images = torch.linspace(-2, 2, 16 * 3 * 32 * 32).reshape(16, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
-    before, given = deepcopy(copy.state_dict()), images.clone()
-    with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("answer"):
-        first, second, alone = copy(images), copy(images), copy(images[:1])
-    if not isinstance(first, torch.Tensor) or first.shape != (2, classes):
+    with probing("answer"):
+        first, second, alone = copy.eval()(images), copy(images), copy(images[:1])
+    if not isinstance(first, torch.Tensor) or first.shape != (16, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
-    if not torch.equal(images, given):
-        raise NetworkError("The network changes the images that it is given; leave out inplace=True on them.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
-    pairs = zip(tensors(before), tensors(copy.state_dict()), strict=True)
-    if not all(torch.allclose(one, other, 0, 0, equal_nan=True) for one, other in pairs):
-        raise NetworkError(
-            "The network changes what it keeps in eval mode, too, so it would learn from the images that it is judged "
-            "on; do so only where self.training is true."
-        )
     if not torch.allclose(first[:1], alone, 1e-3, 1e-3):
         raise NetworkError(
             "What the network says of an image depends on the other images of its batch, in eval mode, too; use a norm "
             "that does not, such as BatchNorm2d with its running statistics."
         )
 
-    images = torch.linspace(-2, 2, 16 * 3 * 32 * 32).reshape(16, 3, 32, 32).to(memory_format=torch.channels_last)
-
     def answers(network: nn.Module) -> torch.Tensor:
-        answered = []
-        for training in (False, True):
-            with torch.random.fork_rng(devices=[]), rng_from(0), torch.enable_grad(), of_a_network("be trained"):
-                torch.default_generator.manual_seed(0)
-                answered.append(network.train(training)(images))
-        if not isinstance(answered[1], torch.Tensor) or answered[1].shape != answered[0].shape:
-            raise NetworkError("The network must return the logits alone in training, too; mend its forward.")
-        return torch.cat(answered)
+        with probing("be trained"):
+            return torch.cat([network.eval()(images), network.train()(images)])
 
-    loaded, counted = deepcopy(model).cpu(), numbers_of(copy)
-    for p in copy.parameters():
-        if p.requires_grad:
-            p += 0.01  # as a step would
-    with torch.random.fork_rng(devices=[]), rng_from(0), of_a_network("be trained"):
+    with torch.no_grad():
+        for p in copy.parameters():
+            if p.requires_grad:
+                p += 0.01  # as a step would
+    with probing("be trained"):
         for _ in range(25):
             copy.train()(images[:4])  # which may change what it keeps
-    if changed := sorted(key for key, value in numbers_of(copy).items() if repr(value) != repr(counted.get(key))):
-        once(
-            f"Its forward changes {changed[0]}, which is not saved with its weights: a training that goes on after a "
-            "stop begins with its first value again. If it matters, keep it by self.register_buffer(name, tensor)."
-        )
-    with of_a_network("be loaded"), io.BytesIO() as file:
-        torch.save(copy.state_dict(), file)
-        file.seek(0)
-        loaded.load_state_dict(torch.load(file, weights_only=True))
-    if not torch.allclose(answers(copy), answers(loaded), 1e-5, 1e-6):
+    with of_a_network("be loaded"):
+        new.load_state_dict(copy.state_dict())
+    if not torch.allclose(answers(copy), answers(new), 1e-5, 1e-6):
         raise NetworkError(
             "The network computes with something that its forward changes and that is not saved with its weights: keep "
             "it by self.register_buffer(name, tensor), and take random numbers from torch."
         )
-
-
-def numbers_of(model: nn.Module) -> dict[str, float]:
-    """The numbers among the attributes of its modules."""
-    kept = {f"{name}.{key}".lstrip("."): v for name, module in model.named_modules() for key, v in vars(module).items()}
-    return {key: value for key, value in kept.items() if type(value) in (int, float)}
 
 
 def say_precision(title: str, metrics: Mapping, wanted: str | None) -> None:
@@ -357,12 +276,10 @@ def say_precision(title: str, metrics: Mapping, wanted: str | None) -> None:
 
 
 def check_teacher(name: str, metrics: Mapping, what: Mapping, classes: Sequence[str]) -> None:
-    """RunError if the run `name`, from which another one is to learn, knows other classes, or has other weights than
-    `what`, the identity of that other one, says; a line if the teacher knows what that one is judged on."""
+    """RunError if the run `name`, from which the run `what` is to learn, knows other classes; a line if it knows what
+    that one is judged on."""
     if list(metrics.get("classes", classes)) != list(classes):
         raise RunError(f"The teacher, {name}, knows other classes than these images have; take one trained on them.")
-    if weights_of(name) != what["teacher"]:
-        raise RunError(f"The teacher, {name}, was replaced just now; start again.")
     if why := flatters(metrics, what):
         print(f"Its teacher, {name}, {why}; that makes its accuracy look better than it is.")
 
@@ -385,13 +302,11 @@ def weights_of(name: str) -> str:
 
 def taught_by(metrics: Mapping) -> str | None:
     """What tables call the teacher of a run, with what makes its accuracy look better than it is."""
-    name, what = metrics["recipe"].get("teacher"), metrics["run"]
-    if not name or weights_of(name) != what.get("teacher"):
-        return name and (f"an earlier {name}" if weights_of(name) != UNKNOWN else f"{name}, which is gone")
-    try:
-        why = flatters(read_metrics(name), what)
-    except RunError:
-        why = "cannot be read"
+    if not (name := metrics["recipe"].get("teacher")):
+        return None
+    if (weights := weights_of(name)) != metrics["run"].get("teacher"):
+        return f"{name}, which is gone" if weights == UNKNOWN else f"an earlier {name}"
+    why = flatters(read_metrics(name), metrics["run"])
     return f"{name}, which {why}" if why else name
 
 
@@ -402,10 +317,7 @@ def identity(model: nn.Module, recipe: dict, data: dict, seed: int, split: str =
         described, computed = modules(model), dict(first_response=response(model), first_values=first_values(model))
         computed |= dict(normalised=normalised())
     if teacher := recipe.get("teacher"):
-        try:
-            read_metrics(teacher)
-        except RunError as error:
-            raise RunError(f"Its teacher, {teacher}, cannot be asked: {error}") from None
+        read_metrics(teacher)  # which says what is wrong with it
         computed |= dict(teacher=weights_of(teacher))
     known = dict(network=described, recipe=recipe_of(recipe), data=data, split=split, seed=seed, code=code())
     return known | computed | dict(classes=classes_of(model))
@@ -459,13 +371,11 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
     if UNKNOWN in (found, recorded):
         return True
     found, recorded = np.array(found), np.array(recorded)
-    if found.shape != recorded.shape or not recorded.size:
+    if found.shape != recorded.shape:
         return False
-    largest = np.abs(recorded[:-1]).max(initial=1e-6, where=np.isfinite(recorded[:-1]))
-    allowed = np.append(np.full(len(recorded) - 1, 0.001 * largest), np.nan_to_num(KINKS * abs(recorded[-1]), posinf=0))
-    with np.errstate(invalid="ignore"):  # inf - inf
-        near = (np.abs(found - recorded) <= allowed) | (found == recorded) | (np.isnan(found) & np.isnan(recorded))
-    return bool(near.all())
+    allowed = [0.001 * np.abs(recorded[:-1]).max(initial=1e-6)] * (len(recorded) - 1) + [KINKS * abs(recorded[-1])]
+    same = np.array_equal(found, recorded, equal_nan=True)  # also where they are no numbers
+    return same or bool(np.isfinite(recorded).all() and (np.abs(found - recorded) <= allowed).all())
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
@@ -479,25 +389,19 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
     return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
 
-def near(found: list[float], recorded: list[float]) -> bool:
-    return len(found) == len(recorded) and np.allclose(found, recorded, 0, 0.001)
-
-
 def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
     """Which of the classes, functions and values say something else than recorded, or, of the first two, are those of
-    one side only and stand nowhere else on the other; a value may have been changed by a forward, and is left out
-    then."""
+    one side only and stand nowhere else on the other, as after a move from a cell into a file; a value may have been
+    changed by a forward, and is left out then."""
 
-    def moved(name: str, own: Mapping[str, str], those: Mapping[str, str]) -> bool:  # such as from a cell into a file
-        last = name.rpartition(".")[2]
-        return any(own[name] == those[n] and n.rpartition(".")[2] == last for n in those.keys() - own.keys())
+    def unheard(own: Mapping[str, str], those: Mapping[str, str]) -> list[str]:
+        elsewhere = {(name.rpartition(".")[2], those[name]) for name in those.keys() - own.keys()}
+        alone = [name for name in own.keys() - those.keys() if not name.endswith(", its value")]
+        return [name for name in alone if (name.rpartition(".")[2], own[name]) not in elsewhere]
 
-    gone = {} if recorded == FIRST else recorded  # which is of all networks, though some lack a class of it
-    both = found.keys() & recorded.keys()
-    differing = [name for name in both if found[name] != recorded[name]]
-    differing += [name for name in found.keys() - recorded.keys() if not moved(name, found, recorded)]
-    differing += [name for name in gone.keys() - found.keys() if not moved(name, gone, found)]
-    return sorted(name for name in differing if name in both or not name.endswith(", its value"))
+    gone = [] if recorded == FIRST else unheard(recorded, found)  # FIRST is of all networks, though some lack a class
+    differing = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
+    return sorted([*differing, *unheard(found, recorded), *gone])
 
 
 MEASURED = {  # what is compared by its size, because machines differ in last digits -> how, and what is said
@@ -506,7 +410,7 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "its modules are the same, but its first weights, or what its forward computes, are others here",
     ),
     "first_values": (begin_alike, "its modules are the same, but the first values of its weights are others here"),
-    "normalised": (near, "its images were normalised otherwise"),
+    "normalised": (partial(np.allclose, rtol=0, atol=0.001), "its images were normalised otherwise"),
     "split": (operator.eq, "other images were held out of the same ones there"),
     "classes": (
         lambda found, recorded: not others(found, recorded),
@@ -564,18 +468,17 @@ def why_not(wanted: dict, model: nn.Module, folder: Path) -> str | None:
         found = identity_of(metrics)
         recorded = metrics["run"].get("response", UNKNOWN)
         weights = read_checkpoint(folder / "weights.pt") if (folder / "weights.pt").exists() else None
-    with of_a_run(folder):
-        differs = difference(wanted, found)
-        if differs or weights is None:
-            return differs
-        copy = deepcopy(model)
-        try:
-            copy.load_state_dict(weights)
-        except RuntimeError:
-            return "its modules are the same, but other weights are in them there"
-        if alike(response(copy), recorded):
-            return None
-        return "its modules are the same, but with the weights of there its forward computes something else here"
+    differs = difference(wanted, found)
+    if differs or weights is None:
+        return differs
+    copy = deepcopy(model)
+    try:
+        copy.load_state_dict(weights)
+    except RuntimeError:
+        return "its modules are the same, but other weights are in them there"
+    if alike(response(copy), recorded):
+        return None
+    return "its modules are the same, but with the weights of there its forward computes something else here"
 
 
 def own_name(name: Any) -> str:
@@ -587,38 +490,38 @@ def own_name(name: Any) -> str:
     return name
 
 
+def folders_of(name: str) -> list[Path]:
+    """Of runs/<name>, runs/<name>-2, ... those that hold a run."""
+    first = utils.ROOT / "runs" / name
+    numbered = [path for path in first.parent.glob(f"{first.name}-*") if path.name[len(first.name) + 1 :].isdigit()]
+    return [*filter(holds_a_run, [first, *sorted(numbered, key=lambda path: (len(path.name), path.name))])]
+
+
 def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
     """Where this run lies or is to lie: of runs/<name>, runs/<name>-2, ... the one that holds it, else the first that
     holds nothing."""
-    own_name(name)
-    first, why = utils.ROOT / "runs" / name, None
-    numbered = [path for path in first.parent.glob(f"{first.name}-*") if path.name[len(first.name) + 1 :].isdigit()]
-    for there in filter(holds_a_run, [first, *sorted(numbered, key=lambda path: (len(path.name), path.name))]):
+    first, why = utils.ROOT / "runs" / own_name(name), None
+    for there in folders_of(name):
         why = why_not(wanted, model, there)
         if why is None:
             return there
         before = there.name
     places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
-    folder = next(
-        place for place in places if not holds_a_run(place) and not any((place / file).is_file() for file in KEPT)
-    )
+    folder = next(place for place in places if not holds_a_run(place) and not (place / "weights.pt").is_file())
     if why:
-        print(
-            f"{before} in runs/ is another run: {printable(why, 300)}. This one is kept in {folder.name}.", flush=True
-        )
+        why = printable(why, 300)
+        print(f"{before} in runs/ is another run: {why}. This one is kept in {folder.name}.", flush=True)
     return folder
 
 
 def find(name: str, wanted: dict, model: nn.Module) -> Path:
     """The folder of the finished run that is wanted; RunError says what is there instead."""
     reasons = []
-    for folder in sorted((utils.ROOT / "runs").glob(f"{name}*"), key=lambda path: (len(path.name), path.name)):
-        title = folder.relative_to(utils.ROOT / "runs").as_posix()  # a name may have a slash, as a baseline's
-        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", title) and holds_a_run(folder):
-            why = why_not(wanted, model, folder)
-            if why is None and (folder / "metrics.json").exists():
-                return folder
-            reasons.append(f"runs/{title}: {why or 'it is not finished'}")
+    for folder in folders_of(name):
+        why = why_not(wanted, model, folder)
+        if why is None and (folder / "metrics.json").exists():
+            return folder
+        reasons.append(f"{title_of(folder)}: {why or 'it is not finished'}")
     there = "; ".join(reasons) or f"there is no runs/{name}"
     raise RunError(f"There is no finished run of {name} to publish ({there}); train it on CIFAR-10 to its end.")
 
@@ -628,9 +531,7 @@ def find(name: str, wanted: dict, model: nn.Module) -> Path:
 
 def is_name(name: Any) -> bool:
     """Whether it may be the name of a run."""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name.encode()) > 200:
-        return False
-    return not any(part.endswith((".csv", ".json", ".png", ".pt")) for part in name.split("/"))  # files of a run
+    return isinstance(name, str) and bool(NAME.fullmatch(name))
 
 
 def path_of(run: str | Path) -> Path:
@@ -689,25 +590,11 @@ def row_of(metrics: Mapping) -> dict:
 
 
 def read_metrics(run: str | Path) -> dict:
-    """metrics.json of a finished run; RunError if there is none, or one in results/ is not on all of CIFAR-10."""
+    """metrics.json of a finished run; RunError if there is none, or it is not as it was kept."""
     path = path_of(run) / "metrics.json"
     try:
-        metrics = json.loads(text_of(path))
-        kinds = dict(name=str, recipe=dict, seed=int, evaluated_on=str, run=dict, parameters=int, data_source=str)
-        kinds |= dict(epochs=int, macs=int | None, receptive_field=int | None, train_accuracy_last=float)
-        kinds |= dict(epochs_to_85=int | None, mean=list, std=list, classes=list, built_by=dict)
-        kept = {"built_by": {}, "classes": []} | metrics  # older ones have none
-        kinds |= {f"{kept.get('evaluated_on')}_accuracy_last": float}
-        made = kept["built_by"] or dict(function="", arguments={})
-        right = all(isinstance(kept.get(key, ...), kind) for key, kind in kinds.items())
-        right = right and isinstance(made.get("function"), str)
-        right = right and (made.get("arguments") == UNKNOWN or isinstance(made.get("arguments"), dict))
-        right = right and kept["evaluated_on"] in ("test", "validation") and 0 <= kept["seed"] < 2**63
-        right = right and all(0 <= m <= 100 for m in (last_accuracy(kept), kept["train_accuracy_last"]))
-        right = right and [[type(value) for value in kept[key]] for key in ("mean", "std")] == [[float] * 3] * 2
-        right = right and np.isfinite(kept["mean"]).all() and min(kept["std"]) > 0 and np.isfinite(kept["std"]).all()
-        right = right and len({str(word) for word in kept["classes"]}) == len(kept["classes"])
-        if not right or any(isinstance(value, list | dict) for value in kept["recipe"].values()):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if not all(key in metrics for key in SHOWN) or last_accuracy(metrics) is None:
             raise ValueError("it holds something else")
     except FileNotFoundError:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
@@ -715,28 +602,15 @@ def read_metrics(run: str | Path) -> dict:
         raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
     except PermissionError:  # no damage
         raise
-    except (OSError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({first_line(error)}); {remedy(path.parent)}.") from None
     verify(path.parent)
-    if utils.ROOT / "results" in path.parents:
-        data = metrics["run"].get("data")
-        if not isinstance(data, dict) or not OFFICIAL.items() <= data.items():
-            raise RunError(f"{path.parent} is no run on all images of CIFAR-10; move it to runs/.")
     return metrics
 
 
 def read_history(run: str | Path) -> pd.DataFrame:
-    """history.csv of a run, one row an epoch; RunError if it lacks one, or has words."""
-    path = path_of(run) / "history.csv"
-    history = read_table(path)
-    always = {"epoch", "lr", "train_loss", "train_accuracy", "seconds"}
-    judged = [{f"{part}_loss", f"{part}_accuracy"} for part in ("test", "validation")]
-    if not any(always | part <= {*history} for part in judged):
-        raise RunError(f"{path} lacks a column; {remedy(path.parent)}.")
-    words, epochs = history.select_dtypes(exclude="number"), [*range(1, len(history) + 1)]
-    if len(words.columns) or history.epoch.tolist() != (epochs or [1]):
-        raise RunError(f"{path} lacks an epoch or a number; {remedy(path.parent)}.")
-    return history
+    """history.csv of a run, one row an epoch."""
+    return read_table(path_of(run) / "history.csv")
 
 
 def read_table(path: Path) -> pd.DataFrame:
