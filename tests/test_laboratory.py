@@ -992,6 +992,27 @@ def test_a_teacher_that_may_know_the_judged_images_is_said_to(root, capsys):
     assert said("other_order", test=True) == ["may have"], "its training images may be the test images here"
 
 
+def test_a_network_that_changes_the_images_it_is_given_is_refused(root):
+    """As a teacher it would change what the other network sees."""
+
+    class InPlace(Felt):
+        def forward(self, images):
+            return super().forward(images.clamp_(-0.5, 0.5))
+
+    with pytest.raises(NetworkError, match="changes the images that it is given"):
+        train(InPlace)
+
+
+def test_a_hook_on_a_weight_which_no_copy_keeps_is_refused(root):
+    def hooked():
+        network = tiny_network()
+        network.linear.weight.register_hook(lambda gradient: gradient / 10)
+        return network
+
+    with pytest.raises(NetworkError, match="A hook on a weight is lost"):
+        train(hooked)
+
+
 def test_a_dropout_that_nothing_would_feel_is_refused(root):
     with pytest.raises(RunError, match=r"dropout is 0.1, but the network has no nn.Dropout; add some"):
         train(partial(sequential, 10), replace(ONE, dropout=0.1))

@@ -187,7 +187,8 @@ def kill_publish(rng: random.Random, root: Path) -> None:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".publishing")  # a lock
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def full_disk(rng: random.Random, root: Path) -> None:

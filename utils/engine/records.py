@@ -84,6 +84,8 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         with torch.no_grad(), of_a_network("answer"):
             model.eval()(torch.zeros(1, 3, 32, 32))  # its lazy layers take their sizes from the first image
         model.train()
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()):
+        raise NetworkError("A hook on a weight is lost in a copy of the network; do in forward what it does.")
     with of_a_network("be copied"):
         return deepcopy(model)  # a function, too, may return the same module again
 
@@ -237,10 +239,13 @@ def check_outputs(model: nn.Module, classes: int) -> None:
         copy, new = deepcopy(model).cpu(), deepcopy(model).cpu()
     images = torch.linspace(-2, 2, 16 * 3 * 32 * 32).reshape(16, 3, 32, 32)
     images = images.to(memory_format=torch.channels_last)  # as in training, where a view may fail
+    given = images.clone()
     with probing("answer"):
         first, second, alone = copy.eval()(images), copy(images), copy(images[:1])
     if not isinstance(first, torch.Tensor) or first.shape != (16, classes):
         raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
+    if not torch.equal(images, given):
+        raise NetworkError("The network changes the images that it is given; leave out inplace=True on them.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
         raise NetworkError("The network must return numbers, in eval mode each time the same; mend its forward.")
     if not torch.allclose(first[:1], alone, 1e-3, 1e-3):
