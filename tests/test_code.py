@@ -917,7 +917,7 @@ def test_what_a_cell_puts_in_the_place_of_something_that_trains_is_another_code(
     after = code()
     (where,) = after.keys() - before.keys()
     module = getattr(place, "__module__", place.__name__).removeprefix("utils.").replace(".", "/")
-    key = name if inspect.ismodule(place) else place.__name__
+    key = name if inspect.ismodule(place) else f"{place.__name__}.{name}"
     assert where == f"{module}.py ({key})" and after == before | {where: after[where]}
     said = records.difference(dict(code=after), dict(code=before))
     plain = f"utils/{where}, which is a part of training, is another one here than there"
@@ -930,8 +930,14 @@ def test_what_a_cell_puts_in_the_place_of_something_that_trains_is_another_code(
 
 PATCHED = {
     "engine/steps.py (F.cross_entropy)": (nn.functional, "cross_entropy"),
+    "transforms.py (A.HorizontalFlip)": (A.HorizontalFlip, "apply"),
+    "training.py (OneCycleLR)": (OneCycleLR, "get_lr"),
     "training.py (torch.optim.SGD)": (torch.optim, "SGD"),
     "engine/batches.py (np.random.default_rng)": (np.random, "default_rng"),
+}
+PATCHED_BASES = {
+    "training.py (OneCycleLR)": (torch.optim.lr_scheduler.LRScheduler, "step"),
+    "transforms.py (A.HorizontalFlip)": (A.BasicTransform, "__call__"),
 }
 
 
@@ -963,7 +969,7 @@ def test_what_decides_no_weights_is_no_other_code(monkeypatch):
     assert code() == before
 
 
-@pytest.mark.parametrize("where, place", PATCHED.items())
+@pytest.mark.parametrize("where, place", [*PATCHED.items(), *PATCHED_BASES.items()])
 def test_what_a_cell_puts_into_a_library_that_trains_is_another_code(monkeypatch, where, place):
     before = code()
     monkeypatch.setattr(*place, lambda *given: 0)

@@ -337,40 +337,66 @@ def _edited() -> list[str]:
 
 
 def replaced() -> list[str]:
-    """Where a cell put another one in the place of what a file that trains defines or imports, or of what it names of
-    libraries, such as "training.py (train_epoch)" or "engine/steps.py (F.cross_entropy)"."""
+    """Where a cell put another one in the place of a function, class, number or word of a file that trains, of a
+    function of such a class, or of what they name of libraries, such as "training.py (train_epoch)" or
+    "engine/steps.py (F.cross_entropy)"."""
     found = []
     for name in TRAINED_BY:
         if module := sys.modules.get(f"utils.{name.replace('/', '.')}"):
-            found += [f"{name}.py ({key})" for key in _replaced_in(module, utils.SOURCES[name])]
+            found += [f"{name}.py ({key})" for key in _replaced_in(module, utils.SOURCES[name], name == "runs")]
     return found
 
 
-def _replaced_in(module: ModuleType, source: bytes) -> list[str]:
-    fresh, found = {"__name__": module.__name__, "__file__": module.__file__}, []
-    exec(compile(source, module.__file__, "exec", dont_inherit=True), fresh)  # noqa: S102 (the file, once more)
-    for key in [key for key in fresh if not key.startswith("__")]:
-        value, now = fresh[key], vars(module).get(key)
-        if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__:
-            codes = [{function.__code__ for function in _functions(one)} for one in (value, now)]
-            differ = codes[0] != codes[1] and module.__name__ != "utils.runs"  # which calls what trains, and shows it
-        elif inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value):
-            differ = value != now
-        else:
-            differ = briefly(value) != briefly(now)
-        found += [key] if differ else []
+def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[str]:
+    codes, found = _with_inner([compile(source, module.__file__, "exec", dont_inherit=True)]), []
+    for part in ast.parse(source).body:
+        if isinstance(part, ast.Import | ast.ImportFrom):
+            for alias in part.names:
+                key, value = alias.asname or alias.name, vars(module).get(alias.asname or alias.name)
+                library = sys.modules.get(getattr(part, "module", None) or alias.name)
+                usual = getattr(library, alias.name, value) if isinstance(part, ast.ImportFrom) else library
+                found += [key] if "." not in key and (value is not usual or _is_of_a_cell(value)) else []
+        elif only_calls:  # runs.py calls what trains, and keeps and shows it
+            continue
+        elif isinstance(part, ast.FunctionDef | ast.ClassDef):
+            value, name = vars(module).get(part.name), part.name
+            inner = {f"{name}.{key}": p for key, p in _parts(value).items()} or {name: value}
+            found += [name] if getattr(value, "__qualname__", None) != name else []
+            for key, one in inner.items():
+                others = [f for f in _functions(one) if f.__code__ not in codes and not _is_generated(f)]
+                found += [key] if others and key not in found else []
+        elif isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
+            with suppress(ValueError):  # no literal
+                name = part.targets[0].id
+                found += [name] if ast.literal_eval(part.value) != vars(module).get(name) else []
     dotted = [name for name in _dotted(source) if name.partition(".")[0] not in found]
-    return found + [name for name in dotted if _is_put_into_a_library(module, name)]
+    return found + [name for name in dotted if _is_of_a_cell_in_a_library(module, name)]
+
+
+def _is_generated(function: FunctionType) -> bool:
+    """Whether it is such as the __init__ that a dataclass writes."""
+    return function.__code__.co_filename == "<string>" and function.__name__.startswith("__")
+
+
+def _is_of_a_cell(value: Any) -> bool:
+    """Whether a function or class of a library, or a function of such a class or of its bases, is of no library."""
+    if _is_own(getattr(value, "__module__", None)):
+        return False
+    kinds = [kind for kind in getattr(value, "__mro__", [value]) if kind is not nn.Module]  # which anybody may extend
+    return any(_functions(kind) for kind in kinds)
 
 
 @cache
 def _dotted(source: bytes) -> list[str]:
-    """The names with dots that a file uses, such as F.cross_entropy."""
-    found = {ast.unparse(part) for part in ast.walk(ast.parse(source)) if isinstance(part, ast.Attribute)}
+    """The names with dots that a file uses, such as F.cross_entropy; annotations only name them."""
+    parts = [*ast.walk(ast.parse(source))]
+    only = [getattr(part, key, None) for part in parts for key in ("annotation", "returns")]
+    only = {inner for note in only if note for inner in ast.walk(note)}
+    found = {ast.unparse(part) for part in parts if isinstance(part, ast.Attribute) and part not in only}
     return sorted(name for name in found if all(map(str.isidentifier, name.split("."))))
 
 
-def _is_put_into_a_library(module: ModuleType, name: str) -> bool:
+def _is_of_a_cell_in_a_library(module: ModuleType, name: str) -> bool:
     """Whether what a file names like this in a library that computes is not its; which device there is is no such
     thing."""
     library = vars(module).get(name.partition(".")[0])
@@ -381,4 +407,4 @@ def _is_put_into_a_library(module: ModuleType, name: str) -> bool:
     except AttributeError:  # of another version of PyTorch
         return False
     other = callable(value) and getattr(value, "__name__", None) != name.rpartition(".")[2]  # such as a partial
-    return _is_own(getattr(value, "__module__", None)) or other and library.__name__ != "numpy"
+    return _is_of_a_cell(value) or _is_own(getattr(value, "__module__", None)) or other and library.__name__ != "numpy"
