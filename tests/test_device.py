@@ -8,7 +8,7 @@ import torch
 from tests.test_training import CPU, RECIPE, equal, loaders, small_network, stop_after, train
 from utils.__main__ import parse
 from utils.engine import distributed
-from utils.engine.checkpoints import begin_or_go_on, read_checkpoint, restore, save_atomically
+from utils.engine.checkpoints import begin_or_go_on, read_checkpoint, restore, rng_state, save_atomically
 from utils.engine.steps import device_to_use
 from utils.errors import RunError
 from utils.training import evaluate
@@ -94,7 +94,7 @@ class Scaler:
 
 
 def test_a_checkpoint_without_a_scale_goes_on_where_there_is_one():
-    state = dict(scaler={}, rng=torch.get_rng_state(), cuda_rng=[])
+    state = dict(scaler={}) | rng_state()
     restore(state, {"scaler": Scaler()})
 
 

@@ -85,10 +85,12 @@ def check(run: runs.Run, part: ImageData) -> None:
     m, accuracies = run.metrics, run.history[f"{run.metrics['evaluated_on']}_accuracy"]
     loss, accuracy = training.evaluate(run.model, eval_loader(part.test_images, part.test_labels, m["mean"], m["std"]))
     claimed, logged = records.last_accuracy(m), accuracies.iloc[-1]
-    told = architecture.totals(run.model) | dict(epochs=len(accuracies), epochs_to_85=epochs_to_target(accuracies))
+    told = architecture.totals(run.model) | dict(epochs_to_85=epochs_to_target(accuracies))
     wrong = [f"metrics.json says {key} {m[key]}, but it is {value}" for key, value in told.items() if m[key] != value]
     if not abs(accuracy - claimed) + abs(logged - claimed) < 0.1 or not np.isfinite(loss):
         wrong = [f"its weights reach {accuracy:.2f} %, metrics.json says {claimed:.2f}, history.csv {logged:.2f}"]
+    if run.history.epoch.tolist() != [*range(1, m["epochs"] + 1)]:
+        wrong = ["history.csv lacks an epoch"]
     if wrong:
         raise RunError(f"{run.folder} does not fit together: {wrong[0]}. Delete that folder and train anew.")
 
