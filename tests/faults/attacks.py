@@ -41,7 +41,7 @@ from utils.engine import checkpoints
 from utils.engine.checkpoints import SUMS, verify
 from utils.errors import DataError, ProjectError
 from utils.experiments import FINAL
-from utils.report.publish import mend, put
+from utils.report.publish import put
 from utils.serve.predict import PictureError, open_picture
 from utils.study import search, statistics
 from utils.training import Recipe
@@ -178,7 +178,6 @@ def kill_publish(rng: random.Random, root: Path) -> None:
     shutil.copytree(target, root / "other" / FINAL)
     new = dict.fromkeys(checkpoints.KEPT, b"new")
     in_child(lambda: put(new, target), event=rng.randrange(1, 110))
-    mend()  # as whatever publishes or reports next does first
     found = contents(target)
     assert found == before or {p.name: found[p] for p in found if p.name in new and len(p.parts) == 1} == new
     verify(target), verify(target / "seed_2")
