@@ -7,7 +7,6 @@ files that train, and of the classes and functions of a network. A cell may also
 import ast
 import dis
 import inspect
-import re
 import secrets
 import sys
 import textwrap
@@ -169,7 +168,11 @@ def _is_own(module: str | None) -> bool:
     """Whether a module of this name is of no library: a cell, a file of one's own, or of utils/."""
     if not module or module.partition(".")[0] in LIBRARIES:  # None: made by exec
         return False
-    return not re.search("(site|dist)-packages", getattr(sys.modules.get(module), "__file__", None) or "")
+    return not _of_packages(getattr(sys.modules.get(module), "__file__", None) or "")
+
+
+def _of_packages(file: str) -> bool:
+    return "site-packages" in file or "dist-packages" in file
 
 
 def _is_of_no_library(value: Any) -> bool:
@@ -291,7 +294,7 @@ def _file_of(module: str) -> Path | None:
         return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
     with suppress(Exception):  # many a name is that of a function in a file
         file = Path(find_spec(module).origin) if _is_own(module.partition(".")[0]) else Path()
-        return file if file.suffix == ".py" and not re.search("(site|dist)-packages", str(file)) else None
+        return file if file.suffix == ".py" and not _of_packages(str(file)) else None
     return None
 
 
@@ -329,7 +332,7 @@ def _edited() -> list[str]:
     found = []
     for name, module in [*sys.modules.items()]:
         file = str(getattr(module, "__file__", None) or "")
-        if file.endswith(".py") and _is_own(name) and UTILS not in Path(file).parents:
+        if file.endswith(".py") and not file.startswith(str(UTILS)) and _is_own(name):
             source = Path(file).read_bytes() if Path(file).is_file() else b""
             loading = vars(getattr(module, "__spec__", None) or module)  # who loads a module again gives it another one
             found += [file] if loading.setdefault("first_seen", source) != source else []
