@@ -331,12 +331,17 @@ def _edited() -> list[str]:
     """The files of one's own outside utils/ that say something else than when they were first seen here."""
     found = []
     for name, module in [*sys.modules.items()]:
-        file = str(getattr(module, "__file__", None) or "")
-        if file.endswith(".py") and not file.startswith(str(UTILS)) and _is_own(name):
+        file = str(getattr(module, "__dict__", {}).get("__file__") or "")  # a lazy module would be loaded by asking
+        if _is_ones_own_file(name, file):
             source = Path(file).read_bytes() if Path(file).is_file() else b""
             loading = vars(getattr(module, "__spec__", None) or module)  # who loads a module again gives it another one
             found += [file] if loading.setdefault("first_seen", source) != source else []
     return found
+
+
+@cache  # asked of thousands of files each time
+def _is_ones_own_file(module: str, file: str) -> bool:
+    return file.endswith(".py") and not file.startswith(str(UTILS)) and _is_own(module)
 
 
 def replaced() -> list[str]:
@@ -350,9 +355,14 @@ def replaced() -> list[str]:
     return found
 
 
+@cache
+def _compiled(source: bytes, file: str) -> tuple[ast.Module, list[CodeType]]:
+    return ast.parse(source), _with_inner([compile(source, file, "exec", dont_inherit=True)])
+
+
 def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[str]:
-    codes, found = _with_inner([compile(source, module.__file__, "exec", dont_inherit=True)]), []
-    for part in ast.parse(source).body:
+    (tree, codes), found = _compiled(source, module.__file__), []
+    for part in tree.body:
         if isinstance(part, ast.Import | ast.ImportFrom):
             for alias in part.names:
                 key, value = alias.asname or alias.name, vars(module).get(alias.asname or alias.name)
