@@ -387,6 +387,13 @@ def test_the_second_mirror_answers_when_the_first_does_not(mirrors, packed, offi
     assert {path.name for path in cache.iterdir()} == {".lock", "official.npz"}
 
 
+def test_an_archive_with_another_checksum_is_not_unpacked(mirrors, packed, cache, capsys):
+    mirrors(packed + b"one byte more", archive=packed)
+    assert load_cifar10().source == "stand-in"
+    out = capsys.readouterr().out
+    assert "wrong md5" in out and "Unpacking" not in out
+
+
 def test_without_any_source_the_stand_in_says_so(mirrors, cache, capsys):
     mirrors(404, 500)
     data = load_cifar10()

@@ -471,12 +471,15 @@ def test_leftovers_are_removed_at_the_next_start(class_folders, cache):
     assert not list(cache.glob(".unfinished-*"))
 
 
-def test_messages_of_class_folders_are_short(class_folders, cache):
+def test_class_folders_have_a_limit_and_short_messages(class_folders, cache, monkeypatch):
     for n in range(2000):
         (class_folders / "train" / f"wrong class {n}").mkdir()
     with pytest.raises(DataError) as error:
         load_cifar10(class_folders)
     assert len(str(error.value)) < 1100
+    monkeypatch.setattr(files, "MOST", 9)
+    with pytest.raises(DataError, match="holds more than 9 images"):
+        load_cifar10(class_folders)
 
 
 def test_a_huge_picture_in_a_class_folder_is_not_decoded(class_folders, cache, monkeypatch):

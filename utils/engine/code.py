@@ -55,9 +55,8 @@ def code() -> dict[str, str]:
     edited after loading.
     """
     refuse_edits([*TRAINED_BY, "models", "experiments"])
-    names = {name: f"{name}.py" if (UTILS / f"{name}.py").is_file() else name for name in told()}
-    told_by_nothing = {place: secrets.token_hex(4) for place in replaced()}
-    return {names[name]: digest for name, digest in told().items()} | told_by_nothing
+    files = {f"{name}.py" if (UTILS / f"{name}.py").is_file() else name: digest for name, digest in told().items()}
+    return files | {place: secrets.token_hex(4) for place in replaced()}
 
 
 def told() -> dict[str, str]:
