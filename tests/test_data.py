@@ -1,3 +1,4 @@
+import multiprocessing
 import subprocess
 import sys
 
@@ -84,6 +85,15 @@ def test_the_stream_is_the_same_for_any_number_of_workers():
         images, labels = epoch(loader(workers), 1)
         assert torch.equal(images, expected[0])
         assert torch.equal(labels, expected[1])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
+@pytest.mark.parametrize(("usual", "taken"), [("fork", None), ("forkserver", "fork"), ("spawn", None)])
+def test_no_server_of_processes_outlives_a_training_that_is_killed(monkeypatch, usual, taken):
+    """Python 3.14 starts one on Linux; what a system has otherwise is left as it is."""
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: usual)
+    context = loader(workers=1).multiprocessing_context
+    assert taken == (context and context.get_start_method())
 
 
 def test_epochs_workers_and_seeds_differ_in_what_they_draw():

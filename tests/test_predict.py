@@ -112,30 +112,24 @@ def test_of_several_files_the_good_ones_are_still_answered(tmp_path, capsys):
     assert main(["predict", files[0]]) == 0
 
 
-def test_neither_data_nor_internet_is_needed(tmp_path, without_images):
-    photo().save(tmp_path / "a.png")
-    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png")]
-    result = subprocess.run(command, cwd=ROOT, env=without_images, capture_output=True, encoding="utf-8")
-    assert result.returncode == 0 and result.stderr == "" and result.stdout.count("%") == 3
-    assert not list(tmp_path.glob("cache/cifar10*"))
-
-
 @pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="no file can have such a name here")
-def test_a_name_that_the_console_cannot_show_is_answered(tmp_path):
+def test_what_a_prediction_does_not_need(tmp_path, without_images):
+    """Neither images, nor the internet, nor a console that shows every name, nor the backend that a notebook left, nor
+    PyTorch's compiler, which takes two seconds to load."""
     photo().save(tmp_path / "\u56fe.png")
-    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "\u56fe.png")]
-    environment = os.environ | dict(PYTHONIOENCODING="cp1252")
+    asked = """if True:
+        import atexit, runpy, sys
+        atexit.register(lambda: print("torch._dynamo" in sys.modules))
+        runpy.run_module("utils", run_name="__main__")
+    """
+    wanted = ["predict", str(tmp_path / "\u56fe.png"), "--figure", str(tmp_path / "drawn.png")]
+    environment = without_images | dict(PYTHONIOENCODING="cp1252", MPLBACKEND="module://nowhere")
+    command = [sys.executable, "-c", asked, *wanted]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="cp1252")
-    assert result.returncode == 0 and "\\u56fe.png: " in result.stdout, result.stderr
-
-
-def test_the_compiler_of_pytorch_is_not_loaded_for_a_prediction(tmp_path):
-    """It takes two seconds."""
-    photo().save(tmp_path / "a.png")
-    asked = "import sys; from utils.__main__ import main; main(sys.argv[1:]); print('torch._dynamo' in sys.modules)"
-    command = [sys.executable, "-c", asked, "predict", str(tmp_path / "a.png")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert result.stdout.count("%") == 3 and result.stdout.endswith("False\n"), result.stderr
+    assert result.returncode == 0 and result.stderr == "" and result.stdout.count("%") == 3, result.stderr
+    assert "\\u56fe.png: " in result.stdout and (tmp_path / "drawn.png").exists()
+    assert result.stdout.endswith("False\n"), "the compiler was loaded"
+    assert not list(tmp_path.glob("cache/cifar10*"))
 
 
 def test_the_middle_square_is_seen():
@@ -158,14 +152,6 @@ def test_transparent_parts_are_white(tmp_path):
 def test_16_bits_keep_their_brightness(tmp_path):
     Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save(tmp_path / "a.png")
     assert (to_cifar(open_picture(tmp_path / "a.png")) == 128).all()
-
-
-def test_a_figure_is_drawn_under_the_backend_of_a_notebook_that_is_not_there(tmp_path):
-    photo().save(tmp_path / "a.png")
-    command = [sys.executable, "-m", "utils", "predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "b.png")]
-    environment = os.environ | dict(MPLBACKEND="module://nowhere")
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    assert (tmp_path / "b.png").exists()
 
 
 def test_a_figure_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):

@@ -824,12 +824,12 @@ def test_the_table_of_tries_is_written_by_one_process_at_a_time(root, monkeypatc
 LOADER = "import sys; from utils.data import load_cifar10; print(load_cifar10(*sys.argv[1:]).digest)"
 
 
-def test_four_processes_fill_the_cache_at_once(class_folders, cache, without_images):
+def test_two_processes_fill_the_cache_at_once(class_folders, cache, without_images):
     command = [sys.executable, "-c", LOADER, class_folders]
     environment = without_images | dict(XDG_CACHE_HOME=str(cache.parent), OMP_NUM_THREADS="1")
-    started = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, encoding="utf-8") for _ in range(4)]
+    started = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, encoding="utf-8") for _ in range(2)]
     said = [process.communicate()[0].splitlines() for process in started]
-    assert [process.returncode for process in started] == [0] * 4 and len({lines[-1] for lines in said}) == 1
+    assert [process.returncode for process in started] == [0, 0] and len({lines[-1] for lines in said}) == 1
     assert sum("Decoding" in lines[0] for lines in said) == 1
     assert {path.name.split("-")[0] for path in cache.iterdir()} == {".lock", "images"}
 
