@@ -974,3 +974,12 @@ def test_what_a_cell_puts_into_a_library_that_trains_is_another_code(monkeypatch
     before = code()
     monkeypatch.setattr(*place, lambda *given: 0)
     assert where in code().keys() - before.keys()
+
+
+def test_a_library_that_training_may_import_is_not_loaded_to_find_its_files(tmp_path, monkeypatch):
+    library = tmp_path / "site-packages" / "heavy"
+    library.mkdir(parents=True)
+    (library / "__init__.py").touch()
+    (library / "part.py").touch()
+    monkeypatch.syspath_prepend(library.parent)
+    assert code_module._file_of("heavy.part") is None and "heavy" not in sys.modules

@@ -292,7 +292,10 @@ def _file_of(module: str) -> Path | None:
         place = UTILS / module.removeprefix("utils.").replace(".", "/")
         return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
     with suppress(Exception):  # many a name is that of a function in a file
-        file = Path(find_spec(module).origin) if _is_own(module.partition(".")[0]) else Path()
+        package = module.partition(".")[0]
+        if not _is_own(package) or _of_packages(str(find_spec(package).origin)):  # to look further would load it
+            return None
+        file = Path(find_spec(module).origin)
         return file if file.suffix == ".py" and not _of_packages(str(file)) else None
     return None
 
