@@ -4,18 +4,22 @@ import importlib
 import inspect
 import json
 import linecache
+import os
 import runpy
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -333,6 +337,7 @@ def test_an_edit_of_a_file_that_the_networks_import_is_said(copy, monkeypatch):
     (copy / "models.py").write_bytes(source)
     (copy / "blocks.py").write_text("WIDTH = 1\n", encoding="utf-8")
     monkeypatch.setattr(utils, "SOURCES", utils.SOURCES | dict(models=source, blocks=b"WIDTH = 1"))
+    monkeypatch.setitem(sys.modules, "utils.blocks", ModuleType("utils.blocks"))  # it was loaded
     assert code()
     edit(copy / "blocks.py", "1", "2")
     with pytest.raises(RunError, match="^utils/blocks.py was edited after it was loaded; restart the kernel"):
@@ -361,6 +366,110 @@ def test_a_number_edited_in_a_file_of_ones_own_is_said(tmp_path, monkeypatch, im
     assert code_module.classes_of(net) == before
 
 
+MY_FILE = """
+from torch import nn
+WIDTH = {0}
+def my_network():
+    return nn.Linear(WIDTH, {1})
+class Net(nn.Linear):
+    def forward(self, x):
+        return {2} * super().forward(x)
+"""
+
+
+@pytest.fixture
+def my_file(tmp_path, monkeypatch):
+    """A file of one's own: `my_file.write(...)` writes it, `my_file.load()` imports it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two edits in a second
+    monkeypatch.delitem(sys.modules, "utils_mine", raising=False)
+    file = tmp_path / "utils_mine.py"  # a name that begins as the package's
+
+    def write(*values):
+        file.write_text(MY_FILE.format(*values), encoding="utf-8")
+
+    write(1, 2, 3)
+    return SimpleNamespace(write=write, load=lambda: importlib.import_module("utils_mine"))
+
+
+@pytest.mark.parametrize("edited", [(2, 2, 3), (1, 4, 3), (1, 2, 4)])
+def test_a_file_of_ones_own_that_was_edited_is_said(my_file, edited):
+    loaded = my_file.load()
+    assert records.build(loaded.my_network)
+    my_file.write(*edited)
+    with pytest.raises(RunError, match="utils_mine.py was edited after it was loaded; restart the kernel"):
+        records.build(loaded.my_network)
+    assert records.build(importlib.reload(loaded).my_network)
+
+
+@pytest.mark.parametrize(("edited", "use"), [((1, 4, 3), "my_network"), ((1, 2, 4), "Net")])
+def test_what_was_imported_from_a_file_before_its_edit_is_said(my_file, edited, use):
+    """Where the file was edited before anything was trained, or is loaded again and the names are not."""
+    kept = getattr(my_file.load(), use)
+    my_file.write(*edited)
+    for again in (False, True):
+        with pytest.raises(RunError, match="utils_mine.py was edited after it was loaded; restart the kernel"):
+            code_module.classes_of(records.build(partial(kept, 1, 2) if use == "Net" else kept))
+        if not again:
+            importlib.reload(my_file.load())
+    assert code_module.classes_of(records.build(partial(my_file.load().Net, 1, 2)))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_file_of_ones_own_in_utils_is_said_when_it_was_edited(copy, monkeypatch, later):
+    """Also one that came while the kernel runs, which then is no edit."""
+    (copy / "mynets.py").write_text("def my_network(): ...\n", encoding="utf-8")
+    mine = ModuleType("utils.mynets")
+    mine.__file__ = str(copy / "mynets.py")
+    monkeypatch.setitem(sys.modules, "utils.mynets", mine)
+    if not later:
+        monkeypatch.setattr(utils, "SOURCES", utils.SOURCES | dict(mynets=(copy / "mynets.py").read_bytes()))
+    code_module._is_ones_own_file.cache_clear()
+    assert records.build(models.tiny)
+    (copy / "mynets.py").write_text("def my_network(): return 1\n", encoding="utf-8")
+    with pytest.raises(RunError, match="mynets.py was edited after it was loaded; restart the kernel"):
+        records.build(models.tiny)
+
+
+def noisy(x):
+    return x + noisy.std * torch.randn_like(x)
+
+
+AUGMENT = torchvision.transforms.Compose([torchvision.transforms.Lambda(lambda x: 2 * x)])
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return super().forward(noisy(AUGMENT(x)))
+
+
+def test_what_an_attribute_of_a_function_and_a_pipeline_hold_counts(monkeypatch):
+    seen = []
+    for std, factor in ((0.1, lambda x: 2 * x), (0.5, lambda x: 2 * x), (0.1, lambda x: 3 * x)):
+        monkeypatch.setattr(noisy, "std", std, raising=False)
+        monkeypatch.setattr(AUGMENT.transforms[0], "lambd", factor)
+        seen.append(code_module.classes_of(Noisy(1, 2)))
+    assert seen[0] != seen[1] and seen[0] != seen[2]
+
+
+def test_a_set_of_words_is_the_same_in_any_process():
+    text = "import sys; from utils.engine import code; print(code._instructions(compile(sys.argv[1], '', 'exec')))"
+    asked = "lambda x: x in {'a', 'b', 'c', 'd', 'e'}"
+    said = set()
+    for seed in "12":
+        command = [sys.executable, "-c", text, asked]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | dict(PYTHONHASHSEED=seed), stdout=-1, check=True)
+        said.add(done.stdout)
+    assert len(said) == 1
+
+
+def test_loading_a_file_again_that_nobody_edited_is_no_other_code():
+    before = code()
+    augmentations = transforms.augmentations
+    importlib.reload(transforms)
+    assert transforms.augmentations is not augmentations and code() == before
+
+
 def test_an_edited_helper_of_ones_own_is_noticed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "my_helper.py"
@@ -379,8 +488,8 @@ def test_an_edited_helper_of_ones_own_is_noticed(tmp_path, monkeypatch):
             asked()
 
 
-def test_the_text_of_an_edited_script_is_not_taken_for_what_it_was_run_with(tmp_path):
-    """As with %run, after which the file is no module that could be told to be edited."""
+def test_a_script_that_was_edited_after_it_was_run_is_said(tmp_path):
+    """As with %run, after which the file is no module."""
     file, text = (
         tmp_path / "script.py",
         "from torch import nn\nclass Net(nn.Linear):\n    def forward(self, x): return {} * x\n",
@@ -394,17 +503,15 @@ def test_the_text_of_an_edited_script_is_not_taken_for_what_it_was_run_with(tmp_
         file.write_text(text.format("4"), encoding="utf-8")
         linecache.clearcache()
         code_module._said.cache_clear()
-        assert code_module.classes_of(network) not in digests, "nor is it the one that is to be run next"
-        edited = runpy.run_path(str(file))["Net"](1, 2)
-        assert code_module.classes_of(edited) != code_module.classes_of(network)
+        with pytest.raises(RunError, match="script.py was edited after it was loaded; restart the kernel"):
+            code_module.classes_of(network)
     assert digests[0] == digests[2] != digests[1]
 
 
 def test_an_edit_of_the_file_of_a_networks_class_is_said(copy):
     edit(copy / "study" / "baselines.py", "self.relu(self.shortcut(x) + self.layers(x))", "self.relu(self.layers(x))")
-    assert code()
     with pytest.raises(RunError, match="^utils/study/baselines.py was edited after it was loaded; restart the kernel"):
-        code_module.classes_of(baselines.resnet_20())
+        records.build(baselines.resnet_20)
 
 
 def test_a_docstring_edited_while_a_kernel_runs_is_no_edit(copy):

@@ -15,6 +15,7 @@ from contextlib import suppress
 from copy import deepcopy
 from functools import cache, cached_property, partial
 from hashlib import sha256
+from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec, resolve_name
 from operator import attrgetter
 from pathlib import Path
@@ -48,13 +49,15 @@ SAME = {
 }
 
 
+EDITED = "{} was edited after it was loaded; restart the kernel, or the program, and it counts."
+
+
 def code() -> dict[str, str]:
     """What the files TRAINED_BY say, and others of utils/ or of one's own that these import, a digest each; comments,
     docstrings and the breaks of lines do not count; and where a cell put something in the place of what is there, with
-    digits that no other run has. RunError if one of them, models.py, experiments.py or another file of one's own was
-    edited after loading.
+    digits that no other run has. RunError as in `refuse_edits`.
     """
-    refuse_edits([*TRAINED_BY, "models", "experiments"])
+    refuse_edits()
     files = {f"{name}.py" if (UTILS / f"{name}.py").is_file() else name: digest for name, digest in told().items()}
     return files | {place: secrets.token_hex(4) for place in replaced()}
 
@@ -68,7 +71,8 @@ def told() -> dict[str, str]:
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class, function or value -> digest of what it says: of the classes of a network's modules and the functions that
     these hold, as far as they are of no library, and of the classes, functions, numbers and words that these name;
-    without what a forward changes, such as a counter. RunError if a file of these was edited after loading."""
+    without what a forward changes, such as a counter. RunError if one of these is not what its file says now."""
+    refuse_edits()
     before = _told_by(model)
     images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # stronger than any
     with suppress(Exception), torch.random.fork_rng(devices=[]), rng_from(0), torch.no_grad():  # training tells why
@@ -85,6 +89,7 @@ def _told_by(model: nn.Module) -> dict[str, str]:
     for value in waiting:  # which grows
         name, functions = f"{value.__module__}.{value.__qualname__}", _functions(value)
         named = {f"{name}.{key}": part for key, part in _parts(value).items() if not any(part is f for f in functions)}
+        refuse_old(functions)
         for function in functions:
             said.setdefault(name, []).append(_said(function, function.__code__))  # two lambdas share a name
             named |= {f"{value.__module__}.{key}": part for key, part in _named_by(function).items()}
@@ -94,7 +99,6 @@ def _told_by(model: nn.Module) -> dict[str, str]:
         for key, text in texts.items():
             if text and text != key.rpartition(".")[2]:  # of a function of a library its own name
                 said.setdefault(f"{key}, its value", []).append(text)
-    refuse_edits(sorted({_place(value) for value in waiting if value.__module__.startswith("utils.")}))
     return {name: "".join(texts) for name, texts in said.items()}
 
 
@@ -110,6 +114,7 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
         inner = {f"{name}.{key}": vars(file)[key] for key in taken if _is_own(file.__name__) and key in vars(file)}
         files += [(key, value) for key, value in inner.items() if inspect.ismodule(value) and key not in found]
         found |= inner
+    found |= {f"{function.__qualname__}.{key}": part for key, part in vars(function).items() if key != "__wrapped__"}
     given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # it may be empty
@@ -180,15 +185,28 @@ def _is_of_no_library(value: Any) -> bool:
 
 
 def _own(values: Iterable) -> list:
-    """The functions and classes of no library among these, and among their classes and their parts: of a list, a dict,
-    a partial or a method."""
-    found = []
-    for value in map(_inner, values):
-        parts = value if isinstance(value, list | tuple | set) else value.values() if isinstance(value, Mapping) else ()
-        parts = [value.func] if isinstance(value, partial) else parts
-        parts = [value.__self__] if inspect.ismethod(value) or inspect.isbuiltin(value) else parts
-        found += [other for part in (value, *map(_inner, parts)) for other in (part, type(part))]
-    return [*filter(_is_of_no_library, found)]
+    """The functions and classes of no library among these, their classes, and what they hold, such as a pipeline of
+    torchvision; of the first thousand."""
+    waiting, seen = [*map(_inner, values)], {}
+    for value in waiting:  # which grows
+        if id(value) not in seen and len(seen) < 1000:
+            seen[id(value)] = value
+            waiting += map(_inner, _held_by(value))
+    return [*filter(_is_of_no_library, (other for value in seen.values() for other in (value, type(value))))]
+
+
+def _held_by(value: Any) -> list:
+    """The parts of a list, a dict, a partial or a method, or the attributes of another object."""
+    with suppress(Exception):  # many have none, and those of the user's own may fail in any way
+        if inspect.ismethod(value) or inspect.isbuiltin(value):
+            return [value.__self__]
+        if isinstance(value, partial):
+            return [value.func, *value.args, *value.keywords.values()]
+        if isinstance(value, list | tuple | set):
+            return [*value]
+        if not (inspect.isclass(value) or inspect.ismodule(value) or isinstance(value, FunctionType | nn.Module)):
+            return [*(value if isinstance(value, Mapping) else vars(value)).values()]
+    return []
 
 
 def _functions(value: Any) -> list[FunctionType]:
@@ -228,9 +246,6 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
         return _instructions(code)
     with suppress(Exception):  # what cannot be read fails in many ways
         if not function.__module__.startswith("utils."):
-            file = compile("".join(inspect.findsource(code)[0]), "", "exec", dont_inherit=True)
-            if _instructions(code) not in map(_instructions, _with_inner([file])):
-                return _instructions(code)  # the file was edited since
             return _text(ast.parse(textwrap.dedent(inspect.getsource(code))))
         found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
         for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
@@ -242,8 +257,13 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
 
 def _instructions(code: CodeType) -> str:
     """What Python made of a function: of a lambda, or of one whose source cannot be read."""
-    inner = [_instructions(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
-    return repr([code.co_code, code.co_names, code.co_freevars, code.co_varnames, inner])
+
+    def said(constant: Any) -> str:
+        if isinstance(constant, CodeType):
+            return _instructions(constant)
+        return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+    return repr([code.co_code, code.co_names, code.co_freevars, code.co_varnames, [*map(said, code.co_consts)]])
 
 
 def _place(value: Any) -> str:
@@ -316,21 +336,35 @@ def _imported(source: bytes, module: str) -> list[str]:
 # ---------------------------------------------------------------- whether that is what was loaded
 
 
-def refuse_edits(names: list[str]) -> None:
-    """RunError if one of these files, one that they import, or a file of one's own was edited after loading."""
+def refuse_edits() -> None:
+    """RunError if a file of utils/, or one of one's own, was edited after it was loaded here."""
+    loaded = [name for name in utils.SOURCES if f"utils.{name.replace('/', '.')}" in sys.modules]
     try:
-        now = _reached(names)
-        stale = [name for name in now if (UTILS / f"{name}.py").is_file()]
-        stale = [name for name in stale if _digest(now[name]) != _digest(utils.SOURCES.get(name, b""))]
+        now = {name: (UTILS / f"{name}.py").read_bytes() for name in loaded}
+        stale = [name for name in loaded if now[name] != utils.SOURCES[name]]
+        stale = [name for name in stale if _digest(now[name]) != _digest(utils.SOURCES[name])]
     except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
         raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
-    stale = [f"utils/{name}.py" for name in stale] + _edited()
-    if stale:
-        raise RunError(f"{stale[0]} was edited after it was loaded; restart the kernel, or the program, and it counts.")
+    if files := [f"utils/{name}.py" for name in stale] + _edited():
+        raise RunError(EDITED.format(files[0]))
+
+
+def refuse_old(functions: list[FunctionType]) -> None:
+    """RunError if one of these functions is not what its file says now, such as one that was imported from a file
+    before this was loaded again."""
+    for function in functions:
+        file, known = Path(function.__code__.co_filename), None
+        loader = getattr(getattr(sys.modules.get(function.__module__), "__spec__", None), "loader", None)
+        as_it_is = loader is None or type(loader) is SourceFileLoader  # some change what they load, such as pytest's
+        if as_it_is and file.suffix == ".py" and UTILS not in file.parents:
+            with suppress(OSError, SyntaxError, ValueError):  # a cell lies in no file; half of one says nothing new
+                known = _compiled(file.read_bytes(), str(file))[1]
+        if known is not None and _instructions(function.__code__) not in known:
+            raise RunError(EDITED.format(file))
 
 
 def _edited() -> list[str]:
-    """The files of one's own outside utils/ that say something else than when they were first seen here."""
+    """The files of one's own that say something else than when they were first seen here."""
     found = []
     for name, module in [*sys.modules.items()]:
         file = str(getattr(module, "__dict__", {}).get("__file__") or "")  # a lazy module would be loaded by asking
@@ -343,7 +377,8 @@ def _edited() -> list[str]:
 
 @cache  # asked of thousands of files each time
 def _is_ones_own_file(module: str, file: str) -> bool:
-    return file.endswith(".py") and not file.startswith(str(UTILS)) and _is_own(module)
+    place = module.removeprefix("utils.").replace(".", "/")  # of those of utils/ only what came later is new here
+    return file.endswith(".py") and _is_own(module) and not (module.startswith("utils.") and place in utils.SOURCES)
 
 
 def replaced() -> list[str]:
@@ -358,8 +393,9 @@ def replaced() -> list[str]:
 
 
 @cache
-def _compiled(source: bytes, file: str) -> tuple[ast.Module, list[CodeType]]:
-    return ast.parse(source), _with_inner([compile(source, file, "exec", dont_inherit=True)])
+def _compiled(source: bytes, file: str) -> tuple[ast.Module, set[str]]:
+    codes = _with_inner([compile(source, file, "exec", dont_inherit=True)])
+    return ast.parse(source), {*map(_instructions, codes)}
 
 
 def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[str]:
@@ -370,7 +406,8 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
                 key, value = alias.asname or alias.name, vars(module).get(alias.asname or alias.name)
                 library = sys.modules.get(getattr(part, "module", None) or alias.name)
                 usual = getattr(library, alias.name, value) if isinstance(part, ast.ImportFrom) else library
-                found += [key] if "." not in key and (value is not usual or _is_of_a_cell(value)) else []
+                other = value is not usual and not _is_loaded_again(value, usual)
+                found += [key] if "." not in key and (other or _is_of_a_cell(value)) else []
         elif only_calls:  # runs.py calls what trains, and keeps and shows it
             continue
         elif isinstance(part, ast.FunctionDef | ast.ClassDef):
@@ -378,7 +415,7 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
             inner = {f"{name}.{key}": p for key, p in _parts(value).items()} or {name: value}
             found += [name] if getattr(value, "__qualname__", None) != name else []
             for key, one in inner.items():
-                others = [f for f in _functions(one) if f.__code__ not in codes and not _is_generated(f)]
+                others = [f for f in _functions(one) if _instructions(f.__code__) not in codes and not _is_generated(f)]
                 found += [key] if others and key not in found else []
         elif isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
             with suppress(ValueError):  # no literal
@@ -386,6 +423,14 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
                 found += [name] if ast.literal_eval(part.value) != vars(module).get(name) else []
     dotted = [name for name in _dotted(source) if name.partition(".")[0] not in found]
     return found + [name for name in dotted if _is_of_a_cell_in_a_library(module, name)]
+
+
+def _is_loaded_again(value: Any, other: Any) -> bool:
+    """Whether these are one function or class of utils/, whose file a cell has loaded again."""
+    if not (_is_of_no_library(value) and value.__module__ == getattr(other, "__module__", None) != "__main__"):
+        return False
+    sides = [[_instructions(f.__code__) for f in _functions(one)] for one in (value, other)]
+    return value.__qualname__ == other.__qualname__ and sides[0] == sides[1]
 
 
 def _is_generated(function: FunctionType) -> bool:

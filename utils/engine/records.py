@@ -37,7 +37,7 @@ from utils.engine.checkpoints import (
     rng_from,
     verify,
 )
-from utils.engine.code import briefly, classes_of, code, refuse_edits, size_of
+from utils.engine.code import briefly, classes_of, code, refuse_edits, refuse_old, size_of
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -68,7 +68,8 @@ def whole(seed: Any) -> int:
 
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
-    refuse_edits(["models"])  # or a notebook shows its new text beside the old network
+    refuse_edits()  # or a notebook shows its new text beside the old network
+    refuse_old([part for part in [inspect.unwrap(getattr(network, "func", network))] if inspect.isfunction(part)])
     usual = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
     if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         raise RunError(
@@ -112,7 +113,7 @@ def built_by(network: Network) -> dict:
 
 def builder(metrics: Mapping, title: str) -> Network:
     """The function of `models` that built a run's network; RunError if it is not there."""
-    refuse_edits(["models"])  # it may just have been put there
+    refuse_edits()  # it may just have been put there
     made = metrics.get("built_by") or dict(function=metrics["name"], arguments={})
     function, arguments = models.networks().get(made["function"]), made["arguments"]
     if not function or arguments == UNKNOWN or not arguments.keys() <= inspect.signature(function).parameters.keys():
