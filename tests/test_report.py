@@ -201,7 +201,7 @@ def test_tagged_cells_of_notebooks_are_pictures_of_the_readme(copy):
     (copy / "notebooks").mkdir()
     not_run = bare | {"metadata": {"tags": ["images/c.png"]}, "outputs": []}
     cells = [cell("red", "images/a.png"), cell("blue"), cell("green", "parameters"), not_run, bare]
-    first = {"cell_type": "markdown", "metadata": {}, "source": ["badge\n", "# 1. One"]}
+    first = {"cell_type": "markdown", "metadata": {}, "source": ["[![badge]()]()\n", "\n", "# 1. One"]}
     cells[0]["outputs"][1]["data"]["image/png"] = cells[0]["outputs"][1]["data"]["image/png"].splitlines(keepends=True)
     (copy / "notebooks" / "01_one.ipynb").write_text(json.dumps({"cells": [first, *cells]}), encoding="utf-8")
     ((name, png),) = readme.notebook_figures().items()
@@ -220,7 +220,7 @@ def test_notebooks_of_ones_own_are_no_lessons_and_a_damaged_one_is_named(copy):
     ]
     path.write_text(path.read_text(encoding="utf-8")[:-500], encoding="utf-8")
     for asked in (tables.course_table, readme.notebook_figures):
-        with pytest.raises(RunError, match=r"^notebooks/05_experiment_1.ipynb cannot be read \(.*; fetch or mend it"):
+        with pytest.raises(RunError, match=r"^notebooks/05_experiment_1.ipynb cannot be read .*; mend it, or let"):
             asked()
 
 
@@ -410,6 +410,23 @@ def test_links_change_all_or_nothing(copy, capsys):
     before = (copy / "README.md").read_bytes()
     assert main(["links", "someone/else"]) == 2
     assert "zz.ipynb cannot be" in capsys.readouterr().err and (copy / "README.md").read_bytes() == before
+
+
+def test_a_page_that_is_not_utf_8_is_named(copy, capsys):
+    with open(copy / "README.md", "ab") as page:
+        page.write(b"caf\xe9")
+    for command in (["links", "someone/else"], ["report"]):
+        assert main(command) == 2
+        assert "README.md is not saved as UTF-8; save it so in your editor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [[], {}, {"cells": []}, {"cells": [{"cell_type": "code", "source": "1"}]}])
+def test_a_notebook_of_ones_own_that_is_numbered_is_named(copy, content):
+    (copy / "notebooks" / "18_mine.ipynb").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        RunError, match="^notebooks/18_mine.ipynb cannot be read .*; mend it, or let the name of one of"
+    ):
+        tables.course_table()
 
 
 def test_a_number_has_the_same_colour_in_all_grids():

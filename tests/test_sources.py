@@ -109,6 +109,12 @@ def test_the_cache_may_be_named_from_the_home_folder(monkeypatch):
     assert sources.cache_folder() == Path.home() / "mine" / "cifar10-notebooks"
 
 
+def test_who_has_no_home_is_told_what_to_set(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-this-name/cache")
+    with pytest.raises(DataError, match="There is no home folder .*; set XDG_CACHE_HOME to a folder"):
+        load_cifar10()
+
+
 def test_that_another_process_fills_the_cache_is_said(cache, monkeypatch, capsys):
     monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
     cache.mkdir(parents=True)
@@ -224,10 +230,12 @@ def test_class_folders_in_an_archive(class_folders, cache, tmp_path):
 
 
 def test_a_name_that_no_disk_takes_is_a_sentence(cache, tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.addfile(tarfile.TarInfo(300 * "x"), io.BytesIO())
-    with pytest.raises(DataError, match="The cache .* cannot be filled .*name too long"):
-        load_cifar10(tmp_path / "a.tar")
+    for names in ([300 * "x"], ["x", "x/y"], ["d/e", "d"]):
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for name in names:
+                tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+        with pytest.raises(DataError, match="a.tar is truncated or no tar archive of images .*; fetch it again"):
+            load_cifar10(tmp_path / "a.tar")
 
 
 def test_every_format_counts_and_what_is_left_out_is_said(class_folders, cache, capsys):

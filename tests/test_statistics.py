@@ -43,6 +43,8 @@ def test_a_base_that_is_not_there_is_named():
         statistics.against_base(table, "c", "accuracy")
     with pytest.raises(RunError, match="or no seed that all changes have"):
         statistics.against_base(table.assign(seed=[1, 2]), "a", "accuracy")
+    with pytest.raises(RunError, match="There are two runs with the change 'a' and the seed 1; leave one out"):
+        statistics.against_base(table.assign(change="a"), "a", "accuracy")
 
 
 def test_swapping_two_predictions_changes_the_paired_test():

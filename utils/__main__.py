@@ -247,5 +247,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook hands its own backend down to its commands
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have letters that the console lacks
     sys.exit(main())

@@ -146,13 +146,14 @@ def evaluate(run: Run, images: np.ndarray, labels: np.ndarray) -> tuple[float, f
 
 
 def save(run: Run, folder: Path) -> None:
-    """Write weights.pt, history.csv and metrics.json, which marks the run as finished, and seal them."""
+    """Write weights.pt, history.csv, their seal and metrics.json, which marks the run as finished."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.save_atomically(run.model.state_dict(), folder / "weights.pt")
     rows = run.history.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     checkpoints.write_atomically(rows.encode(), folder / "history.csv")
-    checkpoints.write_atomically(json.dumps(run.metrics, indent=2).encode() + b"\n", folder / "metrics.json")
-    checkpoints.seal(folder)
+    metrics = json.dumps(run.metrics, indent=2).encode() + b"\n"
+    checkpoints.seal(folder, coming={"metrics.json": metrics})
+    checkpoints.write_atomically(metrics, folder / "metrics.json")
 
 
 def load(run: str | Path, network: Network | None = None) -> Run:

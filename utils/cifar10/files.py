@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -201,9 +202,11 @@ def unpack(archive: Path, folder: Path) -> Path:
                     with tar.extractfile(member) as source, open(path, "wb") as file:
                         shutil.copyfileobj(source, file)
     except Exception as error:  # tarfile and three decompressors have many ways to say one thing
-        if isinstance(error, DataError) or getattr(error, "errno", None):  # the system has a number, as for a full disk
+        number = getattr(error, "errno", None)  # the system's, as for a full disk; other than for names that cannot be
+        if isinstance(error, DataError) or number and number not in (EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR):
             raise
-        raise DataError(f"{archive} is truncated or no tar archive ({first_line(error)}); fetch it again.") from None
+        why = printable(first_line(error), 200)
+        raise DataError(f"{archive} is truncated or no tar archive of images ({why}); fetch it again.") from None
     return folder
 
 

@@ -19,8 +19,11 @@ SIZE, SLOWEST, STALL = 170_498_071, 20_000, 15  # bytes of it; bytes a second be
 
 
 def cache_folder() -> Path:
-    """Where downloaded and unpacked data is kept between runs and between clones."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar10-notebooks"
+    """Where downloaded and unpacked data is kept between runs and between clones; DataError if there is no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar10-notebooks"
+    except RuntimeError:
+        raise DataError("There is no home folder to keep the images in; set XDG_CACHE_HOME to a folder.") from None
 
 
 class Unreachable(DataError):

@@ -10,7 +10,7 @@ import random
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -130,10 +130,11 @@ def checksums(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes().replace(b"\r\n", b"\n")).hexdigest() for p in kept}
 
 
-def seal(folder: Path, published_as: Path | None = None) -> None:
-    """Keep the checksums of what is in `folder`, for `verify`, and with them where it belongs in results/, so that it
-    counts nowhere else."""
+def seal(folder: Path, published_as: Path | None = None, coming: Mapping[str, bytes] | None = None) -> None:
+    """Keep the checksums of what is in `folder`, and of files that are `coming`, for `verify`, and with them where it
+    belongs in results/, so that it counts nowhere else."""
     target, sums = published_as or folder, checksums(folder)
+    sums |= {name: hashlib.sha256(content).hexdigest() for name, content in (coming or {}).items()}
     if utils.ROOT / "results" in (target, *target.parents):
         sums[PLACE] = target.relative_to(utils.ROOT).as_posix()
     else:
@@ -142,9 +143,9 @@ def seal(folder: Path, published_as: Path | None = None) -> None:
 
 
 def verify(folder: Path) -> None:
-    """RunError unless the files in `folder` are those that were sealed; in runs/ are older ones without a seal."""
+    """RunError unless the files in `folder` are those that were sealed; of tables in runs/ nothing is known."""
     published = utils.ROOT / "results" in (folder, *folder.parents)
-    if not published and not (folder / SUMS).exists():
+    if not published and not any((folder / name).exists() for name in (SUMS, "metrics.json")):
         return
     try:
         sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))

@@ -45,7 +45,7 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "80452ed3": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; what it compares
+    "f0510c54": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; comparing; seal
 }
 
 

@@ -181,7 +181,10 @@ def put(files: dict[str, bytes], target: Path) -> Path:
     mend()
     try:
         if target.exists():
-            shutil.copytree(target, new)
+            try:
+                shutil.copytree(target, new)
+            except shutil.Error as error:  # of each file what happened
+                raise RunError(f"{target} cannot be copied ({error.args[0][0][2]}); it is as it was.") from None
             if "weights.pt" in files:
                 (new / "calibration.json").unlink(missing_ok=True)
         new.mkdir(parents=True, exist_ok=True)

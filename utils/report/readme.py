@@ -6,6 +6,7 @@ The pages hold pairs of lines such as <!-- steps --> and <!-- /steps -->; what s
 import base64
 import json
 import re
+from pathlib import Path
 
 import utils
 from utils import architecture, plotting, runs
@@ -27,6 +28,14 @@ def fill(text: str, marker: str, content: str) -> str:
     start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     before, rest = text.split(start, 1)
     return f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
+
+
+def text_of(path: Path) -> str:
+    """What a page says; RunError if it is not saved as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RunError(f"{path} is not saved as UTF-8; save it so in your editor.") from None
 
 
 def place_of(marker: str, pages: dict[str, str]) -> str:
@@ -68,7 +77,7 @@ def write() -> None:
         if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
             verify(folder)  # in a second, also what no page shows
     loaded = {name: runs.load(name) for name in statistics.published().index}
-    pages = {page: (utils.ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    pages = {page: text_of(utils.ROOT / page) for page in PAGES}
     places, pictures = {marker: place_of(marker, pages) for marker in TABLES}, notebook_figures()
     for marker, page in places.items():
         pages[page] = fill(pages[page], marker, markdown(TABLES[marker]()))
@@ -101,7 +110,7 @@ def set_links(repository: str) -> None:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.git)", repository, re.ASCII):
         raise RunError(f"{repository!r} is not of the form owner/name; call it as: make links REPO=owner/name")
     paths = [utils.ROOT / "README.md", *sorted((utils.ROOT / "notebooks").glob("*.ipynb"))]
-    texts = {path: path.read_text(encoding="utf-8") for path in paths}  # all of them before any is written
+    texts = {path: text_of(path) for path in paths}  # all of them before any is written
     for path, text in texts.items():
         if old := BADGE.search(text):  # each file's own: an earlier call may have been stopped halfway
             text = re.sub(rf"(github(?:\.com)?/){re.escape(old[1])}(?![\w-])", rf"\g<1>{repository}", text)

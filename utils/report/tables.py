@@ -41,15 +41,20 @@ def published(names: list[str]) -> pd.DataFrame:
 
 def lessons() -> dict[Path, list[dict]]:
     """The cells of each notebook of the course, such as 01_data_exploration.ipynb, in their order; others in the folder
-    are not its own. RunError if one cannot be read."""
+    are not its own. RunError if one cannot be read, or does not begin as they do."""
     found = {}
     for path in sorted((utils.ROOT / "notebooks").glob("*.ipynb")):
         if re.fullmatch(r"\d\d_\w+", path.stem):  # and no 05_experiment_1-Copy1
             try:
                 found[path] = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            except ValueError as error:
+                if not re.search(r"^\[!\[.*\n+# \S", "".join(found[path][0]["source"])):
+                    raise ValueError("its first cell is not a badge and a heading")
+            except (IndexError, KeyError, TypeError, ValueError) as error:
                 why = first_line(error)
-                raise RunError(f"notebooks/{path.name} cannot be read ({why}); fetch or mend it.") from None
+                raise RunError(
+                    f"notebooks/{path.name} cannot be read as a notebook of the course ({why}); mend it, or let the "
+                    "name of one of your own begin with a letter."
+                ) from None
     return found
 
 

@@ -83,6 +83,9 @@ def against_base(
     Returns:
         One row a change but the base, in the table's order: mean, difference, low, high, seeds.
     """
+    if (twice := table.duplicated(["change", "seed"])).any():
+        row = table[twice].iloc[0]
+        raise RunError(f"There are two runs with the change {row.change!r} and the seed {row.seed}; leave one out.")
     wide = table.pivot(index="change", columns="seed", values=value).loc[table.change.unique()].dropna(axis=1)
     if base not in (None, *wide.index) or wide.empty:
         raise RunError(f"There is no change {base!r}, or no seed that all changes have; see the table.")
