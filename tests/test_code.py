@@ -470,6 +470,15 @@ def test_loading_a_file_again_that_nobody_edited_is_no_other_code():
     assert transforms.augmentations is not augmentations and code() == before
 
 
+def test_what_calls_itself_as_the_one_in_whose_place_it_stands_is_another_code(monkeypatch):
+    @wraps(transforms.augmentations)
+    def fewer(*given, **named):
+        return {}
+
+    monkeypatch.setattr(data, "augmentations", fewer)
+    assert "data.py (augmentations)" in code()
+
+
 def test_an_edited_helper_of_ones_own_is_noticed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "my_helper.py"
