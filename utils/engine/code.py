@@ -186,10 +186,10 @@ def _is_of_no_library(value: Any) -> bool:
 
 def _own(values: Iterable) -> list:
     """The functions and classes of no library among these, their classes, and what they hold, such as a pipeline of
-    torchvision."""
+    torchvision; of the first thousand, because an object may make others without end."""
     waiting, seen = [*map(_inner, values)], {}
     for value in waiting:  # which grows
-        if id(value) not in seen:
+        if id(value) not in seen and len(seen) < 1000:
             seen[id(value)] = value
             waiting += map(_inner, _held_by(value))
     return [*filter(_is_of_no_library, (other for value in seen.values() for other in (value, type(value))))]
