@@ -7,6 +7,7 @@ import linecache
 import runpy
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
@@ -427,6 +428,61 @@ def test_a_file_of_ones_own_in_utils_is_said_when_it_was_edited(copy, monkeypatc
     (copy / "mynets.py").write_text("def my_network(): return 1\n", encoding="utf-8")
     with pytest.raises(RunError, match="mynets.py was edited after it was loaded; restart the kernel"):
         records.build(models.tiny)
+
+
+def test_what_a_network_is_built_with_in_an_edited_file_is_said(my_file):
+    """A cell calls a function that it imported before the file was loaded again."""
+    kept = my_file.load().my_network
+    my_file.write(1, 4, 3)
+    importlib.reload(my_file.load())
+    with pytest.raises(RunError, match="utils_mine.py was edited after it was loaded; restart the kernel"):
+        records.build(lambda: kept())
+
+
+@pytest.mark.parametrize("text", ["def half(", ""])
+def test_half_of_a_file_is_not_what_was_loaded(my_file, tmp_path, text):
+    net = my_file.load().Net(1, 2)
+    (tmp_path / "utils_mine.py").write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match="utils_mine.py was edited after it was loaded; restart the kernel"):
+        code_module._told_by(net)
+
+
+def test_a_decorator_that_makes_another_function_of_it_is_no_edit(my_file, monkeypatch):
+    loaded = my_file.load()
+    monkeypatch.setattr(utils, "BEGAN", time.time() + 1)  # the file was there before
+    forward = loaded.Net.forward
+    forward.__code__ = forward.__code__.replace(co_consts=tuple(2 if c == 3 else c for c in forward.__code__.co_consts))
+    told = code_module.classes_of(loaded.Net(1, 2))
+    assert told != code_module.classes_of(importlib.reload(loaded).Net(1, 2))
+
+
+def test_what_only_draws_is_edited_without_a_refusal(copy):
+    """Or an ablation of hours would end at the next network."""
+    with open(copy / "plotting" / "style.py", "a", encoding="utf-8") as file:
+        file.write("RED = 'crimson'\n")
+    assert records.build(models.tiny)
+    edit(copy / "engine" / "__init__.py", 'several processes one."""', 'several processes one."""\nimport os')
+    with pytest.raises(RunError, match="^utils/engine/__init__.py was edited"):
+        records.build(models.tiny)
+
+
+def test_a_hook_of_a_deep_network_counts():
+    told = []
+    for factor in ("1", "2"):
+        net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(200)))
+        for layer in (net[0], net[-1]):
+            layer.register_forward_hook(eval(f"lambda self, given, found: {factor} * found"))
+        told.append(code_module.classes_of(net))
+    assert told[0] != told[1]
+
+
+def test_a_copy_of_a_function_with_another_number_of_its_own_is_another_code(monkeypatch):
+    """It says the same, but names what its cell has."""
+    cell = dict(vars(transforms), HOLE=8, __name__="__main__")
+    exec(inspect.getsource(transforms.augmentations), cell)
+    for module in (transforms, data):
+        monkeypatch.setattr(module, "augmentations", cell["augmentations"])
+    assert {"transforms.py (augmentations)", "data.py (augmentations)"} & code().keys()
 
 
 def noisy(x):

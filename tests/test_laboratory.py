@@ -1080,7 +1080,7 @@ def test_a_run_whose_seal_is_gone_is_not_shown(root, capsys):
     train()
     (root / "runs" / "mine" / SUMS).unlink()
     for use in (lambda: read_metrics("runs/mine"), lambda: read_history("runs/mine"), train):
-        with pytest.raises(RunError, match="checksums.json is missing .*; delete history.csv, metrics.json, wei"):
+        with pytest.raises(RunError, match="checksums.json is missing .*; move history.csv, metrics.json, wei"):
             use()
     for file in KEPT:
         (root / "runs" / "mine" / file).unlink()
@@ -2440,7 +2440,7 @@ def test_an_edited_checkpoint_is_noticed(root):
 def test_what_is_said_of_a_damaged_finished_run_brings_it_back(root, capsys, file):
     first = train()
     (first.folder / file).write_bytes(b"damaged")
-    with pytest.raises(RunError, match=f"{file} .*; delete {', '.join(KEPT)} there and train again"):
+    with pytest.raises(RunError, match=f"{file} .*; move {', '.join(KEPT)} away and train again"):
         train()
     for name in KEPT:
         (first.folder / name).unlink()
@@ -2476,7 +2476,7 @@ def test_a_folder_in_the_place_of_damaged_metrics_is_a_sentence(root):
     path = train().folder / "metrics.json"
     path.unlink()
     path.mkdir()
-    with pytest.raises(RunError, match=r"metrics\.json is missing or damaged.*; delete .* and train again"):
+    with pytest.raises(RunError, match=r"metrics\.json is missing or damaged.*; move .* and train again"):
         runs.load("runs/mine", tiny_network)
 
 

@@ -296,9 +296,8 @@ def test_a_full_disk_while_a_published_folder_is_copied_is_a_sentence(root, imag
 
 
 @posix
-@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
-def test_who_closes_the_output_gets_no_traceback(closed):
-    command = f"{shlex.quote(sys.executable)} -m utils --help {closed}"
+def test_who_closes_the_output_gets_no_traceback():
+    command = f"{shlex.quote(sys.executable)} -m utils --help >&-"
     result = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert result.returncode == 0 and not result.stderr
 

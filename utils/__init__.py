@@ -10,6 +10,7 @@ from), plotting (every figure), study (finding out), report (results/ -> README 
 
 import os
 import sys
+import time
 from pathlib import Path
 
 ROOMS = """errors models transforms engine architecture cifar10 plotting data training experiments runs
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 # What every file here said when this process began: an edit counts in a new one (engine/code.py).
 if "SOURCES" not in globals():  # they are those of the beginning, also if this file is loaded again
+    BEGAN = time.time()
     SOURCES = {
         file.relative_to(ROOT / "utils").with_suffix("").as_posix(): file.read_bytes()
         for file in (ROOT / "utils").rglob("[!.]*.py")

@@ -205,8 +205,8 @@ def unpack(archive: Path, folder: Path) -> Path:
         number = getattr(error, "errno", None)  # the system's, as for a full disk; other than for names that cannot be
         if isinstance(error, DataError) or number and number not in (EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR):
             raise
-        why = printable(first_line(error), 200)
-        raise DataError(f"{archive} is truncated or no tar archive of images ({why}); fetch it again.") from None
+        what = "holds names that cannot be written" if number else "is truncated or no tar archive"
+        raise DataError(f"{archive} {what} ({printable(first_line(error), 200)}); fetch it again.") from None
     return folder
 
 

@@ -84,7 +84,7 @@ def remedy(folder: Path) -> str:
         return "fetch that folder again, or publish it again"
     with suppress(RunError, OSError):
         if read_checkpoint(folder / CHECKPOINT).get("finished"):
-            return f"delete {', '.join(KEPT)} there and train again: {CHECKPOINT} still holds the run"
+            return f"move {', '.join(KEPT)} away and train again: {CHECKPOINT} still holds the run"
     return ANEW
 
 
@@ -143,7 +143,8 @@ def seal(folder: Path, published_as: Path | None = None, coming: Mapping[str, by
 
 
 def verify(folder: Path) -> None:
-    """RunError unless the files in `folder` are those that were sealed; of tables in runs/ nothing is known."""
+    """RunError unless the files in `folder` are those that were sealed; a folder in runs/ without a run, such as of
+    tables, has no seal."""
     published = utils.ROOT / "results" in (folder, *folder.parents)
     if not published and not any((folder / name).exists() for name in (SUMS, "metrics.json")):
         return

@@ -10,12 +10,12 @@ import inspect
 import secrets
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache, cached_property, partial
 from hashlib import sha256
-from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec, resolve_name
 from operator import attrgetter
 from pathlib import Path
@@ -49,6 +49,7 @@ SAME = {
 }
 
 
+SHOWING = ("plotting", "report", "serve", "__main__")  # what these say decides no weights
 EDITED = "{} was edited after it was loaded; restart the kernel, or the program, and it counts."
 
 
@@ -84,22 +85,31 @@ def classes_of(model: nn.Module) -> dict[str, str]:
 
 
 def _told_by(model: nn.Module) -> dict[str, str]:
+    said = {}
     held = [part for m in model.modules() for part in (*type(m).__mro__, *vars(m).values())]  # also hooks
-    waiting, said = [*dict.fromkeys(_own(held))], {}
-    for value in waiting:  # which grows
-        name, functions = f"{value.__module__}.{value.__qualname__}", _functions(value)
-        named = {f"{name}.{key}": part for key, part in _parts(value).items() if not any(part is f for f in functions)}
-        refuse_old(functions)
+    for name, functions, named in _reach(held):
         for function in functions:
             said.setdefault(name, []).append(_said(function, function.__code__))  # two lambdas share a name
-            named |= {f"{value.__module__}.{key}": part for key, part in _named_by(function).items()}
-        others = dict.fromkeys(_own([*named.values(), *getattr(value, "__mro__", ())]))
-        waiting += [other for other in others if other not in waiting]
         texts = {key: briefly(part) for key, part in named.items() if not _is_of_no_library(part)}
         for key, text in texts.items():
             if text and text != key.rpartition(".")[2]:  # of a function of a library its own name
                 said.setdefault(f"{key}, its value", []).append(text)
     return {name: "".join(texts) for name, texts in said.items()}
+
+
+def _reach(held: list) -> Iterator[tuple[str, list[FunctionType], dict[str, Any]]]:
+    """The name of each class and function of no library among these and among what they name, its functions, and what
+    it names. RunError as in `_refuse_old`."""
+    waiting = [*dict.fromkeys(_own(held))]
+    for value in waiting:  # which grows
+        name, functions = f"{value.__module__}.{value.__qualname__}", _functions(value)
+        _refuse_old(functions)
+        named = {f"{name}.{key}": part for key, part in _parts(value).items() if not any(part is f for f in functions)}
+        for function in functions:
+            named |= {f"{value.__module__}.{key}": part for key, part in _named_by(function).items()}
+        others = dict.fromkeys(_own([*named.values(), *getattr(value, "__mro__", ())]))
+        waiting += [other for other in others if other not in waiting]
+        yield name, functions, named
 
 
 def _named_by(function: FunctionType) -> dict[str, Any]:
@@ -186,12 +196,12 @@ def _is_of_no_library(value: Any) -> bool:
 
 def _own(values: Iterable) -> list:
     """The functions and classes of no library among these, their classes, and what they hold, such as a pipeline of
-    torchvision; of the first thousand, because an object may make others without end."""
-    waiting, seen = [*map(_inner, values)], {}
-    for value in waiting:  # which grows
-        if id(value) not in seen and len(seen) < 1000:
-            seen[id(value)] = value
-            waiting += map(_inner, _held_by(value))
+    torchvision; not deeper than five levels, because an object may make others without end."""
+    seen, level = {}, {id(value): value for value in map(_inner, values)}
+    for _ in range(5):
+        seen |= level
+        parts = [part for value in level.values() for part in map(_inner, _held_by(value))]
+        level = {id(part): part for part in parts if id(part) not in seen}
     return [*filter(_is_of_no_library, (other for value in seen.values() for other in (value, type(value))))]
 
 
@@ -246,6 +256,9 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
         return _instructions(code)
     with suppress(Exception):  # what cannot be read fails in many ways
         if not function.__module__.startswith("utils."):
+            file = compile("".join(inspect.findsource(code)[0]), "", "exec", dont_inherit=True)
+            if _instructions(code) not in map(_instructions, _with_inner([file])):
+                return _instructions(code)  # a decorator or a loader made another one of it
             return _text(ast.parse(textwrap.dedent(inspect.getsource(code))))
         found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
         for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
@@ -338,29 +351,37 @@ def _imported(source: bytes, module: str) -> list[str]:
 
 def refuse_edits() -> None:
     """RunError if a file of utils/, or one of one's own, was edited after it was loaded here."""
-    loaded = [name for name in utils.SOURCES if f"utils.{name.replace('/', '.')}" in sys.modules]
+    modules = {name: f"utils.{name.replace('/', '.')}".removesuffix(".__init__") for name in utils.SOURCES}
+    loaded = [name for name in modules if modules[name] in sys.modules and name.partition("/")[0] not in SHOWING]
     try:
         now = {name: (UTILS / f"{name}.py").read_bytes() for name in loaded}
         stale = [name for name in loaded if now[name] != utils.SOURCES[name]]
         stale = [name for name in stale if _digest(now[name]) != _digest(utils.SOURCES[name])]
     except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
-        raise RunError(f"A file of utils/ cannot be read ({first_line(error)}); mend it.") from None
+        raise RunError(
+            f"A file of utils/ cannot be read ({first_line(error)}); mend it, or restart the kernel."
+        ) from None
     if files := [f"utils/{name}.py" for name in stale] + _edited():
         raise RunError(EDITED.format(files[0]))
 
 
-def refuse_old(functions: list[FunctionType]) -> None:
+def refuse_old(value: Any) -> None:
+    """RunError if a function that `value` is or holds, or that these name, is not what its file says now."""
+    for _ in _reach([value]):
+        pass
+
+
+def _refuse_old(functions: list[FunctionType]) -> None:
     """RunError if one of these functions is not what its file says now, such as one that was imported from a file
-    before this was loaded again."""
+    before this was loaded again; of files of one's own that were written since this process began."""
     for function in functions:
-        file, known = Path(function.__code__.co_filename), None
-        loader = getattr(getattr(sys.modules.get(function.__module__), "__spec__", None), "loader", None)
-        as_it_is = loader is None or type(loader) is SourceFileLoader  # some change what they load, such as pytest's
-        if as_it_is and file.suffix == ".py" and UTILS not in file.parents:
-            with suppress(OSError, SyntaxError, ValueError):  # a cell lies in no file; half of one says nothing new
-                known = _compiled(file.read_bytes(), str(file))[1]
-        if known is not None and _instructions(function.__code__) not in known:
-            raise RunError(EDITED.format(file))
+        file, known = Path(function.__code__.co_filename), []
+        with suppress(OSError):  # a cell lies in no file
+            if not function.__module__.startswith("utils.") and file.stat().st_mtime > utils.BEGAN:
+                with suppress(SyntaxError, ValueError):  # half of a file
+                    known = _compiled(file.read_bytes(), str(file))[1]
+                if function.__code__ not in known:
+                    raise RunError(EDITED.format(file))
 
 
 def _edited() -> list[str]:
@@ -377,8 +398,10 @@ def _edited() -> list[str]:
 
 @cache  # asked of thousands of files each time
 def _is_ones_own_file(module: str, file: str) -> bool:
-    place = module.removeprefix("utils.").replace(".", "/")  # of those of utils/ only what came later is new here
-    return file.endswith(".py") and _is_own(module) and not (module.startswith("utils.") and place in utils.SOURCES)
+    if not (file.endswith(".py") and _is_own(module)):
+        return False
+    path = Path(file).resolve()  # of those of utils/ only what came later is new here
+    return UTILS not in path.parents or path.relative_to(UTILS).with_suffix("").as_posix() not in utils.SOURCES
 
 
 def replaced() -> list[str]:
@@ -393,9 +416,10 @@ def replaced() -> list[str]:
 
 
 @cache
-def _compiled(source: bytes, file: str) -> tuple[ast.Module, set[str]]:
-    codes = _with_inner([compile(source, file, "exec", dont_inherit=True)])
-    return ast.parse(source), {*map(_instructions, codes)}
+def _compiled(source: bytes, file: str) -> tuple[ast.Module, list[CodeType]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were said when it was loaded
+        return ast.parse(source), _with_inner([compile(source, file, "exec", dont_inherit=True)])
 
 
 def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[str]:
@@ -415,7 +439,7 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
             inner = {f"{name}.{key}": p for key, p in _parts(value).items()} or {name: value}
             found += [name] if getattr(value, "__qualname__", None) != name else []
             for key, one in inner.items():
-                others = [f for f in _functions(one) if _instructions(f.__code__) not in codes and not _is_generated(f)]
+                others = [f for f in _functions(one) if f.__code__ not in codes and not _is_generated(f)]
                 found += [key] if others and key not in found else []
         elif isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
             with suppress(ValueError):  # no literal
@@ -426,7 +450,7 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
 
 
 def _is_loaded_again(value: Any, other: Any) -> bool:
-    """Whether these are one function or class of utils/, whose file a cell has loaded again."""
+    """Whether these are one function or class, whose file a cell has loaded again."""
     if not (_is_of_no_library(value) and value.__module__ == getattr(other, "__module__", None) != "__main__"):
         return False
     sides = [[_instructions(f.__code__) for f in _functions(one)] for one in (value, other)]

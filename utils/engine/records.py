@@ -66,7 +66,7 @@ def whole(seed: Any) -> int:
 def build(network: Network, seed: int = 1) -> nn.Module:
     """The network with the first weights that `seed` decides, or a copy of a finished module."""
     refuse_edits()  # or a notebook shows its new text beside the old network
-    refuse_old([part for part in [inspect.unwrap(getattr(network, "func", network))] if inspect.isfunction(part)])
+    refuse_old(network)
     usual = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
     if not usual or torch.is_inference_mode_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         raise RunError(
@@ -595,12 +595,14 @@ def row_of(metrics: Mapping) -> dict:
 def read_metrics(run: str | Path) -> dict:
     """metrics.json of a finished run; RunError if there is none, or it is not as it was kept."""
     path = path_of(run) / "metrics.json"
-    if not path.exists():
+    try:
+        if path.exists():
+            verify(path.parent)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
         hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
-        raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.")
-    verify(path.parent)
-    return json.loads(path.read_text(encoding="utf-8"))
+        raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
 
 
 def read_history(run: str | Path) -> pd.DataFrame:
