@@ -439,6 +439,14 @@ def test_what_a_network_is_built_with_in_an_edited_file_is_said(my_file):
         records.build(lambda: kept())
 
 
+def test_a_function_that_calls_itself_as_one_of_utils_is_said_when_it_was_edited(my_file):
+    network = wraps(models.tiny)(my_file.load().my_network)
+    my_file.write(1, 4, 3)
+    importlib.reload(my_file.load())
+    with pytest.raises(RunError, match="utils_mine.py was edited after it was loaded; restart the kernel"):
+        records.build(network)
+
+
 @pytest.mark.parametrize("text", ["def half(", ""])
 def test_half_of_a_file_is_not_what_was_loaded(my_file, tmp_path, text):
     net = my_file.load().Net(1, 2)

@@ -377,7 +377,7 @@ def _refuse_old(functions: list[FunctionType]) -> None:
     for function in functions:
         file, known = Path(function.__code__.co_filename), []
         with suppress(OSError):  # a cell lies in no file
-            if not function.__module__.startswith("utils.") and file.stat().st_mtime > utils.BEGAN:
+            if not function.__globals__["__name__"].startswith("utils.") and file.stat().st_mtime > utils.BEGAN:
                 with suppress(SyntaxError, ValueError):  # half of a file
                     known = _compiled(file.read_bytes(), str(file))[1]
                 if function.__code__ not in known:
