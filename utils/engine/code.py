@@ -182,7 +182,8 @@ def _is_own(module: str | None) -> bool:
     """Whether a module of this name is of no library: a cell, a file of one's own, or of utils/."""
     if not module or module.partition(".")[0] in LIBRARIES:  # None: made by exec
         return False
-    return not _of_packages(getattr(sys.modules.get(module), "__file__", None) or "")
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return module == "__main__" or not _of_packages(file)  # a cell's is that of the program that runs it
 
 
 def _of_packages(file: str) -> bool:
@@ -451,10 +452,13 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
 
 def _is_loaded_again(value: Any, other: Any) -> bool:
     """Whether these are one function or class, whose file a cell has loaded again."""
-    if not (_is_of_no_library(value) and value.__module__ == getattr(other, "__module__", None) != "__main__"):
+    if not (_is_of_no_library(value) and _is_of_no_library(other)):
         return False
-    sides = [[_instructions(f.__code__) for f in _functions(one)] for one in (value, other)]
-    return value.__qualname__ == other.__qualname__ and sides[0] == sides[1]
+    one, again = [
+        (part.__module__, part.__qualname__, [_instructions(f.__code__) for f in _functions(part)])
+        for part in (value, other)
+    ]
+    return one == again
 
 
 def _is_generated(function: FunctionType) -> bool:
