@@ -1,16 +1,16 @@
 # make run | test | faults | lab | notebooks | predict | app | bench | report | links | site
 PYTHON ?= python3
-EXPERIMENT ?= experiment_5
+export EXPERIMENT ?= experiment_5
 NOTEBOOKS ?= notebooks/*.ipynb
 BIN := .venv/bin
-OPTIONS := $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(filter-out 0 n N no No NO false False FALSE off Off OFF,$(VALIDATION)),--validation)
+OPTIONS := $(if $(EPOCHS),--epochs "$$EPOCHS") $(if $(SEED),--seed "$$SEED") $(if $(filter-out 0 n N no No NO false False FALSE off Off OFF,$(VALIDATION)),--validation)
 PIP_THERE := $(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 
 .DELETE_ON_ERROR:  # half an environment is none
 .PHONY: run test faults lab notebooks predict app bench report links site
 
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
-	@$(BIN)/python -m utils train $(EXPERIMENT) $(OPTIONS)
+	@$(BIN)/python -m utils train "$$EXPERIMENT" $(OPTIONS)
 
 test: .venv/tools  ## unit tests, then every notebook in fast mode
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
@@ -39,7 +39,7 @@ report: .venv/installed  ## results/ -> the README's tables and images/
 	@$(BIN)/python -m utils report
 
 links: .venv/installed  ## REPO=owner/name: point every badge and bootstrap cell at your copy
-	@$(BIN)/python -m utils links $(REPO)
+	@$(BIN)/python -m utils links $(if $(REPO),"$$REPO")
 
 site: .venv/site  ## the pages and notebooks as they are, as a website: build/site/index.html
 	$(BIN)/python -m sphinx -qW --keep-going -d build/doctrees -c docs . build/site

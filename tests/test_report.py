@@ -335,7 +335,7 @@ def test_what_is_no_published_run_stops_no_report(copy):
     shutil.copytree(small / "seed_2", small / "seed_9" / "validation")
     assert 9 not in statistics.seeds("small").index
     shutil.rmtree(small / "seed_9")
-    for hidden in (".new-seed_2", ".ipynb_checkpoints", ".new-epochs_5/validation"):
+    for hidden in (".new-seed_2", ".ipynb_checkpoints", ".new-epochs_5/validation", ".a-b"):
         shutil.copytree(small / "seed_2", small / hidden)
     assert "small" in statistics.published(5).index
     (copy / "README.md").write_text("no markers", encoding="utf-8")  # comes after all folders were looked at
@@ -344,6 +344,17 @@ def test_what_is_no_published_run_stops_no_report(copy):
     (small / "seed_2" / "metrics.json").unlink()
     with pytest.raises(RunError, match="seed_2 holds no finished run"):
         statistics.seeds("small")
+
+
+def test_a_report_without_the_five_experiments_is_refused(copy):
+    shutil.rmtree(copy / "results" / "experiment_1")
+    before = (copy / "README.md").read_bytes()
+    with pytest.raises(RunError, match="^results/ lacks experiment_1, of which the pages tell; fetch results/ again"):
+        readme.write()
+    shutil.rmtree(copy / "results")
+    with pytest.raises(RunError, match="^results/ lacks experiment_1, experiment_2, experiment_3, "):
+        readme.write()
+    assert (copy / "README.md").read_bytes() == before
 
 
 def test_a_weak_final_network_is_left_out_of_the_headline(monkeypatch):

@@ -3,6 +3,7 @@ import http.server
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import threading
 import time
@@ -15,7 +16,7 @@ from filelock import FileLock
 from PIL import Image
 
 import utils
-from tests.conftest import posix
+from tests.conftest import posix, write_official
 from utils.__main__ import main
 from utils.cifar10 import files, sources
 from utils.cifar10.files import CLASSES
@@ -229,6 +230,39 @@ def test_class_folders(class_folders, cache):
 
 def test_class_folders_in_an_archive(class_folders, cache, tmp_path):
     assert load_cifar10(archive(class_folders, tmp_path / "mirror.tar.gz")).source == "folder"
+
+
+def test_what_is_wrong_in_an_archive_is_named_by_the_archive(class_folders, cache, tmp_path):
+    (class_folders / "train" / "cat" / "b.png").write_bytes(b"no picture")
+    path = archive(class_folders, tmp_path / "a.tar")
+    with pytest.raises(DataError, match=rf"^{path}/\S*train/cat/b.png is not a readable image"):
+        load_cifar10(path)
+    shutil.rmtree(class_folders / "train" / "cat")
+    with pytest.raises(DataError, match=rf"^{path}/\S*train must hold .*missing or empty: cat"):
+        load_cifar10(archive(class_folders, path))
+
+
+@posix
+def test_what_is_no_file_is_named(class_folders, cache):
+    """A link that leads nowhere or to itself, a pipe that would be read for ever."""
+    odd = class_folders / "train" / "cat" / "odd.png"
+    for make in (lambda: odd.symlink_to("nowhere"), lambda: odd.symlink_to("odd.png"), lambda: os.mkfifo(odd)):
+        make()
+        with pytest.raises(DataError, match=f"^{odd} is no file, but a broken link or a folder; replace or remove it"):
+            load_cifar10(class_folders)
+        odd.unlink()
+
+
+def test_of_two_sets_of_class_folders_none_is_taken(class_folders, cache, monkeypatch):
+    above = class_folders.parent
+    (above / ".Trash" / "train").mkdir(parents=True)  # hidden
+    (class_folders / "before" / "train").mkdir(parents=True)  # below what was named
+    assert load_cifar10(class_folders).source == load_cifar10(above).source == "folder"
+    (above / "a" / "train").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"holds several sets of class folders \(a and mirror\); point CIFAR10_PATH"):
+        load_cifar10(above)
+    write_official(above / "any name", monkeypatch)
+    assert load_cifar10(above).source == "original"
 
 
 def test_a_name_that_no_disk_takes_is_a_sentence(cache, tmp_path):

@@ -51,7 +51,7 @@ from utils.errors import DataError, NetworkError, RunError, printable
 from utils.experiments import EXPERIMENTS, FINAL, experiment
 from utils.report import publish, readme
 from utils.report.publish import publish_run, publish_tables, put
-from utils.serve.predict import PictureError, open_picture
+from utils.serve.predict import open_picture
 from utils.study import benchmark, search, statistics
 from utils.training import evaluate
 
@@ -414,7 +414,7 @@ def test_a_postscript_file_is_opened_by_nobody(tmp_path, monkeypatch, class_fold
     eps = io.BytesIO()
     Image.new("RGB", (32, 32)).save(eps, "EPS")
     (tmp_path / "picture.png").write_bytes(eps.getvalue())
-    with pytest.raises(PictureError):
+    with pytest.raises(DataError):
         open_picture(tmp_path / "picture.png")
     (class_folders / "train" / "cat" / "a.png").write_bytes(eps.getvalue())
     with pytest.raises(DataError):
@@ -886,9 +886,11 @@ def test_two_downloads_at_once_are_one(serve, packed, cache, monkeypatch):
         ["calibrate", "a" * 300],
         ["calibrate", "../results/experiment_5"],
         ["export", "x\0y"],
+        ["export", f"{FINAL}/"],
         ["export", FINAL, "--output", "README.md/below"],
         ["export", FINAL, "--output", "n" * 300 + ".onnx"],
         ["predict", "images/app.png", "--figure", ".png"],
+        ["predict", "images/app.png", "--figure", ""],
         ["predict", "images/app.png", "--figure", "README.md/below.png"],
         ["predict", "images/app.png", "--figure", "n" * 300 + ".png"],
         ["predict", "images/app.png", "--figure", "x.banana"],
@@ -1182,7 +1184,7 @@ def measured_tables(root):
             "growth",
             "experiment_5,512,6400,92394,10774848,61,1.669,1268.59,bfloat16,original,2\n",
             "",
-            "lacks what is published of .*512",
+            "lacks .*512.*, which is published",
         ),
         ("growth", "tiny,128,6400,9786", "tiny,128,6400,1234", "other parameters of tiny than the code"),
         ("minutes", ",quick,7,", ",quick,9,", "other epochs than the recipes"),
@@ -1361,7 +1363,7 @@ def test_a_home_folder_that_the_shell_left_as_it_is(tmp_path, monkeypatch, capsy
 
 def test_whatever_pillow_raises_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *_, **__: {}["ImageWidth"])
-    with pytest.raises(PictureError, match="cannot be read as an image"):
+    with pytest.raises(DataError, match="cannot be read as an image"):
         open_picture(tmp_path / "no_width.tif")
 
 

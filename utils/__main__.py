@@ -64,8 +64,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command("runs", "list every finished run in runs/")
     command("report", "results/ -> the README's tables and figures")
     bench = command("bench", "the plain training loop and ours in turn on the same images")
-    bench.add_argument("--rounds", type=whole_number(1), default=5, help="default: 5")
     other = bench.add_mutually_exclusive_group()
+    other.add_argument("--rounds", type=whole_number(1), default=5, help="default: 5")
     other.add_argument("--accuracy", action="store_true", help="instead, what they reach on the held-out images")
     other.add_argument("--minutes", action="store_true", help="instead, the quickest whole training and the usual one")
     other.add_argument("--growth", action="store_true", help="instead, time and memory against size")
@@ -154,20 +154,21 @@ def predict(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from utils import plotting
-    from utils.serve.predict import PictureError, Predictor, open_picture, sentence
+    from utils.errors import DataError
+    from utils.serve.predict import Predictor, open_picture, sentence
 
     files = [Path(os.path.expanduser(name)) for name in arguments.files]
-    drawn = Path(os.path.expanduser(arguments.figure)) if arguments.figure else None
+    drawn = Path(os.path.expanduser(arguments.figure)) if arguments.figure is not None else None
     if drawn and drawn.exists() and any(drawn.samefile(file) for file in files if file.exists()):
-        raise PictureError(f"{arguments.figure} is one of the pictures; give the figure another name.")
+        raise DataError(f"{arguments.figure} is one of the pictures; give the figure another name.")
     if drawn and len(files) > 100:
-        raise PictureError(f"A figure holds at most 100 pictures, not {len(files)}; name fewer.")
+        raise DataError(f"A figure holds at most 100 pictures, not {len(files)}; name fewer.")
     predictor, answered = Predictor(arguments.network), []
     for file in files:
         try:
             answered.append(predictor(open_picture(file)))
             print(sentence(file, answered[-1]), flush=True)
-        except PictureError as error:
+        except DataError as error:
             print(f"Error: {error}", file=sys.stderr)
     if drawn and answered:
         best = [dict(list(p.probabilities.items())[:3]) for p in answered]

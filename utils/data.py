@@ -22,10 +22,6 @@ def load_cifar10(path: str | Path | None = None) -> ImageData:
 
     Under FAST_RUN nothing is downloaded and only a few hundred images are kept. DataError if the given path does not
     hold a complete, readable CIFAR-10.
-
-    Returns:
-        An object with `train_images` uint8 (N, 32, 32, 3), `train_labels` int64 (N,), `test_images`,
-        `test_labels`, `classes` (ten names) and `source` ("original", "folder" or "stand-in").
     """
     cache = sources.cache_folder()
     path = path or os.environ.get("CIFAR10_PATH")

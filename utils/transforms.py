@@ -25,12 +25,8 @@ def compose(transforms: Sequence[A.BasicTransform]) -> A.Compose:
 def augmentations(
     mean: Channels, flip: float = 0.5, affine: float = 0.5, hole: float = 0.5
 ) -> dict[str, A.BasicTransform]:
-    """The three augmentations of the assignment by name, in the order in which they are applied.
-
-    Args:
-        mean: the data set's mean colour; the hole is filled with it.
-        flip, affine, hole: probability of each.
-    """
+    """The three augmentations of the assignment by name, in the order in which they are applied, with these
+    probabilities; `mean` is the data set's mean colour, which fills the hole."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # an argument it does not know is only warned of: the hole would be missing
         return {
@@ -65,14 +61,8 @@ def eval_transform(mean: Channels, std: Channels) -> A.Compose:
 
 
 def normalise_batch(images: np.ndarray, mean: Channels, std: Channels) -> torch.Tensor:
-    """What `eval_transform` does, for a whole batch at once and without its cost for each image.
-
-    Args:
-        images: uint8 (N, 32, 32, 3).
-
-    Returns:
-        float32 (N, 3, 32, 32) in channels-last memory order.
-    """
+    """What `eval_transform` does, for a whole batch at once and without its cost for each image: uint8 (N, 32, 32, 3)
+    to float32 (N, 3, 32, 32) in channels-last memory order."""
     values = np.arange(256, dtype=np.float32)[:, None]
     table = ((values - np.float32(mean) * 255) / (np.float32(std) * 255)).reshape(1, 256, 3)
     normalised = cv2.LUT(images.reshape(-1, 32, 3), table)  # a pixel has only 256 values

@@ -42,7 +42,7 @@ from utils.engine.checkpoints import SUMS, verify
 from utils.errors import DataError, ProjectError
 from utils.experiments import FINAL
 from utils.report.publish import put
-from utils.serve.predict import PictureError, open_picture
+from utils.serve.predict import open_picture
 from utils.study import search, statistics
 from utils.training import Recipe
 
@@ -460,7 +460,7 @@ def hostile_picture(rng: random.Random, root: Path) -> None:
     path.write_bytes(damaged(content.getvalue(), rng) or b"")
     try:
         picture = open_picture(path)
-    except PictureError as error:
+    except DataError as error:
         assert str(error).isprintable()
     else:
         assert picture.mode == "RGB" and picture.size[0] * picture.size[1] <= 40_000_000

@@ -29,24 +29,14 @@ FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # read by Pillow
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with labels; N differs between training and test.
+    """Images with labels; N differs between training and test. DataError if an array is none of these."""
 
-    Attributes:
-        train_images, test_images: uint8 (N, 32, 32, 3), RGB.
-        train_labels, test_labels: int64 (N,), indices into `classes`.
-        classes: the ten class names.
-        source: "original" (the official files, md5 checked), "folder" (class folders) or "stand-in".
-
-    Raises:
-        DataError: if an array is none of these.
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
+    train_images: np.ndarray  # uint8 (N, 32, 32, 3), RGB
+    train_labels: np.ndarray  # int64 (N,), indices into `classes`
     test_images: np.ndarray
     test_labels: np.ndarray
-    classes: list[str]
-    source: str
+    classes: list[str]  # the ten names
+    source: str  # "original" (the official files, md5 checked), "folder" (class folders) or "stand-in"
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -65,11 +55,8 @@ class ImageData:
 
     def few(self, training: int, test: int) -> "ImageData":
         """At most so many images of each split, spread over all: those of a class may lie together."""
-
-        def spread(labels: np.ndarray, count: int) -> np.ndarray:
-            return np.linspace(0, len(labels) - 1, min(count, len(labels)), dtype=int)
-
-        x, test_x = spread(self.train_labels, training), spread(self.test_labels, test)
+        sizes = (training, len(self.train_labels)), (test, len(self.test_labels))
+        x, test_x = (np.linspace(0, there - 1, min(wanted, there), dtype=int) for wanted, there in sizes)
         print(f"FAST_RUN: only {len(x)} + {len(test_x)} images, {OTHERS} as a whole.", flush=True)
         arrays = self.train_images[x], self.train_labels[x], self.test_images[test_x], self.test_labels[test_x]
         return ImageData(*arrays, self.classes, self.source)
@@ -92,15 +79,12 @@ def checked(images: np.ndarray, labels: np.ndarray, classes: int = len(CLASSES))
 
 
 def read_path(path: Path, cache: Path) -> ImageData:
-    """CIFAR-10 from a folder or a tar archive of any compression, in the official layout or as class folders.
-
-    Raises:
-        DataError: if the path is missing, or what it holds is not a complete, readable CIFAR-10.
-    """
+    """CIFAR-10 from a folder or a tar archive of any compression, in the official layout or as class folders. DataError
+    if the path is missing, or what it holds is not a complete, readable CIFAR-10."""
     if not os.path.exists(path):  # False also for what can be no name
         raise DataError(f"{path} does not exist; set CIFAR10_PATH to a CIFAR-10 folder or tar archive, or unset it.")
     if path.is_file():
-        data = kept(cache / f"images-{_key(path)}.npz", lambda work: read_folder(unpack(path, work), named=path))
+        data = kept(cache / f"images-{_key(path)}.npz", lambda work: read_archive(path, work))
     else:
         data = read_folder(path, named=path, cache=cache)
     if data.source == "folder":
@@ -109,13 +93,27 @@ def read_path(path: Path, cache: Path) -> ImageData:
     return data
 
 
+def read_archive(archive: Path, work: Path) -> ImageData:
+    """The same from an archive that is unpacked into the empty folder `work`."""
+    try:
+        return read_folder(unpack(archive, work), named=archive)
+    except DataError as error:  # what it names there will be gone
+        raise DataError(str(error).replace(str(work), str(archive))) from None
+
+
 def read_folder(folder: Path, named: Path, cache: Path | None = None) -> ImageData:
-    """Find the official batches or the class folders in `folder` or below it; `named` is what the user gave."""
-    for place in (folder, *sorted(p for p in folder.glob("*") if p.is_dir()), *sorted(folder.glob("*/*/"))):
-        if os.path.exists(place / "data_batch_1") or place.name == OFFICIAL:  # False also for what may not be read
-            return read_official(place, named)
-        if os.path.isdir(place / "train"):
-            return read_class_folders(place, cache)
+    """The official batches, else the class folders, in `folder` or, nearest first, up to two levels below; `named` is
+    what the user gave. DataError if there are none, or several class folders of one level."""
+    for places in ([folder], sorted(folder.glob("[!.]*")), sorted(folder.glob("[!.]*/[!.]*"))):
+        for place in places:
+            if os.path.exists(place / "data_batch_1") or place.name == OFFICIAL:  # False also for what may not be read
+                return read_official(place, named)
+        found = [place for place in places if os.path.isdir(place / "train")]
+        if len(found) > 1:
+            both = " and ".join(place.relative_to(folder).as_posix() for place in found[:2])
+            raise DataError(f"{named} holds several sets of class folders ({both}); point CIFAR10_PATH at one of them.")
+        if found:
+            return read_class_folders(found[0], cache)
     raise DataError(
         f"{named} holds neither {OFFICIAL} nor class folders (train/<class>/*.png); point CIFAR10_PATH at one of them."
     )
@@ -215,10 +213,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 def read_class_folders(folder: Path, cache: Path | None) -> ImageData:
     """`train/<class>/*.png`, or another of FORMATS, and the same under `test`; kept in the cache, if one is given.
-
-    Raises:
-        DataError: if a class folder is missing, misnamed or empty, or an image is unreadable or not 32x32.
-    """
+    DataError if a class folder is missing, misnamed or empty, or an image is unreadable or not 32x32."""
     files = {part: class_files(folder / part) for part in ("train", "test")}
     everything = [*chain(*files["train"], *files["test"])]
 
@@ -241,6 +236,9 @@ def class_files(folder: Path) -> list[list[Path]]:
     files = [[path for path in paths if path.suffix.lower() in images] for paths in inside]
     if others := sum(map(len, inside)) - sum(map(len, files)):
         print(f"Left out in {folder.name}/: {others:,} files or folders that are no images.", flush=True)
+    for path in chain(*files):
+        if not path.is_file():
+            raise DataError(f"{path} is no file, but a broken link or a folder; replace or remove it.")
     missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
     unknown = sorted({p.name for p in folder.glob("[!.]*") if p.is_dir()} - set(CLASSES))
     if sum(map(len, files)) > MOST:

@@ -19,11 +19,9 @@ from utils.transforms import normalise_batch
 
 
 class Batches(Dataset):
-    """Whole batches, augmented: `batches[(epoch, number, indices)]` -> uint8 (B, 32, 32, 3), int64 (B,).
-
-    The augmentations are seeded from (seed, epoch, number), so they differ between epochs and
-    batches and are the same again for any number of workers.
-    """
+    """Whole batches, augmented: `batches[(epoch, number, indices)]` -> uint8 (B, 32, 32, 3), int64 (B,). The
+    augmentations are seeded from (seed, epoch, number), so they differ between epochs and batches and are the same
+    again for any number of workers."""
 
     def __init__(self, images, labels, augment: A.Compose | None = None, seed: int = 0) -> None:
         self.images, self.labels, self.augment, self.seed = images, labels, augment, seed
@@ -38,10 +36,8 @@ class Batches(Dataset):
 
 
 class BatchSampler(Sampler):
-    """Names the batches of an epoch; shuffled anew for each epoch where `shuffle_seed` is given.
-
-    Of several processes, number `rank` of `world` gets the images rank, rank + world, ... of each batch.
-    """
+    """Names the batches of an epoch; shuffled anew for each epoch where `shuffle_seed` is given. Of several processes,
+    number `rank` of `world` gets the images rank, rank + world, ... of each batch."""
 
     def __init__(
         self, size: int, batch_size: int, shuffle_seed: int | None = None, rank: int = 0, world: int = 1

@@ -47,8 +47,6 @@ SAME = {
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
     "f0510c54": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; comparing; seal
 }
-
-
 SHOWING = ("plotting", "report", "serve", "__main__")  # what these say decides no weights
 EDITED = "{} was edited after it was loaded; restart the kernel, or the program, and it counts."
 
@@ -261,7 +259,8 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
             if _instructions(code) not in map(_instructions, _with_inner([file])):
                 return _instructions(code)  # a decorator or a loader made another one of it
             return _text(ast.parse(textwrap.dedent(inspect.getsource(code))))
-        found = [ast.parse((UTILS / f"{_place(function)}.py").read_bytes())]
+        place = function.__module__.removeprefix("utils.").replace(".", "/")  # such as engine/steps
+        found = [ast.parse((UTILS / f"{place}.py").read_bytes())]
         for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
             found = [inner for outer in found for inner in ast.walk(outer) if getattr(inner, "name", None) == name]
         if found:
@@ -278,11 +277,6 @@ def _instructions(code: CodeType) -> str:
         return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
     return repr([code.co_code, code.co_names, code.co_freevars, code.co_varnames, [*map(said, code.co_consts)]])
-
-
-def _place(value: Any) -> str:
-    """The file of utils/ that a function or class is of, such as engine/steps."""
-    return value.__module__.removeprefix("utils.").replace(".", "/")
 
 
 @cache

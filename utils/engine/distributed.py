@@ -1,8 +1,7 @@
 """More than one process: what `torchrun` starts, through torch.distributed. Alone, nothing here does anything.
 
-`torchrun --nproc_per_node=2 -m utils train experiment_5` runs the same code in every process. Each
-takes its share of every batch, DistributedDataParallel averages the gradients, and the first
-process alone prints and writes.
+`torchrun --nproc_per_node=2 -m utils train experiment_5` runs the same code in every process. Each takes its share of
+every batch, DistributedDataParallel averages the gradients, and the first process alone prints and writes.
 """
 
 import os

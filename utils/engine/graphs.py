@@ -152,12 +152,10 @@ def poolings(traced: fx.GraphModule) -> tuple[list[str], list[str]]:
         of_a_map = len(source) == 4 or (len(source) == 3 and len(shape_of(before)) == 4)  # or of its positions in a row
         means = of_a_map and source[:1] == shape_of(node)[:1] and any(average in kind for average in AVERAGES)
         smaller, kernel = math.prod(shape_of(node)) < math.prod(source), _kernel(node, traced)
+        windows = len(source) > 4 and any(word in kind for word in REDUCTIONS)
+        reduces = any(pool in kind for pool in POOLS) or smaller and (kind in SCALING or windows)
         if single and means and (kernel is None or kernel >= max(source[2:])):
             averages += [name] if node in read else []  # a gate's is not: behind it is a map once more
-        elif single and kernel is None:
-            pass  # of a whole map, too
-        elif any(pool in kind for pool in POOLS):
-            pools.append(name)
-        elif smaller and (kind in SCALING or (len(source) > 4 and any(word in kind for word in REDUCTIONS))):
+        elif reduces and not (single and kernel is None):  # of a whole map, too
             pools.append(name)
     return averages[::-1], pools[::-1]

@@ -29,13 +29,7 @@ from torch.nn.parameter import is_lazy
 
 import utils
 from utils import models, transforms
-from utils.engine.checkpoints import (
-    UNKNOWN,
-    checksums,
-    read_checkpoint,
-    rng_from,
-    verify,
-)
+from utils.engine.checkpoints import UNKNOWN, checksums, read_checkpoint, rng_from, verify
 from utils.engine.code import briefly, classes_of, code, refuse_edits, refuse_old, size_of
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
@@ -508,7 +502,7 @@ def own_folder(name: str, wanted: dict, model: nn.Module) -> Path:
         why = why_not(wanted, model, there)
         if why is None:
             return there
-        before = there.name
+        before = there.relative_to(utils.ROOT / "runs").as_posix()
     places = chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2)))
     folder = next(place for place in places if not holds_a_run(place) and not (place / "weights.pt").is_file())
     if why:

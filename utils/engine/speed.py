@@ -55,9 +55,7 @@ def suitable_precision(device: torch.device) -> str:
 
 def native_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself (AVX-512 BF16 or AMX); one that does not is many times slower.
-
-    Asked of PyTorch, or of Linux where PyTorch is older than `torch.cpu.get_capabilities`; else the answer is no.
-    """
+    Asked of PyTorch, or of Linux where PyTorch is older than `torch.cpu.get_capabilities`; else the answer is no."""
     names, cpuinfo = ("avx512_bf16", "amx_bf16"), Path("/proc/cpuinfo")
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
@@ -66,11 +64,8 @@ def native_bfloat16() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep large freed blocks instead of handing each back to the kernel.
-
-    Every activation of a step is a block of megabytes; by default each is returned when freed and
-    faulted in again page by page. See mallopt(3). Elsewhere than on Linux with glibc nothing happens.
-    """
+    """Make glibc keep large freed blocks, such as every activation of a step, instead of handing each back to the
+    kernel and faulting it in again page by page: see mallopt(3). Elsewhere than on Linux with glibc nothing happens."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
         libc.mallopt(M_MMAP_MAX, 0)
@@ -78,12 +73,9 @@ def keep_freed_memory() -> None:
 
 
 def kept_in_float32(model: nn.Module) -> Iterator[nn.Conv2d]:
-    """The convolutions of `model` that bfloat16 does not suit on a CPU.
-
-    Those are depthwise ones with a stride or dilation, for which PyTorch has no fast gradient in bfloat16, and
-    dilated ones whose input channels are no multiple of 16: their gradient is not a number (oneDNN 3.12, 24
-    channels at 32x32, dilation 2).
-    """
+    """The convolutions of `model` that bfloat16 does not suit on a CPU: depthwise ones with a stride or dilation, for
+    which PyTorch has no fast gradient in bfloat16, and dilated ones whose input channels are no multiple of 16: their
+    gradient is not a number (oneDNN 3.12, 24 channels at 32x32, dilation 2)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             slow = module.groups > 1 and (module.stride, module.dilation) != ((1, 1), (1, 1))

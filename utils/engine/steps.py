@@ -174,11 +174,8 @@ def workers_alive() -> Iterator[None]:
 
 
 def train_epoch(step: TrainingStep, batches: tqdm, epoch: int) -> tuple[float, float]:
-    """One pass over `batches` with a step for each; returns mean loss per image and accuracy in percent.
-
-    Raises:
-        RunError: if the loss is not finite.
-    """
+    """One pass over `batches` with a step for each; returns mean loss per image and accuracy in percent. RunError if
+    the loss is not finite."""
     step.model.train()
     untouched = {name: p for name, p in step.model.named_parameters() if p.requires_grad}
     loss_sum, correct, seen = torch.zeros((), device=step.device), torch.zeros((), device=step.device), 0

@@ -48,9 +48,7 @@ def publish_run(name: str, seed: int = 1, validation: bool = False, epochs: int 
     judged_on, epochs = "validation" if validation else "test", None if epochs == row.recipe.epochs else epochs
     recipe = replace(row.recipe, epochs=epochs or row.recipe.epochs)
     if (recipe.teacher or "").startswith("runs/"):
-        raise RunError(
-            f"{recipe.teacher}, which teaches {name}, is not published; publish it, and name it without runs/."
-        )
+        raise RunError(f"{recipe.teacher}, which teaches {name}, is not published; do that, and name it without runs/.")
     target = records.place(name, seed, judged_on, epochs)
 
     def as_now(seed: int, judged_on: str, epochs: int, split: str = UNKNOWN) -> tuple[dict, nn.Module]:
@@ -123,17 +121,13 @@ def publish_tables(folder: str) -> Path:
             raise RunError(f"{title} {why}.")
         for number, source in enumerate(table.data_source, 1):
             if source != "original":
-                raise RunError(
-                    f"Row {number} of {title} was measured on the {source}; delete it, or measure it on CIFAR-10."
-                )
+                raise RunError(f"Row {number} of {title} was measured on the {source}; delete it, or repeat it.")
         before = target / file.name
         published = records.read_table(before) if before.exists() else table.iloc[:0]
         if folder == "benchmark":
             key = benchmark.KEYS[file.stem]
             if len(lost := published.set_index(key).index.difference(table.set_index(key).index)):
-                raise RunError(
-                    f"{title} lacks what is published of {', '.join(map(str, lost[0]))}; measure it again, as often."
-                )
+                raise RunError(f"{title} lacks {', '.join(map(str, lost[0]))}, which is published; measure it again.")
         else:
             check_rows(table, published, folder, file.stem)
     return put({file.name: file.read_bytes() for file in files}, target)
@@ -204,11 +198,10 @@ def put(files: dict[str, bytes], target: Path) -> Path:
 def mend() -> None:
     """Put back what a publishing that was killed between two renames had set aside, and remove what it had begun."""
     for path in sorted((utils.ROOT / "results").rglob(".*-*"), reverse=True):  # what lies deeper first
-        whole = path.with_name(path.name[len(".old-") :])
-        if path.is_dir() and path.name.startswith(".old-") and not whole.exists():
-            path.rename(whole)
-        elif path.is_dir() and path.name.startswith((".old-", ".new-")):
-            remove(path)
+        word, _, name = path.name.partition("-")
+        if path.is_dir() and word in (".old", ".new") and name:
+            whole = path.with_name(name)
+            path.rename(whole) if word == ".old" and not whole.exists() else remove(path)
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -69,13 +69,15 @@ def notebook_figures() -> dict[str, bytes]:
 def write() -> None:
     """Bring the tables of PAGES and every figure in images/ up to date with results/ and the notebooks.
 
-    RunError if a file in results/ is damaged, a network or a recipe in the code is not that of the run there, or the
-    pages lack a marker.
+    RunError if a file in results/ is damaged, one of FIVE is missing, a network or a recipe in the code is not that of
+    the run there, or the pages lack a marker.
     """
     results = utils.ROOT / "results"
     for folder in sorted({path.parent for path in results.rglob("[!.]*") if path.is_file()}):
         if "/." not in folder.as_posix().removeprefix(results.as_posix()):  # of a killed publishing, or of Jupyter
             verify(folder)  # in a second, also what no page shows
+    if missing := [name for name in FIVE if not (results / name / "metrics.json").exists()]:
+        raise RunError(f"results/ lacks {', '.join(missing)}, of which the pages tell; fetch results/ again.")
     loaded = {name: runs.load(name) for name in statistics.published().index}
     pages = {page: text_of(utils.ROOT / page) for page in PAGES}
     places, pictures = {marker: place_of(marker, pages) for marker in TABLES}, notebook_figures()

@@ -198,7 +198,7 @@ def seeds_table() -> pd.DataFrame:
         precision = runs.precision.map({"bfloat16": ""}).fillna(" (" + runs.precision + ")")
         cells = runs.apply(last_accuracy, axis=1).map("{:.2f} %".format) + precision
         mean = plus_minus(run.accuracy, run.deviation, run.seeds)
-        rows.append({"network": name, **cells.add_prefix("seed "), "mean ± standard deviation": mean})
+        rows.append({"network": name, "mean ± standard deviation": mean, **cells.add_prefix("seed ")})
     return pd.DataFrame(rows).fillna("-")
 
 

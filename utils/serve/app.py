@@ -52,7 +52,8 @@ def page():
     """The page, not yet started."""
     import gradio
 
-    choices = networks()
+    if not (choices := networks()):
+        raise RunError("No published network has a calibration; fetch results/ again, or calibrate one.")
     with gradio.Blocks(title="What the network sees", analytics_enabled=False) as blocks:
         gradio.Markdown(
             "# What the network sees\nA network of fewer than 200,000 parameters, trained on CIFAR-10, looks at your "

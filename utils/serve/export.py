@@ -20,15 +20,13 @@ from utils.errors import RunError, printable
 def write(name: str, output: str | None = None) -> None:
     """Write the published run `name` as ONNX and print how it compares with PyTorch.
 
-    Input "images": normalised float32 (batch, 3, 32, 32), any batch size; output "logits": (batch, 10).
-
-    Raises:
-        RunError: if the run is not published, or `output` does not end in .onnx: it may be a file that is still needed.
+    Input "images": normalised float32 (batch, 3, 32, 32), any batch size; output "logits": (batch, 10). RunError if the
+    run is not published, or `output` does not end in .onnx: it may be a file that is still needed.
     """
+    run = runs.load(name)
     path = Path(os.path.expanduser(output)) if output is not None else utils.ROOT / "runs" / f"{name}.onnx"
     if path.suffix != ".onnx":
         raise RunError(f"{path} would be overwritten with a network; give --output a name that ends in .onnx.")
-    run = runs.load(name)
     if utils.ROOT / "results" not in run.folder.parents:
         raise RunError(f"{name} is not published; publish it first.")
     import onnxruntime

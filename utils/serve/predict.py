@@ -14,16 +14,12 @@ from scipy.special import softmax
 
 from utils import runs
 from utils.cifar10.files import CLASSES, FORMATS, to_rgb
-from utils.errors import ProjectError, RunError, printable
+from utils.errors import DataError, RunError, printable
 from utils.study import analysis
 from utils.transforms import normalise_batch
 
 LARGEST = 100_000_000  # pixels
 CONVINCING = 0.5  # of the calibrated probability: below it the best class is more likely wrong than right
-
-
-class PictureError(ProjectError):
-    """An image file that cannot be used; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,8 @@ class Prediction:
 
 
 def open_picture(path: Path, largest: int = LARGEST) -> Image.Image:
-    """Any still image of one of FORMATS with at most `largest` pixels, as RGB, upright; PictureError in one sentence
-    for anything else."""
+    """Any still image of one of FORMATS with at most `largest` pixels, as RGB, upright; DataError in one sentence for
+    anything else."""
     Image.MAX_IMAGE_PIXELS = largest  # Pillow warns above it, and refuses twice as many
     try:
         with warnings.catch_warnings():
@@ -57,7 +53,7 @@ def open_picture(path: Path, largest: int = LARGEST) -> Image.Image:
         why = f"cannot be read as an image ({', '.join(FORMATS)}): broken, cut off, too deep, or of another format"
         if system := getattr(error, "strerror", None):
             why = f"cannot be opened ({system}); name a picture that can be"
-    raise PictureError(f"{path} {why}.")
+    raise DataError(f"{path} {why}.")
 
 
 def to_cifar(image: Image.Image) -> np.ndarray:

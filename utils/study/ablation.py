@@ -19,7 +19,6 @@ from utils.cifar10.files import ImageData
 from utils.engine import records
 from utils.engine.checkpoints import alone_in, write_atomically
 from utils.engine.code import code
-from utils.engine.records import read_table
 from utils.errors import RunError
 from utils.experiments import FINAL, experiment
 from utils.models import conv, conv1x1, separable
@@ -141,7 +140,7 @@ def kept(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataFra
     files = [utils.ROOT / place / "ablation" / f"{name}.csv" for place in places]
     file = next((file for file in files if file.exists()), None)
     columns = ["change", "run", *KEPT]
-    table = read_table(file) if file else pd.DataFrame(columns=columns)
+    table = records.read_table(file) if file else pd.DataFrame(columns=columns)
     if not {*columns} <= {*table} or table.duplicated(["change", "seed"]).any():
         raise RunError(f"{file} lacks a column, or has a row twice; fetch it again, or delete it.")
     return table.astype(dict(seed=int))  # other programs write 1.0

@@ -59,10 +59,8 @@ def temperature(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def cross_fitted(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, list[float]]:
-    """Calibrated probabilities (N, 10) from logits (N, 10), and the temperatures of two random halves of the images.
-
-    Each half is judged with the temperature of the other, so that no image helps to choose its own.
-    """
+    """Calibrated probabilities (N, 10) from logits (N, 10), and the temperatures of two random halves of the images:
+    each is judged with the temperature of the other, so that no image helps to choose its own."""
     halves = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
     probabilities, found = np.empty(scores.shape), []
     for half, other in (halves, halves[::-1]):
@@ -170,10 +168,8 @@ CHANGES = {
 
 
 def changed(images: np.ndarray, kind: str, strength: int, mean: Sequence[float], seed: int = 0) -> np.ndarray:
-    """The images with one change of CHANGES: shifts and rotations in a random direction, holes at a random place.
-
-    What comes into view is black and holes have the mean colour, as in training.
-    """
+    """The images with one change of CHANGES: shifts and rotations in a random direction, holes at a random place. What
+    comes into view is black and holes have the mean colour, as in training."""
     if kind not in CHANGES:
         raise RunError(f"There is no change {kind!r}; there are {', '.join(CHANGES)}.")
     if strength == 0:

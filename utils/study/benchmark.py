@@ -170,10 +170,7 @@ def shares(profiler: torch.profiler.profile) -> dict[str, float]:
 
 
 def accuracy(variant: str, seed: int, epochs: int) -> dict:
-    """Accuracy in percent of FINAL on one in ten of the training images, trained on the rest.
-
-    The variant is the "plain" loop, or ours in "float32" or "bfloat16".
-    """
+    """Accuracy in percent of FINAL on one in ten of the training images, trained as one of VARIANTS on the rest."""
     data = hold_out(load_cifar10())
     recipe = replace(experiment(FINAL).recipe, epochs=epochs, precision=None if variant == "plain" else variant)
     model, _ = train("plain" if variant == "plain" else "our", FINAL, recipe, data, seed)

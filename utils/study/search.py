@@ -27,6 +27,7 @@ KEPT = """seed parameters macs receptive_field epochs_to_85 data_source train_ac
 COMPARED = ["modules", "first_response", "code"]  # to know whether the code still builds what was trained
 
 KINDS = {int: int, float: float, str: str, bool: lambda word: {"True": True, "False": False}[word]}
+KINDS[str | None] = lambda word: None if word == "None" else word
 
 
 def choices(name: str) -> tuple[dict, dict]:
@@ -48,10 +49,7 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
         kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
         try:
-            if key in ("precision", "teacher"):
-                parsed[key] = None if value == "None" else value
-            else:
-                parsed[key] = KINDS[kind](value)
+            parsed[key] = KINDS[kind](value)
         except (ValueError, KeyError):
             raise RunError(f"{change!r}: {key} must be of the kind of {now[key]!r}.") from None
     changed = replace(experiment(name).recipe, **{key: value for key, value in parsed.items() if key in recipe})

@@ -109,7 +109,7 @@ def seeds(name: str) -> pd.DataFrame:
     held_out = folder.name == "validation"  # then "seed_2/validation" lies beside it
     others = folder.parent.glob("seed_*/validation") if held_out else folder.glob("seed_*")
     others = sorted(path for path in others if any((path / file).exists() for file in (*KEPT, SUMS)))
-    return pd.DataFrame(map(read_metrics, (folder, *others))).set_index("seed")
+    return pd.DataFrame(map(read_metrics, (folder, *others))).set_index("seed").sort_index()
 
 
 def published(held_out: int | None = None) -> pd.DataFrame:
