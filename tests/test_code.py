@@ -8,8 +8,9 @@ import runpy
 import shutil
 import sys
 import time
-from dataclasses import asdict
-from functools import partial, wraps
+from dataclasses import asdict, field, make_dataclass
+from enum import Enum
+from functools import partial, partialmethod, wraps
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -514,6 +515,99 @@ def test_what_an_attribute_of_a_function_and_a_pipeline_hold_counts(monkeypatch)
     assert seen[0] != seen[1] and seen[0] != seen[2]
 
 
+class Quiet:
+    """It does not print what it holds."""
+
+    def __init__(self, p):
+        self.p, self.me = p, self
+
+    def __repr__(self):
+        return "Quiet"
+
+    def __get__(self, owner, kind=None):
+        return self.p
+
+    def __call__(self, layer, images):
+        return None
+
+    share = __call__
+
+
+class Slots:
+    __slots__ = "p"
+
+    def __init__(self, p):
+        self.p = p
+
+
+class Share(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+
+class Kind(Enum):
+    LOW, HIGH = 0.1, 0.5
+
+    def __repr__(self):
+        return "a kind"
+
+
+def with_p(held, p):
+    held.p = p
+    return held
+
+
+HOLDERS = {
+    "object": Quiet,
+    "dataclass": make_dataclass("Hidden", [("p", float, field(repr=False))], namespace=dict(__module__=__name__)),
+    "slots": Slots,
+    "layer in a list": lambda p: [Share(p)],
+    "layer in a layer in a dict": lambda p: dict(one=nn.Sequential(Share(p))),
+    "method": lambda p: Quiet(p).share,
+    "method of a class": partialmethod,
+    "list": lambda p: with_p(type("Own", (list,), dict(__module__=__name__))([1]), p),
+    "long table": lambda p: pd.Series([0.0] * 200 + [p] + [0.0] * 200),
+    "words": lambda p: np.array([str(p)]),
+    "choice": Kind,
+}
+
+
+class Holding(nn.Linear):
+    def forward(self, x):
+        return SHARE(x)  # noqa: F821
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_a_number_counts_whatever_holds_it(monkeypatch, holder):
+    """An attribute of a layer, what its forward names, and what its class holds."""
+
+    def described(p):
+        held = partialmethod(noisy, std=p) if holder is partialmethod else holder(p)
+        monkeypatch.setitem(globals(), "SHARE", held)
+        network = type("Network", (Holding,), dict(held=held))(1, 2)
+        network.kept = held
+        return {"kept": records.modules(network)["kept"]} | code_module.classes_of(network)
+
+    one, again, other = described(0.1), described(0.1), described(0.5)
+    assert one == again
+    places = ["kept", f"{__name__}.Network.held, its value", f"{__name__}.SHARE, its value"]
+    assert sorted(key for key in one if one[key] != other.get(key)) == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "hook", [Quiet, lambda p: Quiet(p).share, lambda p: partial(noisy, std=p)], ids=["object", "method", "partial"]
+)
+def test_a_number_of_a_hook_counts(hook):
+    def described(p):
+        network = nn.Sequential(nn.Linear(1, 2))
+        network[0].register_forward_pre_hook(hook(p))
+        return records.modules(network)
+
+    assert described(0.1) == described(0.1) != described(0.5)
+    assert described(0.1).keys() == {"network", "0", "0.hooks"}
+
+
 class Backwards(frozenset):
     """As another process may print it, whose words have other hashes."""
 
@@ -565,7 +659,15 @@ def test_an_edited_helper_of_ones_own_is_noticed(tmp_path, monkeypatch):
             asked()
 
 
-def test_a_script_that_was_edited_after_it_was_run_is_said(tmp_path):
+def by_exec(file):
+    """As IPython's %run does, which afterwards takes away the script's __name__."""
+    made = {}
+    exec(compile(Path(file).read_text(encoding="utf-8"), file, "exec"), made)
+    return made
+
+
+@pytest.mark.parametrize("run", [runpy.run_path, by_exec])
+def test_a_script_that_was_edited_after_it_was_run_is_said(tmp_path, run):
     """As with %run, after which the file is no module."""
     file, text = (
         tmp_path / "script.py",
@@ -575,7 +677,7 @@ def test_a_script_that_was_edited_after_it_was_run_is_said(tmp_path):
     for factor in ("2", "3", "2"):
         file.write_text(text.format(factor), encoding="utf-8")
         linecache.clearcache()
-        network = runpy.run_path(str(file))["Net"](1, 2)
+        network = run(str(file))["Net"](1, 2)
         digests.append(code_module.classes_of(network))
         file.write_text(text.format("4"), encoding="utf-8")
         linecache.clearcache()
@@ -1055,7 +1157,7 @@ def test_functions_of_one_name_all_count_and_what_exec_made_is_no_traceback(monk
             return other_thing(one_thing(loose(x)))  # noqa: F821
 
     before = code_module.classes_of(Net())
-    for name in ("one_thing", "other_thing"):
+    for name in ("one_thing", "other_thing", "loose"):
         with monkeypatch.context() as edit:
             edit.setitem(globals(), name, lambda x: x + 1000)
             assert code_module.classes_of(Net()) != before
@@ -1081,6 +1183,7 @@ PUT = {
     "function": (training, "evaluate", lambda *_: (0.0, 0.0)),
     "partial": (training, "evaluate", partial(training.evaluate, precision="float32")),
     "where it is used": (training, "train_epoch", lambda *_: None),
+    "partial that says it is it": (training, "evaluate", wraps(training.evaluate)(partial(lambda *_: (0.0, 99.0)))),
     "another of utils": (training, "evaluate", training.fit),
     "module": (steps, "F", nn),
     "where runs call it": (runs, "loaders", lambda *given, **named: data.loaders(*given, **named)),

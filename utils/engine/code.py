@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from functools import cache, cached_property, partial
+from enum import Enum
+from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
 from importlib.util import find_spec, resolve_name
 from operator import attrgetter
@@ -23,6 +24,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -47,6 +49,9 @@ SAME = {
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
     "f0510c54": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; comparing; seal
 }
+BASES = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict)  # of a class of the user's own
+USUAL = vars(nn.Module())
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 SHOWING = ("plotting", "report", "serve", "__main__")  # what these say decides no weights
 EDITED = "{} was edited after it was loaded; restart the kernel, or the program, and it counts."
 
@@ -133,19 +138,38 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
 def briefly(value: Any) -> str | None:
     """Numbers, words, arrays, functions, and lists, dicts and objects of these, as text that is the same in any
     process, whatever a cell set for printing; None for what says of itself only where it lies in memory."""
-    with suppress(Exception):  # an object of the user's own fails in any way; one that holds itself never ends
-        return _briefly(value)
+    with suppress(Exception):  # an object of the user's own fails in any way
+        return _briefly(value, {})
     return None
 
 
-def _briefly(value: Any) -> str | None:
-    parts = lambda values: [_briefly(part) or f"a {type(part).__qualname__}" for part in values]  # noqa: E731
-    if inspect.isroutine(value) or inspect.isclass(value):
+def _briefly(value: Any, seen: dict[int, Any]) -> str | None:
+    inner, kind = partial(_briefly, seen=seen), type(value).__qualname__
+    parts = lambda values: [inner(part) or f"a {type(part).__qualname__}" for part in values]  # noqa: E731
+    if inspect.isclass(value):
         return value.__qualname__
-    if isinstance(value, partial):
-        return _briefly([value.func, value.args, value.keywords])
+    if inspect.ismethod(value):
+        return f"{value.__qualname__} of {inner(value.__self__)}"
+    if isinstance(value, nn.Module) or _is_own(type(value).__module__):  # what such a one prints may leave things out
+        if id(value) in seen:
+            return kind
+        seen[id(value)] = value
+        if isinstance(value, Enum):
+            return f"{kind}.{value.name} {inner(value.value)}"
+        if isinstance(value, nn.Module):
+            return f"{value!r} {inner([held for module in value.modules() if (held := attributes(module))])}"
+        basis = next((basis(value) for basis in BASES if isinstance(value, basis)), None)
+        return f"{kind} {inner(_state(value) if basis is None else [basis, _state(value)])}"
+    if inspect.isroutine(value) and hasattr(value, "__qualname__"):
+        return value.__qualname__
+    if isinstance(value, partial | partialmethod):
+        return inner([value.func, value.args, value.keywords])
     if isinstance(value, np.generic):
         return repr(value.item())
+    if isinstance(value, pd.Series | pd.DataFrame):  # of a long one only the ends are printed
+        return inner(value.to_dict())
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
+        return inner(value.tolist())
     if isinstance(value, torch.Tensor | np.ndarray):
         mean, size, part = size_of(torch.as_tensor(value))
         shares = [round(share / size, 3) + 0.0 if size else 0.0 for share in (mean, part)]  # where 0, digits are noise
@@ -159,9 +183,23 @@ def _briefly(value: Any) -> str | None:
     if inspect.ismodule(value):
         return None
     text = repr(value)
-    if " at 0x" in text:
-        return type(value).__qualname__ + _briefly(vars(value)) if _is_own(type(value).__module__) else None
-    return text
+    return None if " at 0x" in text else text
+
+
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside its parameters, buffers and children and does not print, by name; and its hooks."""
+    silent = type(module).extra_repr is nn.Module.extra_repr  # such as nn.MultiheadAttention
+    shown = not silent and type(module).__module__.partition(".")[0] == "torch"
+    hooks = [hook for key in HOOKS for hook in vars(module)[key].values()]
+    found = {} if shown else {key: value for key, value in vars(module).items() if key not in USUAL}
+    return found | ({"hooks": hooks} if hooks else {})
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """The attributes of an object, also where its class names them in __slots__."""
+    slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+    names = [name for names in slots for name in ([names] if isinstance(names, str) else names)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)} | getattr(value, "__dict__", {})
 
 
 def size_of(values: torch.Tensor) -> list[float]:
@@ -190,7 +228,10 @@ def _of_packages(file: str) -> bool:
 
 def _is_of_no_library(value: Any) -> bool:
     """Whether it is a function or class of a cell, of a file of one's own, or of utils/."""
-    return (inspect.isfunction(value) or inspect.isclass(value)) and _is_own(value.__module__)
+    if not (inspect.isfunction(value) or inspect.isclass(value)):
+        return False
+    by_exec = value.__module__ in (None, "builtins") and any(map(inspect.isfunction, (value, *vars(value).values())))
+    return by_exec or _is_own(value.__module__)
 
 
 def _own(values: Iterable) -> list:
@@ -209,7 +250,7 @@ def _held_by(value: Any) -> list:
     with suppress(Exception):  # many have none, and those of the user's own may fail in any way
         if inspect.ismethod(value) or inspect.isbuiltin(value):
             return [value.__self__]
-        if isinstance(value, partial):
+        if isinstance(value, partial | partialmethod):
             return [value.func, *value.args, *value.keywords.values()]
         if isinstance(value, list | tuple | set):
             return [*value]
@@ -223,7 +264,12 @@ def _functions(value: Any) -> list[FunctionType]:
     found = [_inner(part) for part in (value, *_parts(value).values())]
     for part in found:  # which grows
         found += [part.__wrapped__] if inspect.isfunction(part) and hasattr(part, "__wrapped__") else []
-    return [part for part in found if inspect.isfunction(part) and _is_own(part.__globals__.get("__name__"))]
+    return [part for part in found if inspect.isfunction(part) and _is_own(_file_name(part))]
+
+
+def _file_name(function: FunctionType) -> str:
+    """The name of the file that a function is of, which a wrapper does not copy; %run and exec leave it out."""
+    return function.__globals__.get("__name__", "__main__")
 
 
 def _parts(value: Any) -> dict[str, Any]:
@@ -372,7 +418,7 @@ def _refuse_old(functions: list[FunctionType]) -> None:
     for function in functions:
         file, known = Path(function.__code__.co_filename), []
         with suppress(OSError):  # a cell lies in no file
-            if not function.__globals__["__name__"].startswith("utils.") and file.stat().st_mtime > utils.BEGAN:
+            if not _file_name(function).startswith("utils.") and file.stat().st_mtime > utils.BEGAN:
                 with suppress(SyntaxError, ValueError):  # half of a file
                     known = _compiled(file.read_bytes(), str(file))[1]
                 if function.__code__ not in known:
@@ -432,7 +478,8 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
         elif isinstance(part, ast.FunctionDef | ast.ClassDef):
             value, name = vars(module).get(part.name), part.name
             inner = {f"{name}.{key}": p for key, p in _parts(value).items()} or {name: value}
-            found += [name] if getattr(value, "__qualname__", None) != name else []
+            kind = inspect.isclass if isinstance(part, ast.ClassDef) else inspect.isfunction
+            found += [name] if not kind(value) or value.__qualname__ != name else []
             for key, one in inner.items():
                 others = [f for f in _functions(one) if f.__code__ not in codes and not _is_generated(f)]
                 found += [key] if others and key not in found else []

@@ -30,7 +30,7 @@ from torch.nn.parameter import is_lazy
 import utils
 from utils import models, transforms
 from utils.engine.checkpoints import UNKNOWN, checksums, read_checkpoint, rng_from, verify
-from utils.engine.code import briefly, classes_of, code, refuse_edits, refuse_old, size_of
+from utils.engine.code import attributes, briefly, classes_of, code, refuse_edits, refuse_old, size_of
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -129,14 +129,11 @@ def modules(model: nn.Module) -> dict[str, str]:
         said = re.sub(r" at 0x[0-9a-f]+", "", said)  # where something lies in the memory of this process
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
-    found, usual = {}, vars(nn.Module())
+    found = {}
     for name, module in model.named_modules():
         found[name or "network"] = own(module)
-        silent = type(module).extra_repr is nn.Module.extra_repr  # such as of nn.MultiheadAttention
-        if silent or type(module).__module__.partition(".")[0] != "torch":
-            values = {key: value for key, value in vars(module).items() if key not in usual}
-            told = {f"{name}.{key}".lstrip("."): briefly(value) for key, value in values.items()}
-            found |= {key: text for key, text in told.items() if text}
+        told = {f"{name}.{key}".lstrip("."): briefly(value) for key, value in attributes(module).items()}
+        found |= {key: text for key, text in told.items() if text}
     return found
 
 
@@ -256,13 +253,13 @@ def check_outputs(model: nn.Module, classes: int) -> None:
                 p += 0.01  # as a step would
     with probing("be trained"):
         for _ in range(25):
-            copy.train()(images[:2])  # which may change what it keeps
+            copy.train()(images[[0, -1]])  # which may change what it keeps; faint ones alone may move nothing
     with of_a_network("be loaded"):
         new.load_state_dict(copy.state_dict())
     if not torch.allclose(answers(copy), answers(new), 1e-5, 1e-6):
         raise NetworkError(
             "The network computes with something that its forward changes and that is not saved with its weights: keep "
-            "it by self.register_buffer(name, tensor), and take random numbers from torch."
+            "it by self.register_buffer(name, tensor), not persistent=False, and take random numbers from torch."
         )
 
 
