@@ -10,7 +10,7 @@ PIP_THERE := $(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m
 .PHONY: run test faults lab notebooks predict app bench report links site
 
 run: .venv/installed  ## train an experiment, or go on where its last run stopped
-	@$(BIN)/python -m utils train "$$EXPERIMENT" $(OPTIONS)
+	@$(BIN)/python -m utils train $(if $(EXPERIMENT),"$$EXPERIMENT") $(OPTIONS)
 
 test: .venv/tools  ## unit tests, then every notebook in fast mode
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests

@@ -52,7 +52,7 @@ def test_whole_trainings_are_timed_in_turn(cache, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "train", trained)
     benchmark.compare_minutes(rounds=2, count=50)
     with pytest.raises(SystemExit):
-        main(["bench", "--minutes", "--rounds", "2"])  # it has three
+        main(["bench", "--minutes", "--rounds", "5"])  # it has three
     turns = [("our", name, experiment(name).recipe.epochs, 50) for name in ("quick", "experiment_5")]
     share = turns[0][2] / turns[1][2]
     assert epochs == 2 * turns and f"quick takes {share:.3f} of the time of experiment_5" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import sys
 import time
+from collections import deque
 from dataclasses import asdict, field, make_dataclass
 from enum import Enum
 from functools import partial, partialmethod, wraps
@@ -20,6 +21,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+import torchvision.transforms.v2
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -540,10 +542,26 @@ class Slots:
         self.p = p
 
 
+class PrivateSlots:
+    __slots__ = ("__p",)
+
+    def __init__(self, p):
+        self.__p = p
+
+
 class Share(nn.Module):
     def __init__(self, p):
         super().__init__()
-        self.p = p
+        self.p, self.act = p, nn.functional.relu
+
+    def extra_repr(self):
+        return f"{self.act}"
+
+
+class Kept(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        self.register_buffer("p", torch.tensor(p))
 
 
 class Kind(Enum):
@@ -558,6 +576,21 @@ def with_p(held, p):
     return held
 
 
+def one_twice(p):
+    low, high = Quiet(0.1), Quiet(0.5)
+    return [low, high, {0.1: low, 0.5: high}[p]]
+
+
+def of_exec(p):
+    made = {}
+    exec("class Made:\n    def __init__(self, p): self.p = p\n    def __repr__(self): return 'Made'", made)
+    return made["Made"](p)
+
+
+def own_kind(base, *given, **named):
+    return type("Own", (base,), dict(__module__=__name__))(*given, **named)
+
+
 HOLDERS = {
     "object": Quiet,
     "dataclass": make_dataclass("Hidden", [("p", float, field(repr=False))], namespace=dict(__module__=__name__)),
@@ -566,10 +599,25 @@ HOLDERS = {
     "layer in a layer in a dict": lambda p: dict(one=nn.Sequential(Share(p))),
     "method": lambda p: Quiet(p).share,
     "method of a class": partialmethod,
-    "list": lambda p: with_p(type("Own", (list,), dict(__module__=__name__))([1]), p),
+    "method of a list": lambda p: {"p": p}.get,
+    "list": lambda p: with_p(own_kind(list, [1]), p),
+    "partial": lambda p: own_kind(partial, noisy, std=p),
+    "word": lambda p: own_kind(str, p),
+    "number": lambda p: own_kind(float, p),
+    "tensor": lambda p: torch.tensor(p).as_subclass(type("Own", (torch.Tensor,), dict(__module__=__name__))),
+    "table": lambda p: own_kind(pd.DataFrame, dict(p=[p])),
     "long table": lambda p: pd.Series([0.0] * 200 + [p] + [0.0] * 200),
+    "table with a name twice": lambda p: pd.DataFrame([[p, 0.2]], columns=["a", "a"]),
     "words": lambda p: np.array([str(p)]),
     "choice": Kind,
+    "one object twice": one_twice,
+    "private slots": PrivateSlots,
+    "buffer of a layer in a list": lambda p: [Kept(p)],
+    "pipeline": lambda p: torchvision.transforms.Compose([Quiet(p)]),
+    "newer pipeline": lambda p: [torchvision.transforms.v2.Compose([Quiet(p)])],
+    "namespace": lambda p: SimpleNamespace(p=p, act=nn.functional.relu),
+    "queue": lambda p: deque([Quiet(p)]),
+    "object of a class that exec made": of_exec,
 }
 
 

@@ -248,7 +248,9 @@ def test_what_is_no_file_is_named(class_folders, cache):
     odd = class_folders / "train" / "cat" / "odd.png"
     for make in (lambda: odd.symlink_to("nowhere"), lambda: odd.symlink_to("odd.png"), lambda: os.mkfifo(odd)):
         make()
-        with pytest.raises(DataError, match=f"^{odd} is no file, but a broken link or a folder; replace or remove it"):
+        with pytest.raises(
+            DataError, match=f"^{odd} is no ordinary file, but such as a broken link; replace or remove it"
+        ):
             load_cifar10(class_folders)
         odd.unlink()
 
@@ -258,7 +260,10 @@ def test_of_two_sets_of_class_folders_none_is_taken(class_folders, cache, monkey
     (above / ".Trash" / "train").mkdir(parents=True)  # hidden
     (class_folders / "before" / "train").mkdir(parents=True)  # below what was named
     assert load_cifar10(class_folders).source == load_cifar10(above).source == "folder"
-    (above / "a" / "train").mkdir(parents=True)
+    (above / "a" / "train").mkdir(parents=True)  # of something else
+    (above / "cifar-10-batches-py").write_text("no folder", encoding="utf-8")
+    assert load_cifar10(above).source == "folder"
+    shutil.copytree(class_folders / "train", above / "a" / "train", dirs_exist_ok=True)
     with pytest.raises(DataError, match=r"holds several sets of class folders \(a and mirror\); point CIFAR10_PATH"):
         load_cifar10(above)
     write_official(above / "any name", monkeypatch)

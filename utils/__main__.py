@@ -65,7 +65,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command("report", "results/ -> the README's tables and figures")
     bench = command("bench", "the plain training loop and ours in turn on the same images")
     other = bench.add_mutually_exclusive_group()
-    other.add_argument("--rounds", type=whole_number(1), default=5, help="default: 5")
+    other.add_argument("--rounds", type=whole_number(1), help="default: 5")
     other.add_argument("--accuracy", action="store_true", help="instead, what they reach on the held-out images")
     other.add_argument("--minutes", action="store_true", help="instead, the quickest whole training and the usual one")
     other.add_argument("--growth", action="store_true", help="instead, time and memory against size")
@@ -161,6 +161,8 @@ def predict(arguments: argparse.Namespace) -> int:
     drawn = Path(os.path.expanduser(arguments.figure)) if arguments.figure is not None else None
     if drawn and drawn.exists() and any(drawn.samefile(file) for file in files if file.exists()):
         raise DataError(f"{arguments.figure} is one of the pictures; give the figure another name.")
+    if drawn and drawn.suffix.lower() != ".png":
+        raise DataError(f"{arguments.figure!r} does not end in .png; name the figure so.")
     if drawn and len(files) > 100:
         raise DataError(f"A figure holds at most 100 pictures, not {len(files)}; name fewer.")
     predictor, answered = Predictor(arguments.network), []
@@ -195,7 +197,7 @@ def bench(arguments: argparse.Namespace) -> None:
     elif arguments.growth:
         benchmark.grow()
     else:
-        benchmark.compare(arguments.rounds)
+        benchmark.compare(arguments.rounds or 5)
 
 
 COMMANDS = {

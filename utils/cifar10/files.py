@@ -102,14 +102,17 @@ def read_archive(archive: Path, work: Path) -> ImageData:
 
 
 def read_folder(folder: Path, named: Path, cache: Path | None = None) -> ImageData:
-    """The official batches, else the class folders, in `folder` or, nearest first, up to two levels below; `named` is
-    what the user gave. DataError if there are none, or several class folders of one level."""
-    for places in ([folder], sorted(folder.glob("[!.]*")), sorted(folder.glob("[!.]*/[!.]*"))):
+    """The official batches, else the class folders, in `folder` or, where it holds neither, one or two levels below, in
+    folders that are not hidden; `named` is what the user gave. DataError if there are none, or several of a level."""
+    for pattern in (None, "[!.]*", "[!.]*/[!.]*"):
+        places = sorted(place for place in folder.glob(pattern) if place.is_dir()) if pattern else [folder]
         for place in places:
             if os.path.exists(place / "data_batch_1") or place.name == OFFICIAL:  # False also for what may not be read
                 return read_official(place, named)
-        found = [place for place in places if os.path.isdir(place / "train")]
-        if len(found) > 1:
+        found = [place for place in places if os.path.isdir(place / "train")]  # perhaps of something else
+        of_classes = {place.resolve(): place for place in found if any((place / "train" / c).is_dir() for c in CLASSES)}
+        found = [*of_classes.values()] or found
+        if len(of_classes) > 1:
             both = " and ".join(place.relative_to(folder).as_posix() for place in found[:2])
             raise DataError(f"{named} holds several sets of class folders ({both}); point CIFAR10_PATH at one of them.")
         if found:
@@ -236,9 +239,6 @@ def class_files(folder: Path) -> list[list[Path]]:
     files = [[path for path in paths if path.suffix.lower() in images] for paths in inside]
     if others := sum(map(len, inside)) - sum(map(len, files)):
         print(f"Left out in {folder.name}/: {others:,} files or folders that are no images.", flush=True)
-    for path in chain(*files):
-        if not path.is_file():
-            raise DataError(f"{path} is no file, but a broken link or a folder; replace or remove it.")
     missing = [name for name, found in zip(CLASSES, files, strict=True) if not found]
     unknown = sorted({p.name for p in folder.glob("[!.]*") if p.is_dir()} - set(CLASSES))
     if sum(map(len, files)) > MOST:
@@ -247,6 +247,9 @@ def class_files(folder: Path) -> list[list[Path]]:
         wrong = {"missing or empty": missing, "not a class": unknown[:10]}
         details = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
         raise DataError(f"{folder} must hold one folder of images, such as .png or .jpg, for each class; {details}.")
+    for path in chain(*files):
+        if not path.is_file():
+            raise DataError(f"{path} is no ordinary file, but such as a broken link; replace or remove it.")
     return files
 
 

@@ -7,11 +7,14 @@ files that train, and of the classes and functions of a network. A cell may also
 import ast
 import dis
 import inspect
+import re
 import secrets
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from enum import Enum
@@ -20,7 +23,7 @@ from hashlib import sha256
 from importlib.util import find_spec, resolve_name
 from operator import attrgetter
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,7 +52,10 @@ SAME = {
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
     "f0510c54": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; comparing; seal
 }
-BASES = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict)  # of a class of the user's own
+BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's own classes
+CONTAINERS = (list, tuple, deque, set, frozenset, dict, partial, np.ndarray, torch.Tensor, pd.Series, pd.DataFrame)
+DEEPEST = 20  # objects in objects: where Python's own limit ends it depends on who calls
+ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # where something lies in the memory of this process
 USUAL = vars(nn.Module())
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 SHOWING = ("plotting", "report", "serve", "__main__")  # what these say decides no weights
@@ -135,46 +141,61 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(given)}
 
 
-def briefly(value: Any) -> str | None:
+def briefly(value: Any, known: Mapping[int, tuple[str, Any]] = MappingProxyType({})) -> str | None:
     """Numbers, words, arrays, functions, and lists, dicts and objects of these, as text that is the same in any
-    process, whatever a cell set for printing; None for what says of itself only where it lies in memory."""
+    process, whatever a cell set for printing; None for what says of itself only where it lies in memory. Objects that
+    are `known`, by where they lie, are only named."""
     with suppress(Exception):  # an object of the user's own fails in any way
-        return _briefly(value, {})
+        return _briefly(value, {**known}, 0)
     return None
 
 
-def _briefly(value: Any, seen: dict[int, Any]) -> str | None:
-    inner, kind = partial(_briefly, seen=seen), type(value).__qualname__
+def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | None:
+    inner, kind = partial(_briefly, seen=seen, depth=depth + 1), type(value).__qualname__
+    if inspect.isclass(value) or type(value) in (bool, int, float, str, type(None)):
+        return value.__qualname__ if inspect.isclass(value) else repr(value)
+    own = _is_of_no_library(type(value))
+    if inspect.isroutine(value) and hasattr(value, "__qualname__") and not own:
+        owner = getattr(value, "__self__", None)
+        of_none = owner is None or inspect.isclass(owner) or inspect.ismodule(owner)
+        return value.__qualname__ if of_none else f"{value.__qualname__} of {inner(owner)}"
+    if isinstance(value, Enum):
+        return f"{kind} {inner(value.value)}"
+    of_parts = type(value).__module__.startswith("torchvision.transforms")  # such as Compose
+    if not (own or of_parts or isinstance(value, nn.Module | SimpleNamespace | Namespace)):
+        return _content(value, inner)
+    if id(value) in seen or depth > DEEPEST:
+        return f"{kind} {seen[id(value)][0]}" if id(value) in seen else f"a {kind}"
+    seen[id(value)] = str(len(seen)), value
+    if isinstance(value, nn.Module):
+        kept = [*value.buffers(), *(p for p in value.parameters() if not p.requires_grad)]
+        held = [held for module in value.modules() if (held := attributes(module))]
+        return f"{ADDRESS.sub('', repr(value))} {inner([*held, *kept])}"
+    # What a class of the user's own prints may leave things out:
+    content = next((basis.__repr__(value) for basis in BASES if isinstance(value, basis)), None)
+    content = _content(value, inner) if isinstance(value, CONTAINERS) else content
+    state = {} if isinstance(value, pd.DataFrame | pd.Series) else _state(value)  # which is how pandas keeps it
+    return f"{kind} {content or ''}{inner(state)}" if state or not content else content
+
+
+def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
     parts = lambda values: [inner(part) or f"a {type(part).__qualname__}" for part in values]  # noqa: E731
-    if inspect.isclass(value):
-        return value.__qualname__
-    if inspect.ismethod(value):
-        return f"{value.__qualname__} of {inner(value.__self__)}"
-    if isinstance(value, nn.Module) or _is_own(type(value).__module__):  # what such a one prints may leave things out
-        if id(value) in seen:
-            return kind
-        seen[id(value)] = value
-        if isinstance(value, Enum):
-            return f"{kind}.{value.name} {inner(value.value)}"
-        if isinstance(value, nn.Module):
-            return f"{value!r} {inner([held for module in value.modules() if (held := attributes(module))])}"
-        basis = next((basis(value) for basis in BASES if isinstance(value, basis)), None)
-        return f"{kind} {inner(_state(value) if basis is None else [basis, _state(value)])}"
-    if inspect.isroutine(value) and hasattr(value, "__qualname__"):
-        return value.__qualname__
     if isinstance(value, partial | partialmethod):
         return inner([value.func, value.args, value.keywords])
     if isinstance(value, np.generic):
         return repr(value.item())
-    if isinstance(value, pd.Series | pd.DataFrame):  # of a long one only the ends are printed
-        return inner(value.to_dict())
+    if isinstance(value, pd.Series | pd.DataFrame | pd.Index):  # of long ones only the ends are printed
+        if isinstance(value, pd.DataFrame):
+            return inner([[*value.columns], *(column for _, column in value.items())])
+        return inner([value.name, value.to_numpy(), *([value.index] if isinstance(value, pd.Series) else [])])
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         return inner(value.tolist())
     if isinstance(value, torch.Tensor | np.ndarray):
-        mean, size, part = size_of(torch.as_tensor(value))
+        plain = value.as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else torch.tensor(value)
+        mean, size, part = size_of(plain)
         shares = [round(share / size, 3) + 0.0 if size else 0.0 for share in (mean, part)]  # where 0, digits are noise
         return f"{value.dtype} {[*value.shape]} {size} {shares}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | deque):
         return f"[{', '.join(parts(value))}]"
     if isinstance(value, set | frozenset):
         return f"{{{', '.join(sorted(parts(value)))}}}"
@@ -183,23 +204,25 @@ def _briefly(value: Any, seen: dict[int, Any]) -> str | None:
     if inspect.ismodule(value):
         return None
     text = repr(value)
-    return None if " at 0x" in text else text
+    return None if ADDRESS.search(text) else text
 
 
 def attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds beside its parameters, buffers and children and does not print, by name; and its hooks."""
     silent = type(module).extra_repr is nn.Module.extra_repr  # such as nn.MultiheadAttention
     shown = not silent and type(module).__module__.partition(".")[0] == "torch"
-    hooks = [hook for key in HOOKS for hook in vars(module)[key].values()]
+    hooks = [hook for key in HOOKS for hook in vars(module).get(key, {}).values()]
     found = {} if shown else {key: value for key, value in vars(module).items() if key not in USUAL}
     return found | ({"hooks": hooks} if hooks else {})
 
 
 def _state(value: Any) -> dict[str, Any]:
-    """The attributes of an object, also where its class names them in __slots__."""
-    slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
-    names = [name for names in slots for name in ([names] if isinstance(names, str) else names)]
-    return {name: getattr(value, name) for name in names if hasattr(value, name)} | getattr(value, "__dict__", {})
+    """The attributes of an object, also where its class has slots for them."""
+    found = {}
+    for name, slot in ((name, slot) for kind in type(value).__mro__ for name, slot in vars(kind).items()):
+        with suppress(AttributeError):  # an empty one
+            found |= {name: slot.__get__(value)} if inspect.ismemberdescriptor(slot) else {}
+    return found | getattr(value, "__dict__", {})
 
 
 def size_of(values: torch.Tensor) -> list[float]:
@@ -216,7 +239,7 @@ def size_of(values: torch.Tensor) -> list[float]:
 
 def _is_own(module: str | None) -> bool:
     """Whether a module of this name is of no library: a cell, a file of one's own, or of utils/."""
-    if not module or module.partition(".")[0] in LIBRARIES:  # None: made by exec
+    if not module or module.partition(".")[0] in LIBRARIES or module.startswith("_cython"):  # None: made by exec
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
     return module == "__main__" or not _of_packages(file)  # a cell's is that of the program that runs it

@@ -30,7 +30,7 @@ from torch.nn.parameter import is_lazy
 import utils
 from utils import models, transforms
 from utils.engine.checkpoints import UNKNOWN, checksums, read_checkpoint, rng_from, verify
-from utils.engine.code import attributes, briefly, classes_of, code, refuse_edits, refuse_old, size_of
+from utils.engine.code import ADDRESS, attributes, briefly, classes_of, code, refuse_edits, refuse_old, size_of
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -126,13 +126,13 @@ def modules(model: nn.Module) -> dict[str, str]:
     def own(module: nn.Module) -> str:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
         said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
-        said = re.sub(r" at 0x[0-9a-f]+", "", said)  # where something lies in the memory of this process
+        said = ADDRESS.sub("", said)
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
-    found = {}
+    found, known = {}, {id(module): (name or "network", module) for name, module in model.named_modules()}
     for name, module in model.named_modules():
         found[name or "network"] = own(module)
-        told = {f"{name}.{key}".lstrip("."): briefly(value) for key, value in attributes(module).items()}
+        told = {f"{name}.{key}".lstrip("."): briefly(value, known) for key, value in attributes(module).items()}
         found |= {key: text for key, text in told.items() if text}
     return found
 
