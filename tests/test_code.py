@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import linecache
+import re
 import runpy
 import shutil
 import sys
@@ -576,6 +577,16 @@ def with_p(held, p):
     return held
 
 
+class Failing(nn.Module):
+    def extra_repr(self):
+        raise ValueError
+
+
+def within_itself(values):
+    values.append(values)
+    return values
+
+
 def one_twice(p):
     low, high = Quiet(0.1), Quiet(0.5)
     return [low, high, {0.1: low, 0.5: high}[p]]
@@ -617,6 +628,13 @@ HOLDERS = {
     "newer pipeline": lambda p: [torchvision.transforms.v2.Compose([Quiet(p)])],
     "namespace": lambda p: SimpleNamespace(p=p, act=nn.functional.relu),
     "queue": lambda p: deque([Quiet(p)]),
+    "length of a queue": lambda p: deque(maxlen=round(10 * p)),
+    "distribution": lambda p: torch.distributions.Beta(p, p),
+    "set": lambda p: {Quiet(p), Quiet(3.0)},
+    "name of a class": lambda p: type(f"Of{round(10 * p)}", (list,), dict(__module__=__name__))([2]),
+    "beside what fails": lambda p: [float, Failing(), p],
+    "in a list that holds itself": lambda p: within_itself([p]),
+    "reversed array": lambda p: np.array([3.0, p])[::-1],
     "object of a class that exec made": of_exec,
 }
 
@@ -639,6 +657,7 @@ def test_a_number_counts_whatever_holds_it(monkeypatch, holder):
 
     one, again, other = described(0.1), described(0.1), described(0.5)
     assert one == again
+    assert not re.search("[0-9]{9}", one["kept"]), "where something lies in memory"
     places = ["kept", f"{__name__}.Network.held, its value", f"{__name__}.SHARE, its value"]
     assert sorted(key for key in one if one[key] != other.get(key)) == sorted(places)
 

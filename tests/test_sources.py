@@ -261,8 +261,12 @@ def test_of_two_sets_of_class_folders_none_is_taken(class_folders, cache, monkey
     (class_folders / "before" / "train").mkdir(parents=True)  # below what was named
     assert load_cifar10(class_folders).source == load_cifar10(above).source == "folder"
     (above / "a" / "train").mkdir(parents=True)  # of something else
+    (above / "link").symlink_to(class_folders)
     (above / "cifar-10-batches-py").write_text("no folder", encoding="utf-8")
     assert load_cifar10(above).source == "folder"
+    (above / "far" / "imagenet" / "train" / "n01").mkdir(parents=True)
+    shutil.copytree(class_folders, above / "far" / "vision" / "cifar")
+    assert load_cifar10(above / "far").source == "folder"
     shutil.copytree(class_folders / "train", above / "a" / "train", dirs_exist_ok=True)
     with pytest.raises(DataError, match=r"holds several sets of class folders \(a and mirror\); point CIFAR10_PATH"):
         load_cifar10(above)

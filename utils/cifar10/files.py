@@ -104,19 +104,22 @@ def read_archive(archive: Path, work: Path) -> ImageData:
 def read_folder(folder: Path, named: Path, cache: Path | None = None) -> ImageData:
     """The official batches, else the class folders, in `folder` or, where it holds neither, one or two levels below, in
     folders that are not hidden; `named` is what the user gave. DataError if there are none, or several of a level."""
+    others = []  # that have a train/, of something else
     for pattern in (None, "[!.]*", "[!.]*/[!.]*"):
-        places = sorted(place for place in folder.glob(pattern) if place.is_dir()) if pattern else [folder]
+        places = sorted(filter(os.path.isdir, folder.glob(pattern))) if pattern else [folder]
         for place in places:
             if os.path.exists(place / "data_batch_1") or place.name == OFFICIAL:  # False also for what may not be read
                 return read_official(place, named)
-        found = [place for place in places if os.path.isdir(place / "train")]  # perhaps of something else
-        of_classes = {place.resolve(): place for place in found if any((place / "train" / c).is_dir() for c in CLASSES)}
-        found = [*of_classes.values()] or found
-        if len(of_classes) > 1:
+        others += [place for place in places if os.path.isdir(place / "train")]
+        found = [place for place in places if any(os.path.isdir(place / "train" / name) for name in CLASSES)]
+        found = [*{place.resolve(): place for place in found}.values()]  # a link is no second one
+        if len(found) > 1:
             both = " and ".join(place.relative_to(folder).as_posix() for place in found[:2])
             raise DataError(f"{named} holds several sets of class folders ({both}); point CIFAR10_PATH at one of them.")
         if found:
             return read_class_folders(found[0], cache)
+    if others:
+        return read_class_folders(others[0], cache)  # which says what is missing
     raise DataError(
         f"{named} holds neither {OFFICIAL} nor class folders (train/<class>/*.png); point CIFAR10_PATH at one of them."
     )

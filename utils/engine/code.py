@@ -7,6 +7,7 @@ files that train, and of the classes and functions of a network. A cell may also
 import ast
 import dis
 import inspect
+import logging
 import re
 import secrets
 import sys
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from enum import Enum
+from enum import Enum, Flag
 from functools import cache, cached_property, partial, partialmethod
 from hashlib import sha256
 from importlib.util import find_spec, resolve_name
@@ -54,6 +55,7 @@ SAME = {
 }
 BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's own classes
 CONTAINERS = (list, tuple, deque, set, frozenset, dict, partial, np.ndarray, torch.Tensor, pd.Series, pd.DataFrame)
+SILENT = ("torchvision.transforms", "torch.distributions")  # they print little of what they hold
 DEEPEST = 20  # objects in objects: where Python's own limit ends it depends on who calls
 ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # where something lies in the memory of this process
 USUAL = vars(nn.Module())
@@ -150,8 +152,18 @@ def briefly(value: Any, known: Mapping[int, tuple[str, Any]] = MappingProxyType(
     return None
 
 
+def _part(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | None:
+    """As `_briefly`; one part that fails does not hide the others."""
+    try:
+        return _briefly(value, seen, depth)
+    except RecursionError:
+        raise
+    except Exception:
+        return None
+
+
 def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | None:
-    inner, kind = partial(_briefly, seen=seen, depth=depth + 1), type(value).__qualname__
+    inner, kind = partial(_part, seen=seen, depth=depth + 1), type(value).__qualname__
     if inspect.isclass(value) or type(value) in (bool, int, float, str, type(None)):
         return value.__qualname__ if inspect.isclass(value) else repr(value)
     own = _is_of_no_library(type(value))
@@ -160,13 +172,17 @@ def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | 
         of_none = owner is None or inspect.isclass(owner) or inspect.ismodule(owner)
         return value.__qualname__ if of_none else f"{value.__qualname__} of {inner(owner)}"
     if isinstance(value, Enum):
-        return f"{kind} {inner(value.value)}"
-    of_parts = type(value).__module__.startswith("torchvision.transforms")  # such as Compose
-    if not (own or of_parts or isinstance(value, nn.Module | SimpleNamespace | Namespace)):
+        return f"{kind}{'' if isinstance(value, Flag) else f'.{value.name}'} {inner(value.value)}"
+    silent = str(type(value).__module__).startswith(SILENT) or isinstance(
+        value, nn.Module | SimpleNamespace | Namespace
+    )
+    if not (own or silent or isinstance(value, list | dict | deque)):
         return _content(value, inner)
     if id(value) in seen or depth > DEEPEST:
         return f"{kind} {seen[id(value)][0]}" if id(value) in seen else f"a {kind}"
     seen[id(value)] = str(len(seen)), value
+    if not (own or silent):
+        return _content(value, inner)
     if isinstance(value, nn.Module):
         kept = [*value.buffers(), *(p for p in value.parameters() if not p.requires_grad)]
         held = [held for module in value.modules() if (held := attributes(module))]
@@ -175,7 +191,7 @@ def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | 
     content = next((basis.__repr__(value) for basis in BASES if isinstance(value, basis)), None)
     content = _content(value, inner) if isinstance(value, CONTAINERS) else content
     state = {} if isinstance(value, pd.DataFrame | pd.Series) else _state(value)  # which is how pandas keeps it
-    return f"{kind} {content or ''}{inner(state)}" if state or not content else content
+    return f"{kind} {content or ''}{inner(state) if state or not content else ''}"
 
 
 def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
@@ -191,17 +207,22 @@ def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         return inner(value.tolist())
     if isinstance(value, torch.Tensor | np.ndarray):
-        plain = value.as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else torch.tensor(value)
+        plain = value.as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else None
+        plain = torch.tensor(np.array(value, complex if value.dtype.kind == "c" else float)) if plain is None else plain
         mean, size, part = size_of(plain)
         shares = [round(share / size, 3) + 0.0 if size else 0.0 for share in (mean, part)]  # where 0, digits are noise
         return f"{value.dtype} {[*value.shape]} {size} {shares}"
     if isinstance(value, list | tuple | deque):
-        return f"[{', '.join(parts(value))}]"
+        longest = getattr(value, "maxlen", None)  # of a queue
+        return f"[{', '.join(parts(value))}]{'' if longest is None else f' of {longest}'}"
     if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(parts(value)))}}}"
+        apart = [partial(inner, seen={**inner.keywords["seen"]}) for _ in value]  # their order is another each time
+        return (
+            f"{{{', '.join(sorted(i(p) or f'a {type(p).__qualname__}' for i, p in zip(apart, value, strict=True)))}}}"
+        )
     if isinstance(value, Mapping):
         return f"{{{', '.join(map(': '.join, zip(parts(value), parts(value.values()), strict=True)))}}}"
-    if inspect.ismodule(value):
+    if inspect.ismodule(value) or isinstance(value, logging.Logger):
         return None
     text = repr(value)
     return None if ADDRESS.search(text) else text
@@ -219,10 +240,16 @@ def attributes(module: nn.Module) -> dict[str, Any]:
 def _state(value: Any) -> dict[str, Any]:
     """The attributes of an object, also where its class has slots for them."""
     found = {}
-    for name, slot in ((name, slot) for kind in type(value).__mro__ for name, slot in vars(kind).items()):
+    for name, slot in _slots(type(value)):
         with suppress(AttributeError):  # an empty one
-            found |= {name: slot.__get__(value)} if inspect.ismemberdescriptor(slot) else {}
+            found[name] = slot.__get__(value)
     return found | getattr(value, "__dict__", {})
+
+
+@cache
+def _slots(kind: type) -> list[tuple[str, Any]]:
+    named = [(name, slot) for base in kind.__mro__ for name, slot in vars(base).items() if not name.endswith("__")]
+    return [(name, slot) for name, slot in named if inspect.ismemberdescriptor(slot)]
 
 
 def size_of(values: torch.Tensor) -> list[float]:
