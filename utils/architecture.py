@@ -101,8 +101,7 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
     known = dict(layer=name.removeprefix("layers."), kind="add" if module is None else kind_of(module))
     known |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
     known |= dict(in_channels=in_channels, out_channels=out_channels, in_size=in_size, out_size=out_size)
-    known |= dict(receptive_field=rf, jump=jump)
-    return known | dict(parameters=0 if module is None else sum(p.numel() for p in module.parameters()), macs=macs)
+    return known | dict(receptive_field=rf, jump=jump, parameters=0, macs=macs)
 
 
 def receptive_field(table: pd.DataFrame) -> int | None:

@@ -41,9 +41,7 @@ class _Tracer(fx.Tracer):
 
 def trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
     """The network's graph with the shape of every tensor, from one real forward pass; None if it cannot be traced.
-
-    NetworkError if it does not take such an image, or is none.
-    """
+    NetworkError if it does not take such an image, or is none."""
     if not isinstance(model, nn.Module):
         what = printable(repr(model), 100)
         raise NetworkError(f"This is asked of a network, and {what} is none; if it builds one, call it.")

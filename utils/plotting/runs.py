@@ -135,13 +135,9 @@ def landscape(
     own: Mapping[str, Mapping] | None = None,
     costs: tuple[str, str] = ("parameters", "epochs"),
 ) -> Figure:
-    """Accuracy after the last epoch against two of COSTS, both on a log axis.
-
-    Args:
-        runs: one row a name, as `statistics.published` gives; all judged on the same images.
-        priors: `PriorWork` to draw beside them where its cost is known.
-        own: title -> metrics of runs of one's own, drawn as stars.
-    """
+    """Accuracy after the last epoch against two of COSTS, both on a log axis: of `runs`, one row a name, as
+    `statistics.published` gives them, all judged on the same images; of `priors`, each a `PriorWork`, where its cost is
+    known; and, as stars, of runs of one's `own`, title -> metrics."""
     figure, (axes,) = subplots(1, 2, size=(9, 7.2), sharey=True)
     split = runs.evaluated_on.iloc[0]
     for axis, cost in zip(axes, costs, strict=True):
