@@ -154,6 +154,12 @@ def test_16_bits_keep_their_brightness(tmp_path):
     assert (to_cifar(open_picture(tmp_path / "a.png")) == 128).all()
 
 
+def test_a_page_without_a_calibrated_network_is_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    assert main(["app"]) == 2
+    assert "No published network has a calibration; fetch results/ again" in capsys.readouterr().err
+
+
 def test_a_figure_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
     photo().save(tmp_path / "a.png")
     assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "a.jpg")]) == 2

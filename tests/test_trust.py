@@ -1248,7 +1248,7 @@ def test_nobody_publishes_from_the_first_look_on(root, images, monkeypatch):
     publish_tables("search")
     assert {"load", "read_table"} <= set(seen)
     seen.clear()
-    with pytest.raises(FileNotFoundError):  # there are no pages here
+    with pytest.raises(RunError, match="results/ lacks experiment_1"):  # this comes after the first look
         readme.write()
     assert "verify" in seen, "nor does anybody publish while a report is made"
 

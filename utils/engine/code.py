@@ -207,8 +207,11 @@ def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         return inner(value.tolist())
     if isinstance(value, torch.Tensor | np.ndarray):
-        plain = value.as_subclass(torch.Tensor) if isinstance(value, torch.Tensor) else None
-        plain = torch.tensor(np.array(value, complex if value.dtype.kind == "c" else float)) if plain is None else plain
+        plain = value  # a sparse one can be no other class, an array no other order
+        if isinstance(value, np.ndarray):
+            plain = torch.tensor(np.array(value, complex if value.dtype.kind == "c" else float))
+        elif type(value) is not torch.Tensor:
+            plain = value.as_subclass(torch.Tensor)
         mean, size, part = size_of(plain)
         shares = [round(share / size, 3) + 0.0 if size else 0.0 for share in (mean, part)]  # where 0, digits are noise
         return f"{value.dtype} {[*value.shape]} {size} {shares}"

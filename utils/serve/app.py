@@ -50,10 +50,10 @@ def uploaded(picture) -> str | None:
 
 def page():
     """The page, not yet started."""
-    import gradio
-
     if not (choices := networks()):
         raise RunError("No published network has a calibration; fetch results/ again, or calibrate one.")
+    import gradio
+
     with gradio.Blocks(title="What the network sees", analytics_enabled=False) as blocks:
         gradio.Markdown(
             "# What the network sees\nA network of fewer than 200,000 parameters, trained on CIFAR-10, looks at your "
