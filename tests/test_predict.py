@@ -163,7 +163,8 @@ def test_a_page_without_a_calibrated_network_is_a_sentence(tmp_path, monkeypatch
 def test_a_figure_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
     photo().save(tmp_path / "a.png")
     assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "a.jpg")]) == 2
-    assert "does not end in .png" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "does not end in .png" in said.err and not said.out, "before anything is predicted"
     (tmp_path / "folder.png").mkdir()
     assert main(["predict", str(tmp_path / "a.png"), "--figure", str(tmp_path / "folder.png")]) == 2
     assert "folder.png cannot be written" in capsys.readouterr().err

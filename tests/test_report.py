@@ -341,6 +341,7 @@ def test_what_is_no_published_run_stops_no_report(copy):
     (copy / "README.md").write_text("no markers", encoding="utf-8")  # comes after all folders were looked at
     with pytest.raises(RunError, match="<!-- headline -->"):
         readme.write()
+    assert (small / ".a-b").is_dir() and not (small / ".new-seed_2").exists()
     (small / "seed_2" / "metrics.json").unlink()
     with pytest.raises(RunError, match="seed_2 holds no finished run"):
         statistics.seeds("small")

@@ -151,6 +151,7 @@ def test_what_make_is_given_reaches_the_command_as_it_is(makefile):
     assert words("run") == ["train", "experiment_5"]
     assert words("run", "EPOCHS=2", "SEED=3") == "train experiment_5 --epochs 2 --seed 3".split()
     assert words("run", "EXPERIMENT=a; touch b", "VALIDATION=1") == ["train", "a; touch b", "--validation"]
+    assert words("run", "EPOCHS=2 b", "SEED=3 b")[2:] == ["--epochs", "2 b", "--seed", "3 b"]
     assert words("links", "REPO=a b") == ["links", "a b"] and words("links") == ["links"]
     assert words("predict", "IMAGE=my cat.jpg") == ["predict", "my cat.jpg"] and not (makefile / "b").exists()
 

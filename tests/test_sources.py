@@ -257,7 +257,7 @@ def test_what_is_no_file_is_named(class_folders, cache):
 
 def test_of_two_sets_of_class_folders_none_is_taken(class_folders, cache, monkeypatch):
     above = class_folders.parent
-    (above / ".Trash" / "train").mkdir(parents=True)  # hidden
+    (above / ".Trash" / "train" / "cat").mkdir(parents=True)  # hidden
     (class_folders / "before" / "train").mkdir(parents=True)  # below what was named
     assert load_cifar10(class_folders).source == load_cifar10(above).source == "folder"
     (above / "a" / "train").mkdir(parents=True)  # of something else
