@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import utils
-from utils.__main__ import main
+from utils.__main__ import main, parse
 from utils.experiments import experiment
 from utils.study import benchmark
 
@@ -53,6 +53,7 @@ def test_whole_trainings_are_timed_in_turn(cache, monkeypatch, capsys):
     benchmark.compare_minutes(rounds=2, count=50)
     with pytest.raises(SystemExit):
         main(["bench", "--minutes", "--rounds", "5"])  # it has three
+    assert parse(["bench", "--rounds", "5"]).rounds == 5
     turns = [("our", name, experiment(name).recipe.epochs, 50) for name in ("quick", "experiment_5")]
     share = turns[0][2] / turns[1][2]
     assert epochs == 2 * turns and f"quick takes {share:.3f} of the time of experiment_5" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import linecache
+import logging
 import re
 import runpy
 import shutil
@@ -673,6 +674,35 @@ def test_a_number_of_a_hook_counts(hook):
 
     assert described(0.1) == described(0.1) != described(0.5)
     assert described(0.1).keys() == {"network", "0", "0.hooks"}
+
+
+class Beside(Quiet):
+    def __hash__(self):
+        return 1  # so that a set keeps the order in which it was filled
+
+
+def test_a_set_of_objects_is_the_same_in_any_order():
+    told = {code_module.briefly({Beside(first), Beside(second)}) for first, second in ((0.1, 0.5), (0.5, 0.1))}
+    assert len(told) == 1
+
+
+def test_objects_in_objects_are_told_as_far_whoever_asks():
+    chain = None
+    for _ in range(300):
+        chain = Quiet(chain)
+    asked = lambda above: asked(above - 1) if above else code_module.briefly(chain)  # noqa: E731
+    assert asked(0) == asked(400) is not None
+
+
+def test_a_layer_that_holds_its_network_only_names_it():
+    network = nn.Sequential(Share(0.1))
+    network[0].above = [network]
+    assert records.modules(network)["0.above"] == "[Sequential network]"
+
+
+def test_a_compiled_function_has_its_name_and_a_logger_is_not_told():
+    assert code_module.briefly(np.random.default_rng) == "default_rng"
+    assert code_module.briefly(logging.getLogger("mine")) is None
 
 
 class Backwards(frozenset):

@@ -252,7 +252,7 @@ def class_files(folder: Path) -> list[list[Path]]:
         raise DataError(f"{folder} must hold one folder of images, such as .png or .jpg, for each class; {details}.")
     for path in chain(*files):
         if not path.is_file():
-            raise DataError(f"{path} is no ordinary file, but such as a broken link; replace or remove it.")
+            raise DataError(f"{path} is no ordinary file (a broken link?); replace or remove it.")
     return files
 
 

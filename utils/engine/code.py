@@ -24,7 +24,7 @@ from hashlib import sha256
 from importlib.util import find_spec, resolve_name
 from operator import attrgetter
 from pathlib import Path
-from types import CodeType, FunctionType, MappingProxyType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ SAME = {
 BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's own classes
 CONTAINERS = (list, tuple, deque, set, frozenset, dict, partial, np.ndarray, torch.Tensor, pd.Series, pd.DataFrame)
 SILENT = ("torchvision.transforms", "torch.distributions")  # they print little of what they hold
+OF_PARTS = (nn.Module, SimpleNamespace, Namespace)
 DEEPEST = 20  # objects in objects: where Python's own limit ends it depends on who calls
 ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # where something lies in the memory of this process
 USUAL = vars(nn.Module())
@@ -143,12 +144,12 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(given)}
 
 
-def briefly(value: Any, known: Mapping[int, tuple[str, Any]] = MappingProxyType({})) -> str | None:
+def briefly(value: Any, known: Mapping[int, tuple[str, Any]] | None = None) -> str | None:
     """Numbers, words, arrays, functions, and lists, dicts and objects of these, as text that is the same in any
     process, whatever a cell set for printing; None for what says of itself only where it lies in memory. Objects that
     are `known`, by where they lie, are only named."""
     with suppress(Exception):  # an object of the user's own fails in any way
-        return _briefly(value, {**known}, 0)
+        return _briefly(value, dict(known or {}), 0)
     return None
 
 
@@ -173,15 +174,12 @@ def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | 
         return value.__qualname__ if of_none else f"{value.__qualname__} of {inner(owner)}"
     if isinstance(value, Enum):
         return f"{kind}{'' if isinstance(value, Flag) else f'.{value.name}'} {inner(value.value)}"
-    silent = str(type(value).__module__).startswith(SILENT) or isinstance(
-        value, nn.Module | SimpleNamespace | Namespace
-    )
-    if not (own or silent or isinstance(value, list | dict | deque)):
-        return _content(value, inner)
-    if id(value) in seen or depth > DEEPEST:
-        return f"{kind} {seen[id(value)][0]}" if id(value) in seen else f"a {kind}"
-    seen[id(value)] = str(len(seen)), value
-    if not (own or silent):
+    of_parts = own or str(type(value).__module__).startswith(SILENT) or isinstance(value, OF_PARTS)
+    if of_parts or isinstance(value, list | dict | deque):  # what may hold itself
+        if id(value) in seen or depth > DEEPEST:
+            return f"{kind} {seen[id(value)][0]}" if id(value) in seen else f"a {kind}"
+        seen[id(value)] = str(len(seen)), value
+    if not of_parts:
         return _content(value, inner)
     if isinstance(value, nn.Module):
         kept = [*value.buffers(), *(p for p in value.parameters() if not p.requires_grad)]
@@ -191,11 +189,11 @@ def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | 
     content = next((basis.__repr__(value) for basis in BASES if isinstance(value, basis)), None)
     content = _content(value, inner) if isinstance(value, CONTAINERS) else content
     state = {} if isinstance(value, pd.DataFrame | pd.Series) else _state(value)  # which is how pandas keeps it
-    return f"{kind} {content or ''}{inner(state) if state or not content else ''}"
+    return f"{kind} {content or ''}{inner(state)}"
 
 
 def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
-    parts = lambda values: [inner(part) or f"a {type(part).__qualname__}" for part in values]  # noqa: E731
+    parts = lambda values, told=inner: [told(part) or f"a {type(part).__qualname__}" for part in values]  # noqa: E731
     if isinstance(value, partial | partialmethod):
         return inner([value.func, value.args, value.keywords])
     if isinstance(value, np.generic):
@@ -219,10 +217,8 @@ def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
         longest = getattr(value, "maxlen", None)  # of a queue
         return f"[{', '.join(parts(value))}]{'' if longest is None else f' of {longest}'}"
     if isinstance(value, set | frozenset):
-        apart = [partial(inner, seen={**inner.keywords["seen"]}) for _ in value]  # their order is another each time
-        return (
-            f"{{{', '.join(sorted(i(p) or f'a {type(p).__qualname__}' for i, p in zip(apart, value, strict=True)))}}}"
-        )
+        apart = lambda part: inner(part, seen={**inner.keywords["seen"]})  # noqa: E731 (their order is another each time)
+        return f"{{{', '.join(sorted(parts(value, apart)))}}}"
     if isinstance(value, Mapping):
         return f"{{{', '.join(map(': '.join, zip(parts(value), parts(value.values()), strict=True)))}}}"
     if inspect.ismodule(value) or isinstance(value, logging.Logger):
@@ -269,7 +265,7 @@ def size_of(values: torch.Tensor) -> list[float]:
 
 def _is_own(module: str | None) -> bool:
     """Whether a module of this name is of no library: a cell, a file of one's own, or of utils/."""
-    if not module or module.partition(".")[0] in LIBRARIES or module.startswith("_cython"):  # None: made by exec
+    if not module or module.partition(".")[0] in LIBRARIES or module.startswith("_cython"):  # by exec; compiled
         return False
     file = getattr(sys.modules.get(module), "__file__", None) or ""
     return module == "__main__" or not _of_packages(file)  # a cell's is that of the program that runs it
