@@ -1,5 +1,6 @@
 """The code that trains is a part of what a run is: a changed loss, loader or augmentation never shows an old run."""
 
+import ast
 import importlib
 import inspect
 import json
@@ -659,8 +660,8 @@ def test_a_number_counts_whatever_holds_it(monkeypatch, holder):
     one, again, other = described(0.1), described(0.1), described(0.5)
     assert one == again
     assert not re.search("[0-9]{9}| at 0x", one["kept"]), "where something lies in memory"
-    places = ["kept", f"{__name__}.Network.held, its value", f"{__name__}.SHARE, its value"]
-    assert sorted(key for key in one if one[key] != other.get(key)) == sorted(places)
+    changed = {re.sub(r"(held|SHARE)\.\w+, ", r"\1, ", key) for key in one if one[key] != other.get(key)}
+    assert changed == {"kept", f"{__name__}.Network.held, its value", f"{__name__}.SHARE, its value"}
 
 
 @pytest.mark.parametrize(
@@ -1367,3 +1368,138 @@ def test_a_library_that_training_may_import_is_not_loaded_to_find_its_files(tmp_
     (library / "part.py").touch()
     monkeypatch.syspath_prepend(library.parent)
     assert code_module._file_of("heavy.part") is None and "heavy" not in sys.modules
+
+
+DRAWS = """
+from types import MethodType
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.functional import dropout
+
+P = 0.2
+class Base(nn.Module):
+    p = 0.1
+    def forward(self, x):
+        return dropout(x, getattr(self, "p", P), self.training)
+class One:
+    p = 0.1
+class Two:
+    p = 0.5
+SETTINGS, LOGGED = dict(p=0.2, calls=0), One()
+LOGGED.seen = []
+class Mine(Base):
+    def forward(self, x):
+        SETTINGS["calls"] += 1
+        LOGGED.seen.append(1)
+        x = F.dropout(x, SETTINGS["p"]) + F.dropout(x, LOGGED.p) + F.dropout(x, P)
+        return super().forward(x) + F.dropout(x, config.p)
+config = One
+class Act(nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+    def forward(self, x): return self.act(x)
+weak, strong = (lambda x: F.dropout(x, 0.1)), (lambda x: F.dropout(x, 0.5))
+def noise(p):
+    def act(x): return F.dropout(x, p)
+    return act
+def layer(p):
+    class Noise(nn.Module):
+        def forward(self, x): return F.dropout(x, p)
+    return Noise
+def mine(self, x): return F.dropout(x, 0.3)
+def build():
+    network = nn.Sequential(Mine(), Act(weak), Act(strong), Act(noise(0.1)), Act(noise(0.5)),
+        layer(0.1)(), layer(0.5)())
+    network[0].bound = MethodType(mine, network[0])
+    return network
+"""
+
+
+def known_as(tmp_path, monkeypatch, *sources, names=("own_draws", "own_draws")):
+    """What runs of the networks of these files are known by."""
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for name, source in zip(names, sources, strict=True):
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        network = importlib.import_module(name).build()
+        found.append((records.modules(network), code_module.classes_of(network)))
+    return found
+
+
+CHANGED = {
+    "an inherited number": ("class Mine(Base):", "class Mine(Base):\n    p = 0.6"),
+    "a number given with its class": ("class Base(nn.Module):\n    p = 0.1", "class Base(nn.Module):"),
+    "another class of settings": ("config = One", "config = Two"),
+    "another function of this name": ("import dropout", "import alpha_dropout as dropout"),
+    "settings that count": ("dict(p=0.2,", "dict(p=0.6,"),
+    "an object that logs": ("LOGGED = dict(p=0.2, calls=0), One()", "LOGGED = dict(p=0.2, calls=0), Two()"),
+    "settings with one more": ("calls=0)", "calls=0, more=1)"),
+    "a method put into a layer": ("def mine(self, x): return F.dropout(x, 0.3)", "def mine(self, x): return x"),
+    "the order of lambdas": ("Act(weak), Act(strong)", "Act(strong), Act(weak)"),
+    "the order of functions of a function": ("Act(noise(0.1)), Act(noise(0.5))", "Act(noise(0.5)), Act(noise(0.1))"),
+    "the order of classes of a function": ("layer(0.1)(), layer(0.5)()", "layer(0.5)(), layer(0.1)()"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_what_decides_how_a_network_draws_counts_also_where_one_side_lacks_it(tmp_path, monkeypatch, change):
+    assert change[0] in DRAWS
+    one, again, other = known_as(tmp_path, monkeypatch, DRAWS, DRAWS, DRAWS.replace(*change), names=["own_draws"] * 3)
+    agree, _ = records.MEASURED["classes"]
+    assert one[0] == again[0] and agree(one[1], again[1])
+    for first, second in ((one, other), (other, one)):
+        assert first[0] != second[0] or not agree(first[1], second[1])
+
+
+def test_a_network_that_moved_into_another_file_is_the_same_but_with_another_number(tmp_path, monkeypatch):
+    """As after a copy of a file, or from a cell into one."""
+    names, agree = ("own_draws", "own_draws_2"), records.MEASURED["classes"][0]
+    one, moved = known_as(tmp_path, monkeypatch, DRAWS, DRAWS, names=names)
+    assert one[0] == moved[0] and agree(one[1], moved[1]) and agree(moved[1], one[1])
+    one, other = known_as(tmp_path, monkeypatch, DRAWS, DRAWS.replace("P = 0.2", "P = 0.5"), names=names)
+    assert not agree(one[1], other[1]) and not agree(other[1], one[1])
+
+
+def test_what_a_forward_makes_at_its_first_call_is_no_other_run(tmp_path, monkeypatch):
+    source = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        global FIRST\n"
+    source += "        if 'FIRST' not in globals(): FIRST = 1\n        return x * FIRST\nbuild = Net\n"
+    [(_, first)] = known_as(tmp_path, monkeypatch, source, names=["own_draws"])
+    later = code_module.classes_of(sys.modules["own_draws"].Net())
+    assert first["own_draws.FIRST, its value"] == code_module.CHANGES != later["own_draws.FIRST, its value"]
+    assert not records.others(first, later) and not records.others(later, first)
+
+
+def of_a_cell(source):
+    """What a class `Net` says that Jupyter has compiled, each statement for itself."""
+    name = f"<cell {len(source)}>"
+    linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
+    space = {"__name__": "__main__"}
+    for statement in ast.parse(source).body:
+        exec(compile(ast.Module([statement], []), name, "exec"), space)
+    code_module._said.cache_clear()
+    return code_module.classes_of(space["Net"]())
+
+
+def test_what_a_cell_imports_is_no_part_of_its_class():
+    net = "class Net(nn.Module):\n    def forward(self, x):\n        return F.relu(nn.functional.relu(x))\n"
+    imports = "from torch import nn\nfrom torch.nn import functional as F\n"
+    taken = "nn, F = __import__('torch').nn, __import__('torch').nn.functional\n"  # as from the cell before
+    whole, alone = of_a_cell(imports + net), of_a_cell(taken + net)
+    assert whole == alone != of_a_cell(imports + net.replace("F.relu", "F.silu"))
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["after a training", "before the first"])
+def test_a_comment_in_a_file_of_ones_own_is_no_edit(my_file, tmp_path, trained):
+    loaded, file = my_file.load(), tmp_path / "utils_mine.py"
+    before = code_module.classes_of(records.build(partial(loaded.Net, 1, 2))) if trained else None
+    text = file.read_text(encoding="utf-8")
+    file.write_text("# why\n\n\n" + text.replace("    def forward", "    # how\n    def forward"), encoding="utf-8")
+    code_module._said.cache_clear()
+    after = code_module.classes_of(records.build(partial(loaded.Net, 1, 2)))
+    assert after == code_module.classes_of(records.build(partial(importlib.reload(loaded).Net, 1, 2)))
+    assert before in (after, None)

@@ -1163,6 +1163,12 @@ def test_a_teacher_that_is_no_name_hides_no_other_try(root, capsys):
     assert search.tries().index.tolist() == ["runs/one"] and "5 is no name of a run" in capsys.readouterr().out
 
 
+def test_a_folders_name_is_shown_without_what_a_terminal_would_obey(root):
+    train(name="one")
+    (root / "runs" / "one").rename(root / "runs" / "one\033[31mred")
+    assert search.tries().index.tolist() == ["runs/one\\x1b[31mred"]
+
+
 def test_a_run_that_has_diverged_is_found_again():
     """Numbers that are none are equal here, or it would be another run for ever."""
     none = float("nan")
@@ -1597,6 +1603,24 @@ def broken():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(9, 8, 3))
 
 
+class Returning(nn.Sequential):
+    """Whose forward lacks its return, or returns more."""
+
+    def __init__(self, what):
+        super().__init__(tiny_network())
+        self.what = what
+
+    def forward(self, images):
+        super().forward(images)
+        return self.what
+
+
+class Named(nn.Sequential):
+    def __init__(self):
+        super().__init__(tiny_network())
+        self.parameters = dict(width=8)
+
+
 class Unsaid(nn.Sequential):
     def extra_repr(self):
         return 1 / 0
@@ -1605,8 +1629,11 @@ class Unsaid(nn.Sequential):
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
-        (partial(sequential, 9), "The network must return 10 logits for an image; mend its last layer."),
-        (sequential(9), "The network must return 10 logits for an image; mend its last layer."),
+        (partial(sequential, 9), "must return 10 logits for an image, but returns [9]; mend its last layer, or what"),
+        (sequential(9), "The network must return 10 logits for an image, but returns [9]; mend its last layer, or"),
+        (partial(Returning, None), "must return 10 logits for an image, but returns NoneType; mend"),
+        (partial(Returning, ()), "must return 10 logits for an image, but returns tuple; mend"),
+        (Named, "The network cannot name its weights (TypeError: 'dict' object is not callable); mend it."),
         (broken, "network cannot answer an image of 3x32x32 (RuntimeError: Given groups=1, weight of size"),
         (lambda: "no network", "A network is a function that returns an nn.Module, or a module; this is"),
         ("experiment_5", "A network is a function that returns an nn.Module, or a module; this is 'experiment_5'."),
@@ -1617,7 +1644,8 @@ class Unsaid(nn.Sequential):
         (lambda: Unsaid(tiny_network()), "The network cannot be described (ZeroDivisionError in line "),
         (lambda: tiny_network().to("meta"), "The network cannot be copied (NotImplementedError"),
     ],
-    ids="nine-outputs module broken no-module name unbuilt in-torch untrained uncopied unsaid meta".split(),
+    ids="""nine-outputs module nothing two named broken no-module name unbuilt in-torch untrained uncopied unsaid
+    meta""".split(),
 )
 def test_a_network_that_cannot_be_used_is_a_sentence(root, network, sentence):
     with pytest.raises(NetworkError) as error:
@@ -2005,6 +2033,7 @@ def test_a_class_in_the_place_of_one_of_utils_is_another_network(monkeypatch):
         def forward(self, x):
             return super().forward(x if x.shape[-1] >= 32 else x.flip(2))
 
+    ConvNet.__qualname__ = "ConvNet"  # as in a cell
     for name in ("quick", "compact_distilled"):  # of before classes were known, and of after
         usual = models.networks()[name]
         assert runs.load(name, usual)

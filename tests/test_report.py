@@ -149,7 +149,7 @@ def test_the_picture_of_all_networks_shows_each_run_and_what_others_reached():
         assert len(drawn["reference, at its first 85 %"]) == 5
         assert drawn["ours, last epoch"] == sorted(zip(shown[cost], shown.accuracy, strict=True))
         bars = axis.collections[0].get_segments()
-        assert sum(len(bar) == 2 for bar in bars) == (shown.seeds > 1).sum()
+        assert sum(len(bar) == 2 for bar in bars) == (shown.seeds > 2).sum()
         others = drawn["others, an epoch chosen on the test images"]
         small, fast = EXPERIMENTS["small"].prior, EXPERIMENTS["fast"].prior
         at = {prior: prior.epoch if cost == "epochs" else prior.parameters for prior in (small, fast)}
@@ -260,7 +260,16 @@ def test_a_network_without_a_row_gets_into_the_tables(monkeypatch):
     monkeypatch.delitem(EXPERIMENTS, "quick")
     table = tables.records_table()
     (place,) = [k for k, link in enumerate(table["record"]) if "quick" in link]
-    assert table["elsewhere"][place] == "-"
+    assert table["best of others"][place] == "-"
+
+
+@pytest.mark.parametrize("seeds, said, bars", [(1, "94.09 % (one seed)", 0), (2, "94.09 % (two seeds)", 0)])
+def test_fewer_than_three_seeds_have_no_deviation(seeds, said, bars):
+    assert tables.plus_minus(94.09, 0.09, seeds) == said and tables.plus_minus(94.09, 0.09, 3) == "94.09 ± 0.09 %"
+    runs = statistics.published().loc[["experiment_5", "small"]].assign(seeds=[3, seeds], deviation=[0.2, 0.1])
+    (spread,) = plotting.landscape(runs).axes[0].containers
+    drawn = [segment for segment in spread[2][0].get_segments() if np.isfinite(segment).all() and len(segment)]
+    assert len(drawn) == 1 + bars
 
 
 def test_stars_of_several_runs_of_ones_own_are_told_apart():
@@ -285,6 +294,22 @@ def test_each_network_is_drawn_once_before_all_others():
         *_, coloured, target = axis.lines
         assert list(coloured.get_ydata()) == histories[name].test_accuracy.tolist() and target.get_ydata()[0] == 85
     assert points(end).keys() > {"experiment 4", "experiment 5"}
+
+
+def test_channels_have_the_same_width_in_the_pictures_of_all_experiments():
+    def widths(name):
+        figure = plotting.architecture(architecture.layer_table(models.build_model(name)))
+        (axis,) = figure.axes
+        figure.canvas.draw()
+        (row,) = {text.get_position()[1] for text in axis.texts if text.get_text() == "channels"}
+        channels = [text.get_text() for text in axis.texts if text.get_position()[1] == row]
+        channels.remove("channels")  # the heading
+        return {int(c): box.get_window_extent().width for c, box in zip(channels, axis.patches, strict=True)}
+
+    one, five = widths("experiment_1"), widths("experiment_5")
+    both = one.keys() & five.keys()
+    assert [one[c] for c in both] == pytest.approx([five[c] for c in both], rel=0.01)
+    assert five[64] == pytest.approx(4 * five[16]) and five[3] < five[10] < five[16]
 
 
 def test_the_drawn_network_names_every_layer_and_its_receptive_field():

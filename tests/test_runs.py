@@ -153,6 +153,12 @@ def test_unknown_networks_are_refused(root, capsys):
         assert error.startswith("Error: There is no network 'experiment_9'") and error.count("\n") == 1
 
 
+def test_a_network_whose_argument_has_no_default_is_told_apart(root, capsys, monkeypatch):
+    monkeypatch.setattr(models, "mine", lambda width: models.accurate(width), raising=False)
+    assert main(["train", "mine"]) == 2
+    assert "Error: The network 'mine' of utils/models.py lacks defaults; give each of its" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["", "../mine", "/mine", "a b", "mine/", "mine/../../x", "-mine", "."])
 def test_a_name_that_leads_out_of_runs_is_refused(root, name):
     run = finished_run()

@@ -47,7 +47,7 @@ from utils.data import channel_statistics, eval_loader, hold_out, load_cifar10, 
 from utils.engine import checkpoints, records, speed, steps
 from utils.engine.batches import Batches, loader
 from utils.engine.checkpoints import SUMS, read_checkpoint, save_atomically, verify, write_atomically
-from utils.errors import DataError, NetworkError, RunError, printable
+from utils.errors import DataError, NetworkError, RunError, of_a_network, printable
 from utils.experiments import EXPERIMENTS, FINAL, experiment
 from utils.report import publish, readme
 from utils.report.publish import publish_run, publish_tables, put
@@ -954,11 +954,12 @@ def test_an_archive_with_a_link_to_itself_is_a_sentence(tmp_path, cache, kind):
 
 
 @posix
-def test_sigterm_ends_like_ctrl_c(project, tmp_path):
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGHUP"])
+def test_sigterm_and_a_closed_terminal_end_like_ctrl_c(project, tmp_path, sent):
     with project("-m", "utils", "train", "tiny", "--epochs", "40") as process:
         for line in process.stdout:
             if line.startswith("Epoch   1"):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(getattr(signal, sent))
                 break
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -1055,6 +1056,9 @@ def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
 
     monkeypatch.setitem(COMMANDS, "runs", fails)
     assert main(["runs"]) == 2 and "Error: there is too little memory" in capsys.readouterr().err
+    with pytest.raises(RunError, match="The network cannot be trained: there is too little memory; close other"):
+        with of_a_network("be trained"):
+            fails(None)
     error = BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert main(["runs"]) == 2 and "Error: The output cannot be written" in capsys.readouterr().err
     with monkeypatch.context() as full:  # what was printed lies in a buffer until the end

@@ -4,14 +4,13 @@ import argparse
 import io
 import math
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib import import_module
 
-from utils.errors import ProjectError, printable
+from utils.errors import TOO_LITTLE, ProjectError, lacks_memory, printable
 
 
 def whole_number(low: int, high: float = math.inf) -> Callable[[str], int]:
@@ -217,9 +216,12 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parsed = parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    parsed = None
     try:
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no terminal's end
+            if signal.getsignal(number) != signal.SIG_IGN:  # which nohup asks for
+                signal.signal(number, signal.default_int_handler)  # ends like Ctrl-C
+        parsed = parse(arguments)
         code = COMMANDS[parsed.command](parsed) or 0
         sys.stdout.flush()  # a full disk is said here, and not after the end
         return code
@@ -235,12 +237,11 @@ def main(arguments: list[str] | None = None) -> int:
         how = "call make, or use an environment that has what requirements.txt and requirements-tools.txt name"
         why = f"the package {error.name} is missing; {how}."
     except (MemoryError, RuntimeError, ImportError) as error:  # where PyTorch cannot even be loaded
-        of_memory = re.search("can't allocate memory|not enough memory|out of memory|failed to map", str(error))
-        if not isinstance(error, MemoryError) and not of_memory:
+        if not lacks_memory(error):
             raise
-        why = "there is too little memory; close other programs, or train with smaller batches."
+        why = TOO_LITTLE
     except KeyboardInterrupt:
-        trains = parsed.command in ("train", "search", "ablate")
+        trains = parsed and parsed.command in ("train", "search", "ablate")
         goes_on = " The same command goes on after the last finished epoch." if trains else ""
         print(f"\nStopped.{goes_on}", file=sys.stderr)
         return 130
@@ -252,4 +253,6 @@ if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook hands its own backend down to its commands
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may have letters that the console lacks
-    sys.exit(main())
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is impatient presses Ctrl-C again
+    sys.exit(code)

@@ -1,6 +1,7 @@
 """The package's own errors: each message is one sentence that says what is wrong and what to do."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,13 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether Python, PyTorch or the system says that there is too little memory."""
+    of_memory = re.search("can't allocate memory|not enough memory|out of memory|failed to map", str(error))
+    return isinstance(error, MemoryError) or bool(of_memory)
+
+
+TOO_LITTLE = "there is too little memory; close other programs, or train with smaller batches."
 NOT_ITS_OWN = (
     "The network computes with weights that are not among its parameters, so they would never be trained: keep its "
     "layers as attributes or in an nn.ModuleList, and call them in forward by self."
@@ -47,7 +55,7 @@ class RunError(ProjectError):
 @contextmanager
 def of_a_network(what: str) -> Iterator[None]:
     """Whatever a network of the user's own raises in the block becomes a NetworkError that says where it was raised;
-    `what` says what was tried with the network, such as "be built".
+    `what` says what was tried with the network, such as "be built". RunError if it only lacks memory.
     """
     try:
         yield
@@ -57,6 +65,8 @@ def of_a_network(what: str) -> Iterator[None]:
         # Of a killed worker, which PyTorch raises wherever the process happens to be:
         if first_line(error).startswith("DataLoader worker (pid"):
             raise
+        if lacks_memory(error):
+            raise RunError(f"The network cannot {what}: {TOO_LITTLE}") from error
         torch, here = Path(sys.modules["torch"].__file__).parents[1], Path(__file__).parent
         ours = (str(here / "engine"), str(here / "architecture.py"), __file__)
         others = (os.path.dirname(os.__file__), str(torch), *ours)  # what is its own lies elsewhere

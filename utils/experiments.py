@@ -85,5 +85,7 @@ def experiment(name: str) -> Experiment:
     """The row `name` of the table, or RECIPE for a network of `models` without one; RunError if there is no network."""
     known = models.networks()
     if name not in known:
+        if callable(getattr(models, name, None)):
+            raise RunError(f"The network {name!r} of utils/models.py lacks defaults; give each of its arguments one.")
         raise RunError(f"There is no network {name!r} in utils/models.py; choose one of {', '.join(known)}.")
     return EXPERIMENTS.get(name, Experiment(RECIPE))

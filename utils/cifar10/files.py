@@ -218,7 +218,8 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def read_class_folders(folder: Path, cache: Path | None) -> ImageData:
-    """`train/<class>/*.png`, or another of FORMATS, and the same under `test`; kept in the cache, if one is given.
+    """`train/<class>/*.png`, or another of FORMATS, and the same under `test`, in an order of chance, always the same;
+    kept in the cache, if one is given.
     DataError if a class folder is missing, misnamed or empty, or an image is unreadable or not 32x32."""
     files = {part: class_files(folder / part) for part in ("train", "test")}
     everything = [*chain(*files["train"], *files["test"])]
@@ -228,8 +229,11 @@ def read_class_folders(folder: Path, cache: Path | None) -> ImageData:
         arrays = []
         with ThreadPoolExecutor() as pool:
             for of_class in files.values():
-                arrays.append(np.stack(list(pool.map(decode, chain(*of_class)))))
-                arrays.append(np.repeat(np.arange(10), list(map(len, of_class))))
+                labels = np.repeat(np.arange(10), list(map(len, of_class)))
+                order = np.random.default_rng(0).permutation(len(labels))  # as in the official files: the first few
+                paths = [*chain(*of_class)]  # images are of all classes
+                arrays.append(np.stack(list(pool.map(decode, (paths[i] for i in order)))))
+                arrays.append(labels[order])
         return ImageData(*arrays, list(CLASSES), "folder")
 
     return kept(cache / f"images-{_key(*everything)}.npz", decoded) if cache else decoded()

@@ -7,6 +7,7 @@ files that train, and of the classes and functions of a network. A cell may also
 import ast
 import dis
 import inspect
+import linecache
 import logging
 import re
 import secrets
@@ -62,6 +63,7 @@ ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # where something lies in the memory
 USUAL = vars(nn.Module())
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 SHOWING = ("plotting", "report", "serve", "__main__")  # what these say decides no weights
+CHANGES = "changes"  # instead of a digest: of a value that a forward changes, such as a counter
 EDITED = "{} was edited after it was loaded; restart the kernel, or the program, and it counts."
 
 
@@ -84,7 +86,7 @@ def told() -> dict[str, str]:
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class, function or value -> digest of what it says: of the classes of a network's modules and the functions that
     these hold, as far as they are of no library, and of the classes, functions, numbers and words that these name;
-    without what a forward changes, such as a counter. RunError if one of these is not what its file says now."""
+    CHANGES of what a forward changes. RunError if one of these is not what its file says now."""
     refuse_edits()
     before = _told_by(model)
     images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # stronger than any
@@ -93,7 +95,8 @@ def classes_of(model: nn.Module) -> dict[str, str]:
         for training in (True, False):
             copy.train(training)(images)
     after = _told_by(model)
-    return {name: sha256(t.encode()).hexdigest()[:8] for name, t in before.items() if t == after.get(name)}
+    alike = {name: before.get(name) == text for name, text in (before | after).items() if name in after}
+    return {name: sha256(after[name].encode()).hexdigest()[:8] if same else CHANGES for name, same in alike.items()}
 
 
 def _told_by(model: nn.Module) -> dict[str, str]:
@@ -102,11 +105,20 @@ def _told_by(model: nn.Module) -> dict[str, str]:
     for name, functions, named in _reach(held):
         for function in functions:
             said.setdefault(name, []).append(_said(function, function.__code__))  # two lambdas share a name
-        texts = {key: briefly(part) for key, part in named.items() if not _is_of_no_library(part)}
-        for key, text in texts.items():
-            if text and text != key.rpartition(".")[2]:  # of a function of a library its own name
+        apart = {name: part for key, value in named.items() for name, part in _apart(key, value).items()}
+        for key, text in ((key, briefly(part)) for key, part in apart.items()):
+            if text and text != key.rpartition(".")[2]:  # of a function or class its own name
                 said.setdefault(f"{key}, its value", []).append(text)
     return {name: "".join(texts) for name, texts in said.items()}
+
+
+def _apart(name: str, value: Any) -> dict[str, Any]:
+    """What a dict or an object of the user's own holds, by name, so that a counter in it does not hide the rest."""
+    plain = _is_of_no_library(type(value)) and not isinstance(value, (nn.Module, Enum, *CONTAINERS, *BASES))
+    held = value if type(value) is dict else _state(value) if plain else {}
+    if not held or not all(isinstance(key, str) for key in held):
+        return {name: value}
+    return {name: [*held], **{f"{name}.{key}": part for key, part in held.items()}}
 
 
 def _reach(held: list) -> Iterator[tuple[str, list[FunctionType], dict[str, Any]]]:
@@ -137,11 +149,16 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
         files += [(key, value) for key, value in inner.items() if inspect.ismodule(value) and key not in found]
         found |= inner
     found |= {f"{function.__qualname__}.{key}": part for key, part in vars(function).items() if key != "__wrapped__"}
+    return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(_given(function))}
+
+
+def _given(function: FunctionType) -> list:
+    """What a function has as defaults, and what it encloses."""
     given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for cell in function.__closure__ or ():
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # it may be empty
-            given.append(cell.cell_contents)
-    return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(given)}
+            given += [cell.cell_contents] if name != "__class__" else []  # which is for super()
+    return given
 
 
 def briefly(value: Any, known: Mapping[int, tuple[str, Any]] | None = None) -> str | None:
@@ -165,6 +182,13 @@ def _part(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | Non
 
 def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | None:
     inner, kind = partial(_part, seen=seen, depth=depth + 1), type(value).__qualname__
+    if "<" in getattr(value, "__qualname__", "") and _is_of_no_library(value):  # many have this name
+        if id(value) in seen:
+            return f"{value.__qualname__} {seen[id(value)][0]}"
+        seen[id(value)] = str(len(seen)), value
+        functions = _functions(value)
+        said = sha256("".join(_said(f, f.__code__) for f in functions).encode()).hexdigest()[:8]
+        return f"{value.__qualname__} {said} {inner([*map(_given, functions)])}"
     if inspect.isclass(value) or type(value) in (bool, int, float, str, type(None)):
         return value.__qualname__ if inspect.isclass(value) else repr(value)
     own = _is_of_no_library(type(value))
@@ -298,7 +322,7 @@ def _held_by(value: Any) -> list:
     """The parts of a list, a dict, a partial or a method, or the attributes of another object."""
     with suppress(Exception):  # many have none, and those of the user's own may fail in any way
         if inspect.ismethod(value) or inspect.isbuiltin(value):
-            return [value.__self__]
+            return [value.__self__, getattr(value, "__func__", None)]
         if isinstance(value, partial | partialmethod):
             return [value.func, *value.args, *value.keywords.values()]
         if isinstance(value, list | tuple | set):
@@ -350,10 +374,12 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
         return _instructions(code)
     with suppress(Exception):  # what cannot be read fails in many ways
         if not function.__module__.startswith("utils."):
-            file = compile("".join(inspect.findsource(code)[0]), "", "exec", dont_inherit=True)
-            if _instructions(code) not in map(_instructions, _with_inner([file])):
-                return _instructions(code)  # a decorator or a loader made another one of it
-            return _text(ast.parse(textwrap.dedent(inspect.getsource(code))))
+            linecache.checkcache(code.co_filename)
+            codes = _by_line("".join(linecache.getlines(code.co_filename)), code.co_filename)
+            # None where a decorator or a loader made another one of it; a comment may have moved it
+            same = [other for other in codes if _instructions(other) == _instructions(code)]
+            near = min(same, key=lambda other: abs(other.co_firstlineno - code.co_firstlineno))
+            return _text(ast.parse(textwrap.dedent(inspect.getsource(near))))
         place = function.__module__.removeprefix("utils.").replace(".", "/")  # such as engine/steps
         found = [ast.parse((UTILS / f"{place}.py").read_bytes())]
         for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
@@ -363,6 +389,15 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
     return _instructions(code)
 
 
+@cache
+def _by_line(source: str, file: str) -> list[CodeType]:
+    """All functions of a file or cell, whose statements Jupyter compiles one by one, which makes other instructions."""
+    tree = ast.parse(source)
+    parts = [tree, *(ast.Module([part], []) for part in tree.body)]
+    return _with_inner([compile(part, file, "exec", dont_inherit=True) for part in parts])
+
+
+@cache
 def _instructions(code: CodeType) -> str:
     """What Python made of a function: of a lambda, or of one whose source cannot be read."""
 
@@ -470,7 +505,7 @@ def _refuse_old(functions: list[FunctionType]) -> None:
             if not _file_name(function).startswith("utils.") and file.stat().st_mtime > utils.BEGAN:
                 with suppress(SyntaxError, ValueError):  # half of a file
                     known = _compiled(file.read_bytes(), str(file))[1]
-                if function.__code__ not in known:
+                if _instructions(function.__code__) not in map(_instructions, known):
                     raise RunError(EDITED.format(file))
 
 
@@ -482,8 +517,15 @@ def _edited() -> list[str]:
         if _is_ones_own_file(name, file):
             source = Path(file).read_bytes() if Path(file).is_file() else b""
             loading = vars(getattr(module, "__spec__", None) or module)  # who loads a module again gives it another one
-            found += [file] if loading.setdefault("first_seen", source) != source else []
+            first = loading.setdefault("first_seen", source)
+            found += [file] if first != source and not _say_the_same(first, source) else []
     return found
+
+
+def _say_the_same(one: bytes, other: bytes) -> bool:
+    with suppress(SyntaxError, ValueError):  # half of a file
+        return bool(one and other) and _digest(one) == _digest(other)
+    return False
 
 
 @cache  # asked of thousands of files each time

@@ -30,7 +30,7 @@ from torch.nn.parameter import is_lazy
 import utils
 from utils import models, transforms
 from utils.engine.checkpoints import UNKNOWN, checksums, read_checkpoint, rng_from, verify
-from utils.engine.code import ADDRESS, attributes, briefly, classes_of, code, refuse_edits, refuse_old, size_of
+from utils.engine.code import ADDRESS, CHANGES, attributes, briefly, classes_of, code, refuse_edits, refuse_old, size_of
 from utils.engine.steps import epochs_to_target
 from utils.errors import NOT_ITS_OWN, NetworkError, RunError, first_line, of_a_network, printable
 
@@ -72,7 +72,9 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         model = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(model, nn.Module):
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
-    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+    with of_a_network("name its weights"):  # an attribute of its own may be called parameters
+        lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
+    if lazy:
         with torch.no_grad(), of_a_network("answer"):
             model.eval()(torch.zeros(1, 3, 32, 32))  # its lazy layers take their sizes from the first image
         model.train()
@@ -127,6 +129,8 @@ def modules(model: nn.Module) -> dict[str, str]:
         frozen = [name for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
         said = f"{type(module).__name__}({module.extra_repr()})" if next(module.children(), None) else repr(module)
         said = ADDRESS.sub("", said)
+        if "<" in type(module).__qualname__:  # one of many classes of this name
+            said = f"{said}, {briefly(type(module))}"
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
     found, known = {}, {id(module): (name or "network", module) for name, module in model.named_modules()}
@@ -232,7 +236,11 @@ def check_outputs(model: nn.Module, classes: int) -> None:
     with probing("answer"):
         first, second, alone = copy.eval()(images), copy(images), copy(images[:1])
     if not isinstance(first, torch.Tensor) or first.shape != (16, classes):
-        raise NetworkError(f"The network must return {classes} logits for an image; mend its last layer.")
+        found = [*first.shape[1:]] if isinstance(first, torch.Tensor) else type(first).__name__
+        raise NetworkError(
+            f"The network must return {classes} logits for an image, but returns {found}; mend its last layer, or what "
+            "its forward returns."
+        )
     if not torch.equal(images, given):
         raise NetworkError("The network changes the images that it is given; leave out inplace=True on them.")
     if not (first.isfinite().all() and torch.allclose(first, second, 1e-3, 1e-3)):
@@ -384,17 +392,17 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
 
 
 def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
-    """Which of the classes, functions and values say something else than recorded, or, of the first two, are those of
-    one side only and stand nowhere else on the other, as after a move from a cell into a file; a value may have been
-    changed by a forward, and is left out then."""
+    """Which of the classes, functions and values say something else than recorded, or are those of one side only and
+    stand nowhere else on the other, as after a move from a cell into a file; without what a forward changes."""
 
     def unheard(own: Mapping[str, str], those: Mapping[str, str]) -> list[str]:
         elsewhere = {(name.rpartition(".")[2], those[name]) for name in those.keys() - own.keys()}
-        alone = [name for name in own.keys() - those.keys() if not name.endswith(", its value")]
+        alone = [name for name in own.keys() - those.keys() if own[name] != CHANGES]
         return [name for name in alone if (name.rpartition(".")[2], own[name]) not in elsewhere]
 
     gone = [] if recorded == FIRST else unheard(recorded, found)  # FIRST is of all networks, though some lack a class
-    differing = [name for name in found.keys() & recorded.keys() if found[name] != recorded[name]]
+    both = found.keys() & recorded.keys()
+    differing = [n for n in both if found[n] != recorded[n] and CHANGES not in (found[n], recorded[n])]
     return sorted([*differing, *unheard(found, recorded), *gone])
 
 
@@ -593,7 +601,8 @@ def read_metrics(run: str | Path) -> dict:
     except FileNotFoundError:
         published = ", ".join(p.parent.name for p in sorted(utils.ROOT.glob("results/[!.]*/metrics.json")))
         hint = f"there is runs/{run}, and " if (utils.ROOT / "runs" / run / "metrics.json").exists() else ""
-        raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds those of {published}.") from None
+        there = f"those of {published}" if published else "none"
+        raise RunError(f"{path.parent} holds no finished run; {hint}results/ holds {there}.") from None
 
 
 def read_history(run: str | Path) -> pd.DataFrame:

@@ -147,7 +147,8 @@ def landscape(
             if points:
                 axis.plot(*zip(*sorted(points), strict=True), ls="", ms=7, **style)
         axis.plot(runs[cost], runs.accuracy, "o", color=BLUE, ms=7, label="ours, last epoch")
-        axis.errorbar(runs[cost], runs.accuracy, runs.deviation, fmt="none", ecolor=BLUE, capsize=4)
+        spread = runs.deviation.where(runs.seeds > 2)  # that of two says next to nothing
+        axis.errorbar(runs[cost], runs.accuracy, spread, fmt="none", ecolor=BLUE, capsize=4)
         for (name, metrics), (colour, _) in zip((own or {}).items(), cycle(LINES[3:]), strict=False):
             if metrics[cost] is not None:
                 value = metrics[f"{metrics['evaluated_on']}_accuracy_last"]
@@ -169,7 +170,7 @@ def landscape(
     axes[0].set_ylabel(f"{split} accuracy (%)")
     legend_below(figure, axes[0], columns=3)
     images = "test images" if split == "test" else f"held-out images, {runs.epochs.iloc[0]} epochs each"
-    several = "mean ± standard deviation over seeds (no bar: one seed)" if runs.seeds.max() > 1 else "one seed each"
+    several = "mean ± standard deviation (no bar: one or two seeds)" if runs.seeds.max() > 1 else "one seed each"
     figure.suptitle(f"CIFAR-10, {images}, {several}; 1 to 5 are the experiments", fontsize=11)
     for axis, cost in zip(axes, costs, strict=True):
         names = [name.removeprefix("experiment_").replace("_", " ") for name in runs.index]
@@ -198,7 +199,7 @@ KINDS |= {"global average, linear": "#CC79A7"}
 
 def architecture(table: pd.DataFrame) -> Figure:
     """The network as boxes: height is the side of the layer's output, width its channels, colour its kind; the
-    same width is the same number in any two pictures of networks with at most 128 channels."""
+    same width is the same number in any two pictures of networks with at most 14 layers of at most 128 channels."""
     layers = table[table.kind.isin(["Conv2d", "Linear"])]
     if layers.empty or layers.out_size.isna().any():
         raise NetworkError("Only a network with a layer table of convolutions can be drawn; this one cannot be traced.")
@@ -209,14 +210,14 @@ def architecture(table: pd.DataFrame) -> Figure:
     widest = max(128, layers.out_channels.max())
     kinds = dict(KINDS)  # and those of other networks
     for place, row in enumerate(layers.itertuples()):
-        x, width = 11 * place, max(8 * row.out_channels / widest, 1)  # 11: the widest box and an arrow
+        x, width = 11 * place, 8 * row.out_channels / widest  # 11: the widest box and an arrow
         form = "uneven kernel" if pd.isna(row.kernel) else f"{row.kernel}x{row.kernel}"
         kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, form)
         if row.kind == "Conv2d":
             kind = f"depthwise {kind}" if row.groups == row.in_channels > 1 else kind
             kind = f"{kind}, dilated" if not pd.isna(row.dilation) and row.dilation > 1 else kind
         kinds.setdefault(kind, "black")
-        axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, facecolor=kinds[kind]))
+        axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, color=kinds[kind]))
         if place:  # an arrow, from behind the box before
             axis.annotate("", (x - width / 2, 0), (x - 11, 0), arrowprops=dict(arrowstyle="->", color=GREY), zorder=0)
         name, *parts = row.layer.split(".")
@@ -227,7 +228,7 @@ def architecture(table: pd.DataFrame) -> Figure:
             axis.text(x, y, text, ha="center", va="center", fontsize=8 if str(text).endswith((" dw", " pw")) else 9)
             if not place:
                 axis.text(-6, y, title, ha="right", va="center", fontsize=9, color=GREY)
-    axis.set(xlim=(-30, x + 6), ylim=(-38, 17))
+    axis.set(xlim=(-30, max(x, 11 * 14) + 6), ylim=(-38, 17))
     axis.set_title("height: side of the image, width: channels; dw: depthwise, pw: pointwise", fontsize=9, color=GREY)
     axis.axis("off")
     handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in kinds.values()]

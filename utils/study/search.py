@@ -18,7 +18,7 @@ from utils.cifar10.files import ImageData
 from utils.engine import records
 from utils.engine.checkpoints import UNKNOWN, alone_in, write_atomically
 from utils.engine.code import code
-from utils.errors import RunError
+from utils.errors import RunError, printable
 from utils.experiments import experiment
 from utils.training import Recipe
 
@@ -130,6 +130,21 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
     return table[columns].assign(network=[network(row) for row in table.to_dict("records")])
 
 
+def shown(tried: pd.DataFrame, **words: str) -> pd.DataFrame:
+    """Tries as a page shows them, the best first: accuracies with two digits, whole numbers without a point, "-" where
+    one has no such value; only the columns that have `words`, and their headings."""
+    words = dict(validation_accuracy="held out (%)") | words
+
+    def text(column: pd.Series) -> pd.Series:
+        if column.name.endswith("_accuracy"):
+            return column.map("{:.2f}".format)
+        whole = pd.api.types.is_numeric_dtype(column) and (column.dropna() % 1 == 0).all()
+        return column.map("{:,.0f}".format, na_action="ignore") if whole else column
+
+    best = tried.sort_values("validation_accuracy", ascending=False)
+    return best[[*words]].apply(text).astype(object).fillna("-").rename(columns=words).set_index("held out (%)")
+
+
 def tries() -> pd.DataFrame:
     """Every finished run in runs/, a row each, oldest first; of the recipes only what differs between them."""
     paths = (path for path in (utils.ROOT / "runs").glob("**/metrics.json") if path.is_file())
@@ -145,7 +160,9 @@ def tries() -> pd.DataFrame:
         row = dict(network=m.get("built_by", {}).get("function", UNKNOWN), parameters=m["parameters"])
         row |= {"multiply-adds": m["macs"], "receptive field": m["receptive_field"], "seed": m["seed"]}
         row |= {"judged on": m["evaluated_on"], "images": records.images_of(m)} | records.LATER | m["recipe"]
-        rows[records.title_of(path.parent)] = row | dict(teacher=teacher, accuracy=round(records.last_accuracy(m), 2))
+        rows[printable(records.title_of(path.parent))] = row | dict(
+            teacher=teacher, accuracy=round(records.last_accuracy(m), 2)
+        )
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
     return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])
