@@ -1387,7 +1387,7 @@ class One:
 class Two:
     p = 0.5
 SETTINGS, LOGGED = dict(p=0.2, calls=0), One()
-LOGGED.seen = []
+LOGGED.p, LOGGED.seen = 0.1, []
 class Mine(Base):
     def forward(self, x):
         SETTINGS["calls"] += 1
@@ -1409,9 +1409,12 @@ def layer(p):
         def forward(self, x): return F.dropout(x, p)
     return Noise
 def mine(self, x): return F.dropout(x, 0.3)
+FIRST, SECOND, THIRD = weak, weak, strong
+low, high, Low, High = noise(0.1), noise(0.5), layer(0.1), layer(0.5)
+MADE = low, low, high
+CLASSES = Low, Low, High
 def build():
-    network = nn.Sequential(Mine(), Act(weak), Act(strong), Act(noise(0.1)), Act(noise(0.5)),
-        layer(0.1)(), layer(0.5)())
+    network = nn.Sequential(Mine(), Act(FIRST), Act(SECOND), Act(THIRD), *map(Act, MADE), *(kind() for kind in CLASSES))
     network[0].bound = MethodType(mine, network[0])
     return network
 """
@@ -1437,12 +1440,13 @@ CHANGED = {
     "another class of settings": ("config = One", "config = Two"),
     "another function of this name": ("import dropout", "import alpha_dropout as dropout"),
     "settings that count": ("dict(p=0.2,", "dict(p=0.6,"),
-    "an object that logs": ("LOGGED = dict(p=0.2, calls=0), One()", "LOGGED = dict(p=0.2, calls=0), Two()"),
+    "an object that logs": ("LOGGED.p, LOGGED.seen = 0.1", "LOGGED.p, LOGGED.seen = 0.7"),
     "settings with one more": ("calls=0)", "calls=0, more=1)"),
+    "the order of settings": ("dict(p=0.2, calls=0)", "dict(calls=0, p=0.2)"),
     "a method put into a layer": ("def mine(self, x): return F.dropout(x, 0.3)", "def mine(self, x): return x"),
-    "the order of lambdas": ("Act(weak), Act(strong)", "Act(strong), Act(weak)"),
-    "the order of functions of a function": ("Act(noise(0.1)), Act(noise(0.5))", "Act(noise(0.5)), Act(noise(0.1))"),
-    "the order of classes of a function": ("layer(0.1)(), layer(0.5)()", "layer(0.5)(), layer(0.1)()"),
+    "which lambda stands where": ("weak, weak, strong", "weak, strong, strong"),
+    "which function of a function": ("low, low, high", "low, high, high"),
+    "which class of a function": ("Low, Low, High", "Low, High, High"),
 }
 
 
@@ -1472,6 +1476,7 @@ def test_what_a_forward_makes_at_its_first_call_is_no_other_run(tmp_path, monkey
     later = code_module.classes_of(sys.modules["own_draws"].Net())
     assert first["own_draws.FIRST, its value"] == code_module.CHANGES != later["own_draws.FIRST, its value"]
     assert not records.others(first, later) and not records.others(later, first)
+    assert not records.others(first, {"own_draws.Net": first["own_draws.Net"]}), "as older runs have it"
 
 
 def of_a_cell(source):
