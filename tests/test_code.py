@@ -1460,6 +1460,11 @@ def test_what_decides_how_a_network_draws_counts_also_where_one_side_lacks_it(tm
         assert first[0] != second[0] or not agree(first[1], second[1])
 
 
+def test_a_large_table_is_one_value():
+    assert [*code_module._apart("a", dict.fromkeys("bc"))] == ["a", "a.b", "a.c"]
+    assert [*code_module._apart("a", dict.fromkeys(map(str, range(1000))))] == ["a"]
+
+
 def test_a_network_that_moved_into_another_file_is_the_same_but_with_another_number(tmp_path, monkeypatch):
     """As after a copy of a file, or from a cell into one."""
     names, agree = ("own_draws", "own_draws_2"), records.MEASURED["classes"][0]

@@ -116,7 +116,7 @@ def _apart(name: str, value: Any) -> dict[str, Any]:
     """What a dict or an object of the user's own holds, by name, so that a counter in it does not hide the rest."""
     plain = _is_of_no_library(type(value)) and not isinstance(value, (nn.Module, Enum, *CONTAINERS, *BASES))
     held = value if type(value) is dict else _state(value) if plain else {}
-    if not held or not all(isinstance(key, str) for key in held):
+    if not 0 < len(held) <= 100 or not all(isinstance(key, str) for key in held):  # each gets a line in metrics.json
         return {name: value}
     return {name: [*held], **{f"{name}.{key}": part for key, part in held.items()}}
 
