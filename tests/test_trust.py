@@ -956,6 +956,7 @@ def test_an_archive_with_a_link_to_itself_is_a_sentence(tmp_path, cache, kind):
 @posix
 @pytest.mark.parametrize("sent", ["SIGTERM", "SIGHUP"])
 def test_sigterm_and_a_closed_terminal_end_like_ctrl_c(project, tmp_path, sent):
+    signal.signal(getattr(signal, sent), signal.SIG_DFL)  # these tests may run under nohup
     with project("-m", "utils", "train", "tiny", "--epochs", "40") as process:
         for line in process.stdout:
             if line.startswith("Epoch   1"):
@@ -969,6 +970,13 @@ def test_sigterm_and_a_closed_terminal_end_like_ctrl_c(project, tmp_path, sent):
             break
         time.sleep(0.1)
     assert not left, "workers are left"
+
+
+@posix
+def test_who_asks_by_nohup_is_not_stopped_by_a_closed_terminal(root):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert main(["runs"]) == 0 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    signal.signal(signal.SIGHUP, before)
 
 
 def of_this_test(place):
