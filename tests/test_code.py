@@ -1460,6 +1460,34 @@ def test_what_decides_how_a_network_draws_counts_also_where_one_side_lacks_it(tm
         assert first[0] != second[0] or not agree(first[1], second[1])
 
 
+class Attributes(dict):
+    __getattr__ = dict.get  # also of what Python asks for
+
+
+def test_a_dict_that_has_any_attribute_counts():
+    assert code_module.briefly(Attributes(p=0.2)) not in (None, code_module.briefly(Attributes(p=0.5)))
+
+
+def counting():
+    calls, store = 0, {}
+
+    def hook(module, images, output):
+        nonlocal calls
+        calls += 1
+
+    network = nn.Sequential(nn.Linear(1, 2))
+    network[0].register_forward_hook(hook)
+    network[0].register_forward_hook(lambda module, images, output: store.update(kept=output))
+    return network
+
+
+def test_what_a_hook_counts_or_keeps_is_no_other_network():
+    network = counting()
+    before = records.modules(network)
+    network(torch.zeros(1, 1))
+    assert records.modules(network) == before == records.modules(counting())
+
+
 def test_a_large_table_is_one_value():
     assert [*code_module._apart("a", dict.fromkeys("bc"))] == ["a", "a.b", "a.c"]
     assert [*code_module._apart("a", dict.fromkeys(map(str, range(1000))))] == ["a"]

@@ -152,6 +152,13 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(_given(function))}
 
 
+def _fixed(function: FunctionType) -> list:
+    """Of these the numbers, words, functions and classes, unless it counts with some; a list may be filled later."""
+    fixed = (int, float, complex, str, bytes, type, FunctionType)
+    counts = any(i.opname == "STORE_DEREF" for i in dis.get_instructions(function.__code__))
+    return [] if counts else [value for value in _given(function) if isinstance(value, fixed)]
+
+
 def _given(function: FunctionType) -> list:
     """What a function has as defaults, and what it encloses."""
     given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
@@ -182,13 +189,13 @@ def _part(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | Non
 
 def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | None:
     inner, kind = partial(_part, seen=seen, depth=depth + 1), type(value).__qualname__
-    if "<" in getattr(value, "__qualname__", "") and _is_of_no_library(value):  # many have this name
+    if _is_of_no_library(value) and "<" in value.__qualname__:  # many have this name
         if id(value) in seen:
             return f"{value.__qualname__} {seen[id(value)][0]}"
         seen[id(value)] = str(len(seen)), value
         functions = _functions(value)
         said = sha256("".join(_said(f, f.__code__) for f in functions).encode()).hexdigest()[:8]
-        return f"{value.__qualname__} {said} {inner([*map(_given, functions)])}"
+        return f"{value.__qualname__} {said} {inner([*map(_fixed, functions)])}"
     if inspect.isclass(value) or type(value) in (bool, int, float, str, type(None)):
         return value.__qualname__ if inspect.isclass(value) else repr(value)
     own = _is_of_no_library(type(value))
