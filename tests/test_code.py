@@ -1388,8 +1388,15 @@ class Two:
     p = 0.5
 SETTINGS, LOGGED = dict(p=0.2, calls=0), One()
 LOGGED.p, LOGGED.seen = 0.1, []
+class Same:
+    def __init__(self): self.q = 1
+class Like(Same): pass
+pair = One(), Two()
+one, two = Same(), Like()
+seen = {}
 class Mine(Base):
     def forward(self, x):
+        seen[f"batch of {len(x)}"] = pair, one, two
         SETTINGS["calls"] += 1
         LOGGED.seen.append(1)
         x = F.dropout(x, SETTINGS["p"]) + F.dropout(x, LOGGED.p) + F.dropout(x, P)
@@ -1444,6 +1451,7 @@ CHANGED = {
     "settings with one more": ("calls=0)", "calls=0, more=1)"),
     "the order of settings": ("dict(p=0.2, calls=0)", "dict(calls=0, p=0.2)"),
     "a method put into a layer": ("def mine(self, x): return F.dropout(x, 0.3)", "def mine(self, x): return x"),
+    "which of two objects": ("one, two = Same(), Like()", "one, two = Like(), Same()"),
     "which lambda stands where": ("weak, weak, strong", "weak, strong, strong"),
     "which function of a function": ("low, low, high", "low, high, high"),
     "which class of a function": ("Low, Low, High", "Low, High, High"),
@@ -1488,8 +1496,50 @@ def test_what_a_hook_counts_or_keeps_is_no_other_network():
     assert records.modules(network) == before == records.modules(counting())
 
 
+def test_what_a_forward_puts_into_a_table_in_training_is_no_other_run(tmp_path, monkeypatch):
+    [(_, first)] = known_as(tmp_path, monkeypatch, DRAWS, names=["own_draws"])
+    own = sys.modules["own_draws"]
+    own.seen["batch of 128"] = 1
+    later = code_module.classes_of(own.build())
+    assert "own_draws.seen.batch of 128, its value" in later.keys() - first.keys()
+    assert not records.others(later, first) and not records.others(first, later)
+
+
+def test_a_network_that_moved_into_two_files_is_the_same(tmp_path, monkeypatch):
+    head = "from torch import nn\nfrom torch.nn import functional as F\n"
+    block = "class Block(nn.Module):\n    def forward(self, x): return F.dropout(x, WIDTH / 100)\n"
+    net = "class Net(Block):\n    def forward(self, x): return WIDTH * super().forward(x)\nbuild = Net\n"
+    (tmp_path / "own_blocks.py").write_text(head + "WIDTH = 64\n" + block, encoding="utf-8")
+    parts = head + "from own_blocks import WIDTH, Block\n" + net
+    names = ("own_draws", "own_draws_2")
+    one, moved = known_as(tmp_path, monkeypatch, head + "WIDTH = 64\n" + block + net, parts, names=names)
+    assert one[0] == moved[0] and not records.others(one[1], moved[1])
+
+
+def test_a_function_that_another_one_has_replaced_is_said(my_file, tmp_path):
+    """What was imported says what another function says now."""
+    loaded, file = my_file.load(), tmp_path / "utils_mine.py"
+    text = "def scale(x): return {}\ndef old(x): return {}\n"
+    file.write_text(text.format("2 * x", "1"), encoding="utf-8")
+    kept = importlib.reload(loaded).scale
+    file.write_text(text.format("3 * x", "2 * x"), encoding="utf-8")
+    importlib.reload(loaded)
+    with pytest.raises(RunError, match="utils_mine.py was edited after it was loaded"):
+        code_module.refuse_old(kept)
+
+
 def test_a_large_table_is_one_value():
     assert [*code_module._apart("a", dict.fromkeys("bc"))] == ["a", "a.b", "a.c"]
+    assert [
+        *code_module._apart(
+            "a",
+            type(
+                "Kind",
+                (),
+                {},
+            ),
+        )
+    ] == ["a"]
     assert [*code_module._apart("a", dict.fromkeys(map(str, range(1000))))] == ["a"]
 
 

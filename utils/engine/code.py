@@ -107,18 +107,26 @@ def _told_by(model: nn.Module) -> dict[str, str]:
             said.setdefault(name, []).append(_said(function, function.__code__))  # two lambdas share a name
         apart = {name: part for key, value in named.items() for name, part in _apart(key, value).items()}
         for key, text in ((key, briefly(part)) for key, part in apart.items()):
-            if text and text != key.rpartition(".")[2]:  # of a function or class its own name
-                said.setdefault(f"{key}, its value", []).append(text)
+            known = said.setdefault(f"{key}, its value", []) if text else []
+            if (
+                text and text != key.rpartition(".")[2] and ("<" in key or text not in known)
+            ):  # its own name says nothing
+                known.append(text)
+    said = {name: texts for name, texts in said.items() if texts}
     return {name: "".join(texts) for name, texts in said.items()}
 
 
 def _apart(name: str, value: Any) -> dict[str, Any]:
     """What a dict or an object of the user's own holds, by name, so that a counter in it does not hide the rest."""
-    plain = _is_of_no_library(type(value)) and not isinstance(value, (nn.Module, Enum, *CONTAINERS, *BASES))
+    plain = (
+        _is_of_no_library(type(value))
+        and not inspect.isclass(value)
+        and not isinstance(value, (nn.Module, Enum, *CONTAINERS, *BASES))
+    )
     held = value if type(value) is dict else _state(value) if plain else {}
     if not 0 < len(held) <= 100 or not all(isinstance(key, str) for key in held):  # each gets a line in metrics.json
         return {name: value}
-    return {name: [*held], **{f"{name}.{key}": part for key, part in held.items()}}
+    return {name: [type(value), *held], **{f"{name}.{key}": part for key, part in held.items()}}
 
 
 def _reach(held: list) -> Iterator[tuple[str, list[FunctionType], dict[str, Any]]]:
@@ -384,7 +392,7 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
             linecache.checkcache(code.co_filename)
             codes = _by_line("".join(linecache.getlines(code.co_filename)), code.co_filename)
             # None where a decorator or a loader made another one of it; a comment may have moved it
-            same = [other for other in codes if _instructions(other) == _instructions(code)]
+            same = [other for other in codes if _named(other) == _named(code)]
             near = min(same, key=lambda other: abs(other.co_firstlineno - code.co_firstlineno))
             return _text(ast.parse(textwrap.dedent(inspect.getsource(near))))
         place = function.__module__.removeprefix("utils.").replace(".", "/")  # such as engine/steps
@@ -402,6 +410,10 @@ def _by_line(source: str, file: str) -> list[CodeType]:
     tree = ast.parse(source)
     parts = [tree, *(ast.Module([part], []) for part in tree.body)]
     return _with_inner([compile(part, file, "exec", dont_inherit=True) for part in parts])
+
+
+def _named(code: CodeType) -> tuple[str, str]:
+    return getattr(code, "co_qualname", code.co_name), _instructions(code)  # Python 3.10 lacks the longer name
 
 
 @cache
@@ -512,7 +524,7 @@ def _refuse_old(functions: list[FunctionType]) -> None:
             if not _file_name(function).startswith("utils.") and file.stat().st_mtime > utils.BEGAN:
                 with suppress(SyntaxError, ValueError):  # half of a file
                     known = _compiled(file.read_bytes(), str(file))[1]
-                if _instructions(function.__code__) not in map(_instructions, known):
+                if _named(function.__code__) not in map(_named, known):
                     raise RunError(EDITED.format(file))
 
 

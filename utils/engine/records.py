@@ -397,9 +397,11 @@ def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
 
     def unheard(own: Mapping[str, str], those: Mapping[str, str]) -> list[str]:
         elsewhere = {(name.rpartition(".")[2], those[name]) for name in those.keys() - own.keys()}
-        alone = [name for name in own.keys() - those.keys() if own[name] != CHANGES]
+        alone = [name for name in own.keys() - those.keys() if own[name] != CHANGES and not name.startswith(grown)]
         return [name for name in alone if (name.rpartition(".")[2], own[name]) not in elsewhere]
 
+    changing = [name for side in (found, recorded) for name, digest in side.items() if digest == CHANGES]
+    grown = tuple(name.removesuffix(", its value") + "." for name in changing)  # whatever is in them by now
     gone = [] if recorded == FIRST else unheard(recorded, found)  # FIRST is of all networks, though some lack a class
     both = found.keys() & recorded.keys()
     differing = [n for n in both if found[n] != recorded[n] and CHANGES not in (found[n], recorded[n])]

@@ -138,7 +138,8 @@ def shown(tried: pd.DataFrame, **words: str) -> pd.DataFrame:
     def text(column: pd.Series) -> pd.Series:
         if column.name.endswith("_accuracy"):
             return column.map("{:.2f}".format)
-        whole = pd.api.types.is_numeric_dtype(column) and (column.dropna() % 1 == 0).all()
+        numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        whole = numbers and (column.dropna() % 1 == 0).all()
         return column.map("{:,.0f}".format, na_action="ignore") if whole else column
 
     best = tried.sort_values("validation_accuracy", ascending=False)
