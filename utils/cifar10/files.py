@@ -229,9 +229,8 @@ def read_class_folders(folder: Path, cache: Path | None) -> ImageData:
         arrays = []
         with ThreadPoolExecutor() as pool:
             for of_class in files.values():
-                labels = np.repeat(np.arange(10), list(map(len, of_class)))
-                order = np.random.default_rng(0).permutation(len(labels))  # as in the official files: the first few
-                paths = [*chain(*of_class)]  # images are of all classes
+                paths, labels = [*chain(*of_class)], np.repeat(np.arange(10), list(map(len, of_class)))
+                order = np.random.default_rng(0).permutation(len(labels))  # the first few are of all classes, as usual
                 arrays.append(np.stack(list(pool.map(decode, (paths[i] for i in order)))))
                 arrays.append(labels[order])
         return ImageData(*arrays, list(CLASSES), "folder")

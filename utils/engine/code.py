@@ -107,22 +107,15 @@ def _told_by(model: nn.Module) -> dict[str, str]:
             said.setdefault(name, []).append(_said(function, function.__code__))  # two lambdas share a name
         apart = {name: part for key, value in named.items() for name, part in _apart(key, value).items()}
         for key, text in ((key, briefly(part)) for key, part in apart.items()):
-            known = said.setdefault(f"{key}, its value", []) if text else []
-            if (
-                text and text != key.rpartition(".")[2] and ("<" in key or text not in known)
-            ):  # its own name says nothing
-                known.append(text)
-    said = {name: texts for name, texts in said.items() if texts}
+            if text and text != key.rpartition(".")[2]:  # of a function or class its own name
+                known = said.setdefault(f"{key}, its value", [])
+                known += [text] if "<" in key or text not in known else []  # one number, which two classes may name
     return {name: "".join(texts) for name, texts in said.items()}
 
 
 def _apart(name: str, value: Any) -> dict[str, Any]:
     """What a dict or an object of the user's own holds, by name, so that a counter in it does not hide the rest."""
-    plain = (
-        _is_of_no_library(type(value))
-        and not inspect.isclass(value)
-        and not isinstance(value, (nn.Module, Enum, *CONTAINERS, *BASES))
-    )
+    plain = _is_of_no_library(type(value)) and not isinstance(value, (nn.Module, Enum, type, *CONTAINERS, *BASES))
     held = value if type(value) is dict else _state(value) if plain else {}
     if not 0 < len(held) <= 100 or not all(isinstance(key, str) for key in held):  # each gets a line in metrics.json
         return {name: value}
