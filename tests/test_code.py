@@ -16,7 +16,7 @@ from dataclasses import asdict, field, make_dataclass
 from enum import Enum
 from functools import partial, partialmethod, wraps
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -317,7 +317,8 @@ def test_the_code_of_a_class_is_found_wherever_it_stands(copy, name):
     def forward():
         pass
 
-    forward.__module__, forward.__qualname__ = "utils.models", f"{name}.forward"
+    forward = FunctionType(forward.__code__, {"__name__": "utils.models"})
+    forward.__qualname__ = f"{name}.forward"
     (copy / "models.py").write_bytes((copy / "models.py").read_bytes() + PLACES.encode())
     code_module._said.cache_clear()
     before = code_module._said(forward, forward.__code__)
@@ -1371,6 +1372,7 @@ def test_a_library_that_training_may_import_is_not_loaded_to_find_its_files(tmp_
 
 
 DRAWS = """
+from collections import deque
 from types import MethodType
 import torch
 from torch import nn
@@ -1398,6 +1400,7 @@ class Mine(Base):
         seen[f"batch of {len(x)}"] = one, two
         SETTINGS["calls"] += 1
         LOGGED.seen.append(1)
+        for act in (KEPT.act, *QUEUE, *SET, *KEYS): x = act(x)
         x = F.dropout(x, SETTINGS["p"]) + F.dropout(x, LOGGED.p) + F.dropout(x, P)
         return super().forward(x) + F.dropout(x, config.p)
 config = One
@@ -1408,20 +1411,43 @@ class Act(nn.Module):
     def forward(self, x): return self.act(x)
 weak, strong = (lambda x: F.dropout(x, 0.1)), (lambda x: F.dropout(x, 0.5))
 def noise(p):
-    def act(x): return F.dropout(x, p)
+    def act(x):
+        y = 2 * x
+        return (lambda: F.dropout(y, p))()
     return act
 def layer(p):
     class Noise(nn.Module):
         def forward(self, x): return F.dropout(x, p)
     return Noise
+def kind(base, p):
+    class Kind(base):
+        rate = p
+        def forward(self, x): return F.dropout(x, self.rate)
+    return Kind
 def mine(self, x): return F.dropout(x, 0.3)
+def in_slots(x): return F.dropout(x, 0.11)
+def in_queue(x): return F.dropout(x, 0.12)
+def in_set(x): return F.dropout(x, 0.13)
+def as_key(x): return F.dropout(x, 0.14)
+class Listed(nn.Module):
+    def forward(self, x): return F.dropout(x, 0.15)
+class Slots: __slots__ = "act"
+KEPT = Slots()
+KEPT.act = in_slots
+QUEUE, SET, KEYS = deque([in_queue]), frozenset({in_set}), {as_key: 0.5}
 FIRST, SECOND, THIRD = weak, weak, strong
 low, high, Low, High = noise(0.1), noise(0.5), layer(0.1), layer(0.5)
 MADE = low, low, high
 CLASSES = Low, Low, High
+Slow, Fast = kind(Base, 0.1), kind(Base, 0.5)
+KINDS = Slow, Slow, Fast, kind(Base, 0.7)
 def build():
-    network = nn.Sequential(Mine(), Act(FIRST), Act(SECOND), Act(THIRD), *map(Act, MADE), *(kind() for kind in CLASSES))
+    layers = [*map(Act, MADE), *(made() for made in (*CLASSES, *KINDS))]
+    network = nn.Sequential(Mine(), Act(FIRST), Act(SECOND), Act(THIRD), *layers)
     network[0].bound = MethodType(mine, network[0])
+    network[0].kept = [nn.Sequential(Listed())]
+    network[0].flat = nn.Flatten()
+    network[0].flat.rate = 0.1
     return network
 """
 
@@ -1454,6 +1480,14 @@ CHANGED = {
     "which lambda stands where": ("weak, weak, strong", "weak, strong, strong"),
     "which function of a function": ("low, low, high", "low, high, high"),
     "which class of a function": ("Low, Low, High", "Low, High, High"),
+    "a number of such a class": ("Slow, Slow, Fast", "Slow, Fast, Fast"),
+    "the base of such a class": ("kind(Base, 0.7)", "kind(Mine, 0.7)"),
+    "a function in slots": ("0.11", "0.51"),
+    "a function in a queue": ("0.12", "0.51"),
+    "a function in a set": ("0.13", "0.51"),
+    "a function that is a key": ("0.14", "0.51"),
+    "a layer in a list": ("0.15", "0.51"),
+    "a number put into a layer of PyTorch": ("flat.rate = 0.1", "flat.rate = 0.5"),
 }
 
 
@@ -1471,8 +1505,30 @@ class Attributes(dict):
     __getattr__ = dict.get  # also of what Python asks for
 
 
-def test_a_dict_that_has_any_attribute_counts():
-    assert code_module.briefly(Attributes(p=0.2)) not in (None, code_module.briefly(Attributes(p=0.5)))
+class Strict(dict):
+    __getattr__ = dict.__getitem__  # KeyError
+
+    def __call__(self, images):
+        return self.p * images
+
+
+class Slotted:
+    __slots__ = "p"
+
+    def __getattr__(self, name):
+        return None
+
+
+@pytest.mark.parametrize("kind", [Attributes, Strict])
+def test_a_dict_that_has_any_attribute_counts(kind):
+    assert code_module.briefly(kind(p=0.2)) not in (None, code_module.briefly(kind(p=0.5)))
+    assert code_module._own([kind(p=0.2)]) == [kind], "no traceback"
+
+
+def test_slots_of_a_class_that_answers_everything_count():
+    held = Slotted()
+    held.p = 0.2
+    assert code_module._apart("held", held) == {"held": [Slotted, "p"], "held.p": 0.2}
 
 
 def counting():
@@ -1525,6 +1581,46 @@ def test_a_function_that_another_one_has_replaced_is_said(my_file, tmp_path):
     importlib.reload(loaded)
     with pytest.raises(RunError, match="utils_mine.py was edited after it was loaded"):
         code_module.refuse_old(kept)
+
+
+def test_files_that_import_each_other_are_looked_into_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_pair").mkdir()
+    (tmp_path / "own_pair" / "__init__.py").touch()
+    (tmp_path / "own_pair" / "acts.py").write_text("import own_pair.rate\ndef act(x): return x\n", encoding="utf-8")
+    (tmp_path / "own_pair" / "rate.py").write_text("import own_pair.acts\nP = 0.1\n", encoding="utf-8")
+    source = "import own_pair.acts\nfrom torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
+    source += "        return own_pair.acts.act(own_pair.rate.P * x)\nbuild = Net\n"
+    [(_, found)] = known_as(tmp_path, monkeypatch, source, names=["own_draws"])
+    assert {"own_pair.acts.act", "own_draws.own_pair.rate.P, its value"} <= found.keys()
+
+
+def test_what_wraps_a_function_of_utils_counts(monkeypatch):
+    def noisy(function, p):
+        text = f"def call(self, images): return nn.functional.dropout(function(self, images), {p})"
+        space = {"__name__": "__main__", "nn": nn, "function": function}
+        linecache.cache[f"<cell {p}>"] = len(text), None, [text], f"<cell {p}>"
+        exec(compile(text, f"<cell {p}>", "exec"), space)
+        return wraps(function)(space["call"])
+
+    plain, found = models.Residual.forward, [code_module.classes_of(models.small())]
+    for p in (0.3, 0.5):
+        monkeypatch.setattr(models.Residual, "forward", noisy(plain, p))
+        found.append(code_module.classes_of(models.small()))
+    assert len({classes["utils.models.Residual"] for classes in found}) == 3
+
+
+def test_a_layer_called_network_hides_not_what_holds_it():
+    class Net(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.network, self.size = nn.Flatten(), size
+
+        def extra_repr(self):
+            return f"size={self.size}"
+
+    one, other = (records.modules(Net(size)) for size in (1, 2))
+    assert "Flatten" in one["its network"] and one["network"] != other["network"]
 
 
 def test_a_large_table_is_one_value():

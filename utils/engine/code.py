@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from enum import Enum, Flag
-from functools import cache, cached_property, partial, partialmethod
+from functools import cache, cached_property, partial, partialmethod, reduce
 from hashlib import sha256
 from importlib.util import find_spec, resolve_name
-from operator import attrgetter
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
@@ -55,6 +54,7 @@ SAME = {
     "f0510c54": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; comparing; seal
 }
 BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's own classes
+FIXED = (*BASES, type, FunctionType)
 CONTAINERS = (list, tuple, deque, set, frozenset, dict, partial, np.ndarray, torch.Tensor, pd.Series, pd.DataFrame)
 SILENT = ("torchvision.transforms", "torch.distributions")  # they print little of what they hold
 OF_PARTS = (nn.Module, SimpleNamespace, Namespace)
@@ -144,10 +144,11 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     read = {i.argval for code in codes for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     found = {name: value for name, value in function.__globals__.items() if name in read and not name.startswith("__")}
     taken = [name for code in codes for name in code.co_names]  # attributes, too
-    files = [(name, value) for name, value in found.items() if inspect.ismodule(value)]
-    for name, file in files:  # which grows
-        inner = {f"{name}.{key}": vars(file)[key] for key in taken if _is_own(file.__name__) and key in vars(file)}
-        files += [(key, value) for key, value in inner.items() if inspect.ismodule(value) and key not in found]
+    files = [(name, [value]) for name, value in found.items() if inspect.ismodule(value)]
+    for name, path in files:  # which grows; files may import each other
+        known = vars(path[-1]) if _is_own(path[-1].__name__) else {}
+        inner = {f"{name}.{key}": known[key] for key in taken if key in known}
+        files += [(key, [*path, part]) for key, part in inner.items() if inspect.ismodule(part) and part not in path]
         found |= inner
     found |= {f"{function.__qualname__}.{key}": part for key, part in vars(function).items() if key != "__wrapped__"}
     return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(_given(function))}
@@ -155,9 +156,9 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
 
 def _fixed(function: FunctionType) -> list:
     """Of these the numbers, words, functions and classes, unless it counts with some; a list may be filled later."""
-    fixed = (int, float, complex, str, bytes, type, FunctionType)
-    counts = any(i.opname == "STORE_DEREF" for i in dis.get_instructions(function.__code__))
-    return [] if counts else [value for value in _given(function) if isinstance(value, fixed)]
+    stored = {i.argval for i in dis.get_instructions(function.__code__) if i.opname == "STORE_DEREF"}
+    counts = stored & {*function.__code__.co_freevars}
+    return [] if counts else [value for value in _given(function) if isinstance(value, FIXED)]
 
 
 def _given(function: FunctionType) -> list:
@@ -196,7 +197,9 @@ def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | 
         seen[id(value)] = str(len(seen)), value
         functions = _functions(value)
         said = sha256("".join(_said(f, f.__code__) for f in functions).encode()).hexdigest()[:8]
-        return f"{value.__qualname__} {said} {inner([*map(_fixed, functions)])}"
+        constants = [part for part in _parts(value).values() if isinstance(part, FIXED) and part not in functions]
+        given = [*map(_fixed, functions), *getattr(value, "__bases__", ()), *constants]
+        return f"{value.__qualname__} {said} {inner(given)}"
     if inspect.isclass(value) or type(value) in (bool, int, float, str, type(None)):
         return value.__qualname__ if inspect.isclass(value) else repr(value)
     own = _is_of_no_library(type(value))
@@ -264,23 +267,24 @@ def attributes(module: nn.Module) -> dict[str, Any]:
     silent = type(module).extra_repr is nn.Module.extra_repr  # such as nn.MultiheadAttention
     shown = not silent and type(module).__module__.partition(".")[0] == "torch"
     hooks = [hook for key in HOOKS for hook in vars(module).get(key, {}).values()]
-    found = {} if shown else {key: value for key, value in vars(module).items() if key not in USUAL}
+    found = {key: value for key, value in vars(module).items() if key not in USUAL}
+    if shown:  # but for a number that somebody else put there
+        inits = [getattr(base.__init__, "__code__", None) for base in type(module).__mro__]
+        usual = {name for init in inits for name in getattr(init, "co_names", ())}
+        found = {key: value for key, value in found.items() if isinstance(value, BASES) and key not in usual}
     return found | ({"hooks": hooks} if hooks else {})
 
 
 def _state(value: Any) -> dict[str, Any]:
     """The attributes of an object, also where its class has slots for them."""
     found = {}
-    for name, slot in _slots(type(value)):
-        with suppress(AttributeError):  # an empty one
-            found[name] = slot.__get__(value)
-    return found | getattr(value, "__dict__", {})
-
-
-@cache
-def _slots(kind: type) -> list[tuple[str, Any]]:
-    named = [(name, slot) for base in kind.__mro__ for name, slot in vars(base).items() if not name.endswith("__")]
-    return [(name, slot) for name, slot in named if inspect.ismemberdescriptor(slot)]
+    for name, slot in (item for base in type(value).__mro__ for item in vars(base).items()):
+        if inspect.ismemberdescriptor(slot) and not name.endswith("__"):
+            with suppress(AttributeError):  # an empty one
+                found[name] = slot.__get__(value)
+    with suppress(Exception):  # it has slots alone; its class may answer in any way
+        found |= vars(value)
+    return found
 
 
 def size_of(values: torch.Tensor) -> list[float]:
@@ -327,16 +331,18 @@ def _own(values: Iterable) -> list:
 
 
 def _held_by(value: Any) -> list:
-    """The parts of a list, a dict, a partial or a method, or the attributes of another object."""
+    """The parts of a list, a dict, a method or a network, or the attributes of another object."""
     with suppress(Exception):  # many have none, and those of the user's own may fail in any way
         if inspect.ismethod(value) or inspect.isbuiltin(value):
             return [value.__self__, getattr(value, "__func__", None)]
-        if isinstance(value, partial | partialmethod):
-            return [value.func, *value.args, *value.keywords.values()]
-        if isinstance(value, list | tuple | set):
+        if isinstance(value, nn.Module):  # also one that is no layer of another, such as in a list
+            return [part for module in value.modules() for part in (module, *vars(module).values())]
+        if isinstance(value, list | tuple | set | frozenset | deque):
             return [*value]
-        if not (inspect.isclass(value) or inspect.ismodule(value) or isinstance(value, FunctionType | nn.Module)):
-            return [*(value if isinstance(value, Mapping) else vars(value)).values()]
+        if isinstance(value, Mapping):
+            return [*value, *value.values()]
+        if not (inspect.isclass(value) or inspect.ismodule(value) or inspect.isfunction(value)):
+            return [*_state(value).values()]
     return []
 
 
@@ -366,7 +372,8 @@ def _inner(value: Any) -> Any:
         return value.fget if isinstance(value, property) else value.func
     if isinstance(value, staticmethod | classmethod):
         return value.__func__
-    return getattr(value, "__wrapped__", value) if callable(value) and not inspect.isfunction(value) else value
+    named = callable(value) and not inspect.isfunction(value)
+    return inspect.getattr_static(value, "__wrapped__", value) if named else value  # which asks no code of the user's
 
 
 def _with_inner(codes: list[CodeType]) -> list[CodeType]:
@@ -381,28 +388,20 @@ def _said(function: FunctionType, code: CodeType) -> str:  # which autoreload ch
     if function.__name__ == "<lambda>":  # there may be two in a line, or one in half of a call
         return _instructions(code)
     with suppress(Exception):  # what cannot be read fails in many ways
-        if not function.__module__.startswith("utils."):
+        if not _file_name(function).startswith("utils."):
             linecache.checkcache(code.co_filename)
-            codes = _by_line("".join(linecache.getlines(code.co_filename)), code.co_filename)
+            codes = _compiled("".join(linecache.getlines(code.co_filename)), code.co_filename)[1]
             # None where a decorator or a loader made another one of it; a comment may have moved it
             same = [other for other in codes if _named(other) == _named(code)]
             near = min(same, key=lambda other: abs(other.co_firstlineno - code.co_firstlineno))
             return _text(ast.parse(textwrap.dedent(inspect.getsource(near))))
-        place = function.__module__.removeprefix("utils.").replace(".", "/")  # such as engine/steps
+        place = _file_name(function).removeprefix("utils.").replace(".", "/")  # such as engine/steps
         found = [ast.parse((UTILS / f"{place}.py").read_bytes())]
         for name in function.__qualname__.replace("<locals>.", "").split("."):  # not by its line, which comments move
             found = [inner for outer in found for inner in ast.walk(outer) if getattr(inner, "name", None) == name]
         if found:
             return _text(ast.Module(found, []))  # more than one where it is defined again, or under an if
     return _instructions(code)
-
-
-@cache
-def _by_line(source: str, file: str) -> list[CodeType]:
-    """All functions of a file or cell, whose statements Jupyter compiles one by one, which makes other instructions."""
-    tree = ast.parse(source)
-    parts = [tree, *(ast.Module([part], []) for part in tree.body)]
-    return _with_inner([compile(part, file, "exec", dont_inherit=True) for part in parts])
 
 
 def _named(code: CodeType) -> tuple[str, str]:
@@ -495,9 +494,8 @@ def refuse_edits() -> None:
         stale = [name for name in loaded if now[name] != utils.SOURCES[name]]
         stale = [name for name in stale if _digest(now[name]) != _digest(utils.SOURCES[name])]
     except (OSError, SyntaxError, ValueError) as error:  # no file, or half of one
-        raise RunError(
-            f"A file of utils/ cannot be read ({first_line(error)}); mend it, or restart the kernel."
-        ) from None
+        why = first_line(error)
+        raise RunError(f"A file of utils/ cannot be read ({why}); mend it, or restart the kernel.") from None
     if files := [f"utils/{name}.py" for name in stale] + _edited():
         raise RunError(EDITED.format(files[0]))
 
@@ -530,14 +528,11 @@ def _edited() -> list[str]:
             source = Path(file).read_bytes() if Path(file).is_file() else b""
             loading = vars(getattr(module, "__spec__", None) or module)  # who loads a module again gives it another one
             first = loading.setdefault("first_seen", source)
-            found += [file] if first != source and not _say_the_same(first, source) else []
+            with suppress(SyntaxError, ValueError):  # half of a file
+                if first == source or first and source and _digest(first) == _digest(source):
+                    continue
+            found.append(file)
     return found
-
-
-def _say_the_same(one: bytes, other: bytes) -> bool:
-    with suppress(SyntaxError, ValueError):  # half of a file
-        return bool(one and other) and _digest(one) == _digest(other)
-    return False
 
 
 @cache  # asked of thousands of files each time
@@ -560,10 +555,13 @@ def replaced() -> list[str]:
 
 
 @cache
-def _compiled(source: bytes, file: str) -> tuple[ast.Module, list[CodeType]]:
+def _compiled(source: str | bytes, file: str) -> tuple[ast.Module, list[CodeType]]:
+    """A file or cell, and all its functions; Jupyter compiles statements one by one, which makes other instructions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they were said when it was loaded
-        return ast.parse(source), _with_inner([compile(source, file, "exec", dont_inherit=True)])
+        tree = ast.parse(source)
+        parts = [tree, *(ast.Module([part], []) for part in tree.body)]
+        return tree, _with_inner([compile(part, file, "exec", dont_inherit=True) for part in parts])
 
 
 def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[str]:
@@ -584,8 +582,9 @@ def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[st
             kind = inspect.isclass if isinstance(part, ast.ClassDef) else inspect.isfunction
             found += [name] if not kind(value) or value.__qualname__ != name else []
             for key, one in inner.items():
-                others = [f for f in _functions(one) if f.__code__ not in codes and not _is_generated(f)]
-                found += [key] if others and key not in found else []
+                others = [f for f in _functions(one) if f.__code__ not in codes]
+                written = [f for f in others if f.__code__.co_filename == "<string>" and f.__name__[:2] == "__"]
+                found += [key] if len(others) > len(written) and key not in found else []  # written by a dataclass
         elif isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
             with suppress(ValueError):  # no literal
                 name = part.targets[0].id
@@ -603,11 +602,6 @@ def _is_loaded_again(value: Any, other: Any) -> bool:
         for part in (value, other)
     ]
     return one == again
-
-
-def _is_generated(function: FunctionType) -> bool:
-    """Whether it is such as the __init__ that a dataclass writes."""
-    return function.__code__.co_filename == "<string>" and function.__name__.startswith("__")
 
 
 def _is_of_a_cell(value: Any) -> bool:
@@ -634,9 +628,6 @@ def _is_of_a_cell_in_a_library(module: ModuleType, name: str) -> bool:
     library = vars(module).get(name.partition(".")[0])
     if not inspect.ismodule(library) or library.__name__.partition(".")[0] not in COMPUTES or "torch.cuda" in name:
         return False
-    try:
-        value = attrgetter(name.partition(".")[2])(library)
-    except AttributeError:  # of another version of PyTorch
-        return False
+    value = reduce(lambda part, key: getattr(part, key, None), name.split(".")[1:], library)  # None in another PyTorch
     other = callable(value) and getattr(value, "__name__", None) != name.rpartition(".")[2]  # such as a partial
     return _is_of_a_cell(value) or _is_own(getattr(value, "__module__", None)) or other and library.__name__ != "numpy"

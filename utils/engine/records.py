@@ -134,10 +134,11 @@ def modules(model: nn.Module) -> dict[str, str]:
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
     found, known = {}, {id(module): (name or "network", module) for name, module in model.named_modules()}
+    place = {"": "network", "network": "its network"}  # of which neither may hide the other
     for name, module in model.named_modules():
-        found[name or "network"] = own(module)
+        found[place.get(name, name)] = own(module)
         told = {f"{name}.{key}".lstrip("."): briefly(value, known) for key, value in attributes(module).items()}
-        found |= {key: text for key, text in told.items() if text}
+        found |= {place.get(key, key): text for key, text in told.items() if text}
     return found
 
 
