@@ -54,6 +54,12 @@ def test_whole_trainings_are_timed_in_turn(cache, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--minutes", "--rounds", "5"])  # it has three
     assert parse(["bench", "--rounds", "5"]).rounds == 5
+    asked = []
+    for name in ("compare", "compare_accuracy", "compare_minutes", "grow"):
+        monkeypatch.setattr(benchmark, name, lambda *given, name=name: asked.append((name, *given)))
+    for options in ([], ["--rounds", "3"], ["--accuracy"], ["--minutes"], ["--growth"]):
+        assert main(["bench", *options]) == 0
+    assert asked == [("compare", 5), ("compare", 3), ("compare_accuracy",), ("compare_minutes",), ("grow",)]
     turns = [("our", name, experiment(name).recipe.epochs, 50) for name in ("quick", "experiment_5")]
     share = turns[0][2] / turns[1][2]
     assert epochs == 2 * turns and f"quick takes {share:.3f} of the time of experiment_5" in capsys.readouterr().out

@@ -1445,7 +1445,7 @@ def build():
     layers = [*map(Act, MADE), *(made() for made in (*CLASSES, *KINDS))]
     network = nn.Sequential(Mine(), Act(FIRST), Act(SECOND), Act(THIRD), *layers)
     network[0].bound = MethodType(mine, network[0])
-    network[0].kept = [nn.Sequential(Listed())]
+    network[0].kept = [nn.Sequential(nn.Sequential(nn.Sequential(Listed())))]
     network[0].flat = nn.Flatten()
     network[0].flat.rate = 0.1
     return network
@@ -1542,6 +1542,66 @@ def counting():
     network[0].register_forward_hook(hook)
     network[0].register_forward_hook(lambda module, images, output: store.update(kept=output))
     return network
+
+
+def counting_within(p):
+    def act(images):
+        def inner():
+            nonlocal p
+            p += 1
+
+        inner()
+        return images
+
+    return act
+
+
+def counted(p):
+    class Counted(nn.Module):
+        calls, rate = 0, p
+
+        def __init__(self):
+            super().__init__()
+            self.act = counting_within(p)
+
+        def forward(self, images):
+            type(self).calls += 1
+            return self.act(images)
+
+    return Counted
+
+
+def test_what_a_class_of_a_function_counts_is_no_other_network():
+    kind = counted(1)
+    before = records.modules(kind())
+    once = kind()
+    once(torch.zeros(1))
+    assert records.modules(once) == before == records.modules(kind()) != records.modules(counted(2)())
+
+
+ACTS = frozenset()
+
+
+def test_a_set_of_functions_is_the_same_in_any_order(monkeypatch):
+    class Net(nn.Module):
+        def forward(self, images):
+            return [act(images) for act in ACTS][0]
+
+    def act(p):
+        return lambda images: p * images
+
+    found = []
+    for _ in range(10):
+        acts = [act(p) for p in range(5)]
+        np.random.shuffle(acts)
+        monkeypatch.setitem(globals(), "ACTS", frozenset(acts))
+        found.append(code_module.classes_of(Net()))
+    assert all(one == found[0] for one in found)
+
+
+def test_a_cell_that_awaits_is_read():
+    net = "import asyncio\nfrom torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x\n"
+    assert of_a_cell(net) == of_a_cell(net + "await asyncio.sleep(0)\n")
 
 
 def test_what_a_hook_counts_or_keeps_is_no_other_network():
@@ -1654,7 +1714,8 @@ def of_a_cell(source):
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     space = {"__name__": "__main__"}
     for statement in ast.parse(source).body:
-        exec(compile(ast.Module([statement], []), name, "exec"), space)
+        if not any(isinstance(part, ast.Await) for part in ast.walk(statement)):
+            exec(compile(ast.Module([statement], []), name, "exec"), space)
     code_module._said.cache_clear()
     return code_module.classes_of(space["Net"]())
 

@@ -1419,8 +1419,9 @@ def test_without_a_published_run_and_on_request_it_is_trained(root, monkeypatch,
     assert capsys.readouterr().out == f"{EVALUATED}\n" * 2
 
 
-def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys):
+def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys, monkeypatch):
     data = random_images()
+    monkeypatch.setattr(models, "tiny_network", tiny_network, raising=False)
     run = runs.show(tiny_network, ONE, data, name="mine")
     loss, accuracy = runs.evaluate(run, data.test_images, data.test_labels)
     last = run.history.iloc[-1]
@@ -1435,6 +1436,9 @@ def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys):
             runs.evaluate(run, images, labels)
     training, judged = re.search(r"\n {12}training (\S+), .* %   test (\S+), .* %\n$", capsys.readouterr().out).groups()
     assert (training, judged) == (f"{plain:.4f}", f"{loss:.4f}") and plain != pytest.approx(last.train_loss, rel=1e-3)
+    run.model.train()
+    assert runs.evaluate(run, data.test_images, data.test_labels) == (loss, accuracy), "whatever mode it was in"
+    assert runs.evaluate("runs/mine", data.test_images, data.test_labels) == (loss, accuracy)
     twelve = ImageData(**vars(data) | dict(classes=[*data.classes, "boat", "tram"]))
     more = runs.show(partial(sequential, 12), ONE, twelve, name="twelve")
     assert runs.evaluate(more, data.test_images, data.test_labels + 2)[1] >= 0
@@ -1639,13 +1643,17 @@ class Unsaid(nn.Sequential):
         ("experiment_5", "A network is a function that returns an nn.Module, or a module; this is 'experiment_5'."),
         (lambda: nn.Linear(3, "ten"), " of test_laboratory.py: empty()"),
         (partial(nn.Linear, 3, "ten"), "The network cannot be built (TypeError: empty()"),
+        (
+            partial(tiny_network, c9=3),
+            "The network cannot be built (TypeError: got an unexpected keyword",
+        ),
         (OnlyJudged, " of test_laboratory.py: not in training); mend it."),
         (lambda: normed(), "The network cannot be copied (RuntimeError: Only Tensors created explicitly by the user"),
         (lambda: Unsaid(tiny_network()), "The network cannot be described (ZeroDivisionError in line "),
         (lambda: tiny_network().to("meta"), "The network cannot be copied (NotImplementedError"),
     ],
-    ids="""nine-outputs module nothing two named broken no-module name unbuilt in-torch untrained uncopied unsaid
-    meta""".split(),
+    ids="""nine-outputs module nothing two named broken no-module name unbuilt in-torch no-argument untrained uncopied
+    unsaid meta""".split(),
 )
 def test_a_network_that_cannot_be_used_is_a_sentence(root, network, sentence):
     with pytest.raises(NetworkError) as error:
@@ -2375,6 +2383,15 @@ def test_a_run_that_goes_on_under_other_circumstances_says_so_in_a_line(root, ca
     said = "runs/mine was trained in bfloat16, not in float32; for that use another name, or move its folder.\n"
     assert capsys.readouterr().out == said and contents(root) == before
     assert again.metrics["recipe"]["precision"] == "bfloat16" and again.metrics["made_under"] == under
+
+
+@pytest.mark.parametrize("said, taken", [([], "float32"), (["--precision", "bfloat16"], "bfloat16")])
+def test_the_command_line_trains_in_the_precision_of_the_row(root, monkeypatch, said, taken):
+    monkeypatch.setattr(models, "mine", tiny_network, raising=False)
+    monkeypatch.setitem(EXPERIMENTS, "mine", replace(EXPERIMENTS["small"], recipe=ONE))
+    monkeypatch.setattr("utils.data.load_cifar10", random_images)
+    assert main(["train", "mine", *said]) == 0
+    assert read_metrics("runs/mine")["precision"] == taken
 
 
 def test_a_run_goes_on_in_its_own_precision(root, capsys, monkeypatch):

@@ -60,6 +60,17 @@ def test_a_number_is_of_the_kind_of_its_field(monkeypatch):
         search.parse("small", ["epochs=0.5"])
 
 
+def test_what_is_not_kept_and_what_is_published_whole_are_said(tmp_path, monkeypatch, cache, capsys):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    monkeypatch.setattr(utils, "FAST_RUN", True)
+    assert main(["search", "small", "c1=4", "c2=8", "c3=8"]) == 0
+    assert "All tries of small, not kept, as FAST_RUN is set:" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "search" / "small.csv").exists()
+    for option in (["--seed", "3"], ["--epochs", "5"], ["--validation"]):
+        assert main(["publish", "search", *option]) == 2
+        assert "search is published whole" in capsys.readouterr().err
+
+
 def test_every_try_adds_a_row_and_says_what_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "ROOT", tmp_path)
     data = stand_in()

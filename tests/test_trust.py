@@ -1382,7 +1382,10 @@ def test_whatever_pillow_raises_is_a_sentence(tmp_path, monkeypatch):
 def test_a_truth_value_is_read_as_a_word(monkeypatch):
     monkeypatch.setattr(models, "mine", lambda wide=True, how=None: None, raising=False)
     assert search.parse("mine", ["wide=False"])[1] == {"wide": False}
-    for change, sentence in (("wide=0", "must be of the kind of True"), ("how=1", "must be of the kind of None")):
+    for change, sentence in (
+        ("wide=0", "must be of the kind of True"),
+        ("how=1", "how of mine is None"),
+    ):
         with pytest.raises(RunError, match=sentence):
             search.parse("mine", [change])
 

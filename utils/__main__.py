@@ -38,7 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     network = "a network of utils/models.py, such as experiment_5"
     train = command("train", "train a network, or go on where its last run stopped", network)
     floats = ("float32", "bfloat16", "float16")
-    train.add_argument("--precision", choices=floats, help="default: what suits the machine")
+    train.add_argument("--precision", choices=floats, help="default: the recipe's, or what suits the machine")
     train.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: a GPU if there is one")
     or_table = f"{network}, or ablation, benchmark, search"
     publish = command("publish", "copy a finished run on CIFAR-10 from runs/ into results/", or_table)
@@ -58,16 +58,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command("calibrate", "fit the temperature of a published run on the test images", network)
     export = command("export", "write a published network as ONNX", network)
     export.add_argument("--output", metavar="FILE", help="default: NAME.onnx in runs/")
-    app = command("app", "the same in the browser, on this machine only")
+    app = command("app", "predict in the browser, on this machine only")
     app.add_argument("--port", type=whole_number(1, 65535), default=7860, help="default: 7860")
     command("runs", "list every finished run in runs/")
     command("report", "results/ -> the README's tables and figures")
     bench = command("bench", "the plain training loop and ours in turn on the same images")
     other = bench.add_mutually_exclusive_group()
     other.add_argument("--rounds", type=whole_number(1), help="default: 5")
-    other.add_argument("--accuracy", action="store_true", help="instead, what they reach on the held-out images")
-    other.add_argument("--minutes", action="store_true", help="instead, the quickest whole training and the usual one")
-    other.add_argument("--growth", action="store_true", help="instead, time and memory against size")
+    for option, what, text in (
+        ("--accuracy", "compare_accuracy", "what they reach on the held-out images"),
+        ("--minutes", "compare_minutes", "the quickest whole training and the usual one"),
+        ("--growth", "grow", "time and memory against size"),
+    ):
+        other.add_argument(option, dest="what", action="store_const", const=what, help=f"instead, {text}")
     links = command("links", "point every badge and bootstrap cell at your copy on GitHub")
     links.add_argument("repository", nargs="?", default="", help="owner/name")
     return parser.parse_args(arguments)
@@ -93,7 +96,7 @@ def train(arguments: argparse.Namespace) -> None:
     name, (network, row) = arguments.experiment, chosen(arguments.experiment)
     published = [name] if (path_of(name) / "metrics.json").exists() and read_metrics(name) else []  # not after training
     epochs = arguments.epochs or row.recipe.epochs
-    recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision)
+    recipe = replace(row.recipe, epochs=epochs, precision=arguments.precision or row.recipe.precision)
     with distributed.process_group(arguments.device):
         device = device_to_use(arguments.device)
         data = load_cifar10()
@@ -120,6 +123,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def search(arguments: argparse.Namespace) -> None:
+    import utils
     from utils.data import load_cifar10
     from utils.study import search
 
@@ -128,16 +132,20 @@ def search(arguments: argparse.Namespace) -> None:
     table = search.tried(arguments.experiment, table)
     always = ("epochs", "parameters", "validation_accuracy")
     shown = [column for column in table if column in always or table[column].nunique(dropna=False) > 1]
-    print(f"\nAll tries of {arguments.experiment}, in runs/search:\n{table[shown].to_string()}")
+    place = "not kept, as FAST_RUN is set" if utils.FAST_RUN else "in runs/search"
+    print(f"\nAll tries of {arguments.experiment}, {place}:\n{table[shown].to_string()}")
 
 
 def publish(arguments: argparse.Namespace) -> None:
     import utils
+    from utils.errors import RunError
     from utils.experiments import EXPERIMENTS
     from utils.report.publish import publish_run, publish_tables
 
     name = arguments.experiment
     if name in ("ablation", "benchmark", "search"):
+        if arguments.validation or arguments.epochs or arguments.seed != 1:
+            raise RunError(f"{name} is published whole; leave --seed, --epochs and --validation out.")
         target = publish_tables(name)
     else:
         target = publish_run(name, arguments.seed, arguments.validation, arguments.epochs)
@@ -187,16 +195,8 @@ def runs(_: argparse.Namespace) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    from utils.study import benchmark
-
-    if arguments.accuracy:
-        benchmark.compare_accuracy()
-    elif arguments.minutes:
-        benchmark.compare_minutes()
-    elif arguments.growth:
-        benchmark.grow()
-    else:
-        benchmark.compare(arguments.rounds or 5)
+    benchmark = import_module("utils.study.benchmark")
+    getattr(benchmark, arguments.what)() if arguments.what else benchmark.compare(arguments.rounds or 5)
 
 
 COMMANDS = {

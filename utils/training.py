@@ -108,8 +108,9 @@ def optimizer_and_schedule(model: nn.Module, recipe: Recipe, steps: int) -> tupl
 
 
 def plain_loop(model: nn.Module, recipe: Recipe, batches: DataLoader) -> list[dict]:
-    """Train `model` in place, as a textbook writes it, without `average`, `halved`, `teacher`; returns a row an epoch.
-    `batches` yields images, float32 (B, 3, 32, 32), and labels, int64 (B,), as `data.train_loader` does."""
+    """Train `model` in place, as a textbook writes it, without `average`, `halved`, `teacher`, `dropout`, `precision`;
+    returns a row an epoch. `batches` yields images, float32 (B, 3, 32, 32), and labels, int64 (B,), as
+    `data.train_loader` does."""
     optimizer, schedule = optimizer_and_schedule(model, recipe, steps=recipe.epochs * len(batches))
     history = []
     for epoch in range(1, recipe.epochs + 1):

@@ -51,10 +51,11 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "f0510c54": "a1428291",  # runs.py: a teacher; gradients also where a cell switched them off; lock; comparing; seal
+    "747632a7": "a1428291",  # runs.py: a teacher; gradients where a cell switched them off; lock; comparing; seal
 }
 BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's own classes
 FIXED = (*BASES, type, FunctionType)
+PLAIN = (*BASES, bool, type(None))  # which hold nothing
 CONTAINERS = (list, tuple, deque, set, frozenset, dict, partial, np.ndarray, torch.Tensor, pd.Series, pd.DataFrame)
 SILENT = ("torchvision.transforms", "torch.distributions")  # they print little of what they hold
 OF_PARTS = (nn.Module, SimpleNamespace, Namespace)
@@ -141,7 +142,7 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     """What a function, with those in it, looks up in its file or in a file of one's own that it imports, such as
     helpers.scale; and what it encloses or has as defaults."""
     codes = _with_inner([function.__code__])
-    read = {i.argval for code in codes for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    read = {i.argval for i in _lines(function) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     found = {name: value for name, value in function.__globals__.items() if name in read and not name.startswith("__")}
     taken = [name for code in codes for name in code.co_names]  # attributes, too
     files = [(name, [value]) for name, value in found.items() if inspect.ismodule(value)]
@@ -154,9 +155,14 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(_given(function))}
 
 
+def _lines(function: FunctionType) -> Iterator[dis.Instruction]:
+    """Its instructions, and those of the functions in it."""
+    return (line for code in _with_inner([function.__code__]) for line in dis.get_instructions(code))
+
+
 def _fixed(function: FunctionType) -> list:
     """Of these the numbers, words, functions and classes, unless it counts with some; a list may be filled later."""
-    stored = {i.argval for i in dis.get_instructions(function.__code__) if i.opname == "STORE_DEREF"}
+    stored = {i.argval for i in _lines(function) if i.opname == "STORE_DEREF"}
     counts = stored & {*function.__code__.co_freevars}
     return [] if counts else [value for value in _given(function) if isinstance(value, FIXED)]
 
@@ -197,7 +203,10 @@ def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | 
         seen[id(value)] = str(len(seen)), value
         functions = _functions(value)
         said = sha256("".join(_said(f, f.__code__) for f in functions).encode()).hexdigest()[:8]
-        constants = [part for part in _parts(value).values() if isinstance(part, FIXED) and part not in functions]
+        lines = [i for kind in getattr(value, "__mro__", ()) for f in _functions(kind) for i in _lines(f)]
+        counted = {i.argval for i in lines if i.opname == "STORE_ATTR"}
+        constants = [part for key, part in _parts(value).items() if isinstance(part, FIXED) and key not in counted]
+        constants = [part for part in constants if part not in functions]
         given = [*map(_fixed, functions), *getattr(value, "__bases__", ()), *constants]
         return f"{value.__qualname__} {said} {inner(given)}"
     if inspect.isclass(value) or type(value) in (bool, int, float, str, type(None)):
@@ -326,7 +335,7 @@ def _own(values: Iterable) -> list:
     for _ in range(5):
         seen |= level
         parts = [part for value in level.values() for part in map(_inner, _held_by(value))]
-        level = {id(part): part for part in parts if id(part) not in seen}
+        level = {id(part): part for part in parts if type(part) not in PLAIN and id(part) not in seen}
     return [*filter(_is_of_no_library, (other for value in seen.values() for other in (value, type(value))))]
 
 
@@ -337,7 +346,9 @@ def _held_by(value: Any) -> list:
             return [value.__self__, getattr(value, "__func__", None)]
         if isinstance(value, nn.Module):  # also one that is no layer of another, such as in a list
             return [part for module in value.modules() for part in (module, *vars(module).values())]
-        if isinstance(value, list | tuple | set | frozenset | deque):
+        if isinstance(value, set | frozenset):
+            return sorted(value, key=lambda part: briefly(part) or "")  # their order is another each time
+        if isinstance(value, list | tuple | deque):
             return [*value]
         if isinstance(value, Mapping):
             return [*value, *value.values()]
@@ -529,7 +540,7 @@ def _edited() -> list[str]:
             loading = vars(getattr(module, "__spec__", None) or module)  # who loads a module again gives it another one
             first = loading.setdefault("first_seen", source)
             with suppress(SyntaxError, ValueError):  # half of a file
-                if first == source or first and source and _digest(first) == _digest(source):
+                if first == source or _digest(first) == _digest(source):
                     continue
             found.append(file)
     return found
@@ -561,7 +572,8 @@ def _compiled(source: str | bytes, file: str) -> tuple[ast.Module, list[CodeType
         warnings.simplefilter("ignore")  # they were said when it was loaded
         tree = ast.parse(source)
         parts = [tree, *(ast.Module([part], []) for part in tree.body)]
-        return tree, _with_inner([compile(part, file, "exec", dont_inherit=True) for part in parts])
+        how = dict(flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        return tree, _with_inner([compile(part, file, "exec", **how) for part in parts])
 
 
 def _replaced_in(module: ModuleType, source: bytes, only_calls: bool) -> list[str]:

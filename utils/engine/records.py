@@ -94,7 +94,8 @@ def built_by(network: Network) -> dict:
             once(f"Its first weights are {first}: the function that builds it sets them or a seed of its own.")
     made = dict(function=type(network).__name__, arguments={}, first_weights=first)
     if isinstance(network, partial):
-        bound = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
+        with of_a_network("be built"):  # such as with an argument that its function lacks
+            bound = inspect.signature(network.func).bind_partial(*network.args, **network.keywords).arguments
         made["arguments"] = {key: v.item() if isinstance(v, np.generic) else v for key, v in bound.items()}
         network = network.func
     known = (name for name, function in models.networks().items() if function is network)  # such as a lambda there
@@ -133,8 +134,8 @@ def modules(model: nn.Module) -> dict[str, str]:
             said = f"{said}, {briefly(type(module))}"
         return f"{said}, its {' and '.join(frozen)} frozen" if frozen else said
 
-    found, known = {}, {id(module): (name or "network", module) for name, module in model.named_modules()}
     place = {"": "network", "network": "its network"}  # of which neither may hide the other
+    found, known = {}, {id(module): (place.get(name, name), module) for name, module in model.named_modules()}
     for name, module in model.named_modules():
         found[place.get(name, name)] = own(module)
         told = {f"{name}.{key}".lstrip("."): briefly(value, known) for key, value in attributes(module).items()}

@@ -48,6 +48,8 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
         kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
+        if kind not in KINDS:
+            raise RunError(f"{key} of {name} is {now[key]!r}, which no search can change; give it a number as default.")
         try:
             parsed[key] = KINDS[kind](value)
         except (ValueError, KeyError):
