@@ -201,6 +201,12 @@ def test_where_a_layer_looks_is_told_only_where_it_is_known(before):
         analysis.theoretical_field(model, "c9")
 
 
+@pytest.mark.parametrize("layer", ["pool", "linear"])
+def test_what_has_seen_the_whole_map_looks_nowhere(layer):
+    with pytest.raises(NetworkError, match="It is not known where"):
+        analysis.theoretical_field(build_model("experiment_5"), layer)
+
+
 def test_where_a_layer_looks_is_not_told_behind_a_function():
     class Usual(nn.Module):
         def __init__(self, between):
@@ -249,6 +255,21 @@ def test_every_block_has_its_share():
     model = nn.Sequential(OrderedDict(Stem=nn.Conv2d(3, 4, 3), c1_1=nn.Conv2d(4, 4, 3), c1_2=nn.Conv2d(4, 4, 3)))
     table = analysis.shares(model)
     assert table.index.tolist() == ["Stem", "c1"] and table.parameters.sum() == pytest.approx(100)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2 = (nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(2))
+        self.c2.weight = self.c1.weight
+
+    def forward(self, images):
+        return self.c2(self.c1(images[:, [0, 1, 2, 0]]))
+
+
+def test_the_work_of_a_layer_with_a_weight_of_another_one_counts():
+    table = analysis.shares(Tied())
+    assert table["multiply-adds"].tolist() == [50, 50] and table.parameters.tolist() == [100, 0]
 
 
 def test_shares_add_up():

@@ -820,3 +820,73 @@ def test_a_flattened_map_is_seen_whole():
     for flatten in (lambda x, layers: layers["fc"](x.flatten(1)), lambda x, layers: layers["all"](x)):
         model = Made(flatten, fc=nn.Linear(256, 10), all=nn.Sequential(nn.Flatten(), nn.Linear(256, 10)))
         assert layer_table(model).receptive_field.iloc[-1] == 32
+
+
+class Optional(nn.Module):
+    """Whose forward computes more when it is asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, images, targets=None, features=False, scale: float = 1.0):
+        maps = scale * self.conv(images).mean((2, 3))
+        if features:
+            return maps
+        return self.linear(maps) if targets is None else F.cross_entropy(self.linear(maps), targets)
+
+
+def test_what_forward_does_without_its_optional_arguments_is_measured(capsys):
+    assert totals(Optional()) == dict(parameters=314, macs=27 * 8 * 30 * 30 + 80, receptive_field=3)
+    assert capsys.readouterr() == ("", "")
+
+
+class Ended(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.conv, self.end = nn.Conv2d(3, 10, 3), end
+
+    def forward(self, images):
+        return self.end(self.conv(images))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LogSoftmax(dim=-1)),
+        nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(10, 10)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Unflatten(1, (10, 1, 1)), nn.Flatten()),
+    ],
+)
+def test_what_comes_behind_the_average_hides_no_field(end):
+    table = layer_table(Ended(end))
+    assert totals(Ended(end), table)["receptive_field"] == 3 and table.receptive_field.iloc[-1] == 32
+
+
+class Squeezed(Ended):
+    def forward(self, images):
+        return self.end(self.conv(images).mean((2, 3), keepdim=True).squeeze())
+
+
+def test_a_linear_layer_behind_a_squeezed_average_is_measured():
+    assert totals(Squeezed(nn.Linear(10, 10)))["receptive_field"] == 3
+
+
+class Pooled(Ended):
+    def forward(self, images):
+        maps = self.conv(images)
+        return self.end(F.max_pool2d(maps, maps.size(2)).flatten(1))
+
+
+def test_a_window_as_large_as_the_map_is_no_pooling_between_blocks():
+    assert verdict(Pooled(nn.Linear(10, 10)), "no pooling")[0] and verdict(Optional(), "no pooling")[0]
+
+
+def test_lazy_layers_without_sizes_are_a_sentence():
+    for ask in (rules, layer_table, totals):
+        with pytest.raises(NetworkError, match="build it by runs.build"):
+            ask(Ended(nn.Sequential(nn.Flatten(), nn.LazyLinear(10))))
+
+
+def test_a_parametrized_convolution_has_the_kind_of_the_plain_one():
+    assert layer_table(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))).kind[0] == "Conv2d"

@@ -98,6 +98,26 @@ def test_a_kernel_is_a_line():
     assert {"4 kernels\nof 3x3", "24 kernels\nof 1x1"} <= {t.get_text() for t in axis.texts}
 
 
+def test_each_step_of_the_channels_has_its_lines():
+    steps = [("1x1", np.ones((4, 2))), ("3x3", np.eye(4)), ("1x1", np.ones((2, 4)))]
+    (axis,) = plotting.channels({"inverted": steps}).axes
+    assert len(axis.lines) == 8 + 4 + 8 and len({line.get_color() for line in axis.lines}) == 3
+
+
+def test_an_even_kernel_looks_at_points_that_are_there():
+    (axis,) = plotting.reach({"pool": [(2, 2, 1)]}).axes
+    rows = [line.get_xdata() for line in axis.lines if line.get_marker() == "o" and line.get_ydata()[0] == 0]
+    assert {*rows[1]} == {-0.5, 0.5} < {*rows[0]}
+
+
+@pytest.mark.parametrize("rest, said", [(0, True), (1, False)])
+def test_a_bar_is_only_said_to_be_off_the_top_where_it_is(rest, said):
+    counts = np.ones((3, 256))
+    counts[:, -1] += 0 if rest else 500
+    figure = plotting.channel_histograms(counts, (0.5,) * 3, (0.2,) * 3)
+    assert any("off the top" in text.get_text() for text in figure.axes[0].texts) is said
+
+
 @pytest.mark.parametrize(("panel", "pixels", "field"), [(0, 7, 7), (1, 7, 13), (2, 15, 15)])
 def test_the_blue_points_are_the_pixels_that_one_output_depends_on(panel, pixels, field):
     points = [

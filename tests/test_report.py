@@ -120,15 +120,15 @@ def test_the_picture_of_differences_shows_each_with_its_interval_on_the_right_si
 @pytest.mark.parametrize(
     ("epochs", "said"),
     [
-        ([21, 21], "21"),
-        ([22, 20, 21], "20 to 22"),
+        ([21, 21], "21 of 24"),
+        ([22, 20, 21], "20 to 22 of 24"),
         ([None, None], "not reached"),
         ([20, None, None], "not reached by 2 of 3"),
     ],
 )
 def test_the_first_epochs_of_several_seeds(monkeypatch, epochs, said):
     monkeypatch.setattr(
-        statistics, "seeds", lambda name: pd.DataFrame(dict(epochs_to_85=pd.Series(epochs, dtype=float)))
+        statistics, "seeds", lambda name: pd.DataFrame(dict(epochs_to_85=pd.Series(epochs, dtype=float), epochs=24))
     )
     assert tables.first_epochs("any") == said
 
@@ -319,8 +319,18 @@ def test_the_drawn_network_names_every_layer_and_its_receptive_field():
     assert [text.get_text() for text in legend.get_texts()][-2:] == ["5x5", "depthwise 7x7"]
     uneven = models.ConvNet(8, c1=torch.nn.Conv2d(3, 8, 3, padding=(1, 2), dilation=(1, 2)))
     assert plotting.architecture(architecture.layer_table(uneven)).axes
-    with pytest.raises(NetworkError, match="cannot be traced"):
+    with pytest.raises(NetworkError, match="none is known"):
         plotting.architecture(architecture.layer_table(five).assign(out_size=pd.NA))
+    colours = [
+        tuple(box.get_facecolor()) for box in plotting.architecture(architecture.layer_table(five)).axes[0].patches
+    ]
+    assert len({*colours}) == len(colours) == 4, "each kind has its colour"
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(4, 4, 3))
+    own.extend([torch.nn.Flatten(), torch.nn.Linear(4 * 58 * 58, 10)])
+    drawn = plotting.architecture(architecture.layer_table(own))
+    assert "linear" in {text.get_text() for text in drawn.legends[0].get_texts()}, "there is no average"
+    shown = {text.get_text() for text in drawn.axes[0].texts}
+    assert {"3", "-"} < shown and not shown & {"nan", "3.0"}
     said = [text.get_text() for text in axis.texts]
     assert {"input", "c1_1", "c5", "linear", "32x32", "6x6", "61"} < set(said) and {"c2_2 dw", "c2_2 pw"} < set(said)
     assert "105" not in said and said[-1] == "-", "what the average adds is no receptive field of a convolution"

@@ -78,7 +78,7 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
     in_channels, out_channels = (s[1] if len(s) > 1 else None for s in (before, after))
     in_size, out_size = (s[-1] if len(s) == 4 else 1 for s in (before, after))
     kernel = stride = padding = dilation = groups = None
-    macs, rf = 0, rf + (before[-1] - 1) * jump if (len(before), len(after)) == (4, 2) else rf  # flattened
+    macs, rf = 0, rf + (before[-1] - 1) * jump if len(before) == 4 and 0 < len(after) < 4 else rf  # flattened
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         kernel, stride, of_kernel = (_side(getattr(module, key, 1)) for key in ("kernel_size", "stride", "dilation"))
         rf, jump = rf + (kernel - 1) * of_kernel * jump, jump * stride
@@ -90,13 +90,14 @@ def _row(name: str, module: nn.Module | None, source: fx.Node, node: fx.Node, rf
             dilation, groups, macs = of_kernel, module.groups, module.weight.numel() * math.prod(after) // after[1]
     elif isinstance(module, nn.Linear):
         in_channels, out_channels, macs = *module.weight.shape[::-1], module.weight.numel() * math.prod(after[:-1])
-        rf, jump = (rf, jump) if len(before) == 2 else (math.nan, math.nan)  # it may mix positions
+        rf, jump = (rf, jump) if len(before) <= 2 else (math.nan, math.nan)  # it may mix positions
     elif isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd | nn.modules.pooling._AdaptiveMaxPoolNd):
         rf += (in_size - 1) * jump if out_size == 1 else math.nan  # one over the whole map sees all positions
     elif module is not None and ("Pad" not in kind_of(module) or "Circular" in kind_of(module)):
         macs = None if any(p.ndim > 1 for p in module.parameters()) and "Norm" not in kind_of(module) else 0
-        mixes = "Softmax" in kind_of(module) and getattr(module, "dim", 1) != 1
-        if macs is None or mixes or (len(after) == 4 and before[2:] != after[2:]):
+        mixes = len(after) > 2 and "Softmax" in kind_of(module) and getattr(module, "dim", 1) != 1
+        moved = len(after) == 4 and before[2:] != after[2:] and (len(before) == 4 or after[2:] != (1, 1))
+        if macs is None or mixes or moved:
             rf = jump = math.nan  # it is not known what it sees
     known = dict(layer=name.removeprefix("layers."), kind="add" if module is None else kind_of(module))
     known |= dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)

@@ -1,5 +1,6 @@
 """A network's forward as a graph: what calls what, with which shapes, and what that says beyond a table of layers."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.parameter import is_lazy
 
 from utils.errors import NOT_ITS_OWN, NetworkError, first_line, of_a_network, printable
 
@@ -45,12 +47,16 @@ def trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
     if not isinstance(model, nn.Module):
         what = printable(repr(model), 100)
         raise NetworkError(f"This is asked of a network, and {what} is none; if it builds one, call it.")
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise NetworkError("The network's lazy layers have no sizes yet; build it by runs.build(network).")
     image = torch.zeros(1, *input_size, device=next((p.device for p in model.parameters()), None))
     with torch.no_grad(), of_a_network(f"answer an image of {'x'.join(map(str, input_size))}"):
         model = deepcopy(model).eval()  # a forward may change it
         model(image)
+        given = {name: part.default for name, part in inspect.signature(model.forward).parameters.items()}
+        given = {name: value for name, value in given.items() if type(value) in (type(None), bool, int, float, str)}
         try:
-            traced = fx.GraphModule(model, _Tracer().trace(model))
+            traced = fx.GraphModule(model, _Tracer().trace(model, given))  # `if targets is None` is decided by these
         except NetworkError:
             raise
         except Exception as error:  # tracing fails in many ways
@@ -80,7 +86,8 @@ def called(node: fx.Node) -> str:
 
 def kind_of(module: nn.Module) -> str:
     """The name of its class, or of PyTorch's that it is of."""
-    return next(c.__name__ for c in type(module).__mro__ if c is nn.Module or c.__module__.startswith("torch"))
+    names = [(c.__name__, c.__module__) for c in type(module).__mro__]  # weight_norm makes a class of its own
+    return next(name for name, file in names if file.startswith("torch") and file != "torch.nn.utils.parametrize")
 
 
 def seen_by(node: fx.Node, field: dict, rf: float, jump: float) -> tuple[float, float]:
@@ -133,7 +140,8 @@ def _kernel(node: fx.Node, traced: fx.GraphModule) -> int | None:
     else:
         windowed = "pool2d" in called(node) and "adaptive" not in called(node)
         size = node.kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None) if windowed else None
-    return size if size is None or isinstance(size, int) else min(size)
+    sides = size if isinstance(size, tuple | list) else [size]
+    return min(sides) if all(isinstance(side, int) for side in sides) else None  # such as x.size(2), which is not known
 
 
 def poolings(traced: fx.GraphModule) -> tuple[list[str], list[str]]:

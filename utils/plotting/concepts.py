@@ -1,7 +1,7 @@
 """Drawings that explain what a network is built of and how it is trained; plain numbers in, a matplotlib Figure out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def channels(layers: Mapping[str, Sequence[tuple[str, np.ndarray]]]) -> Figure:
                 axis.add_patch(Rectangle((x - 0.1, i - count / 2), 0.2, 0.8, facecolor="#dbe9f6", edgecolor=GREY))
             side = {0: "input", len(steps): "output"}.get(x, "between")
             axis.text(x, -top - 0.5, f"{side}: {count}", ha="center", va="top", fontsize=9.5)
-        for x, ((kernel, links), colour) in enumerate(zip(steps, (BLUE, RED), strict=False)):
+        for x, ((kernel, links), colour) in enumerate(zip(steps, cycle((BLUE, RED, GREEN)), strict=False)):
             for o, i in np.argwhere(links):
                 ends = i - counts[x] / 2 + 0.4, o - counts[x + 1] / 2 + 0.4
                 axis.plot([x + 0.1, x + 0.9], ends, color=colour, lw=1.2)
@@ -100,6 +100,7 @@ def reach(stacks: Mapping[str, Sequence[tuple[int, int, int]]]) -> Figure:
         width = int(max(seen[0])) + 2
         for level, positions in enumerate(seen):
             row = np.arange(-(width // jumps[level]), width // jumps[level] + 1) * jumps[level]
+            row = row + min(positions) % jumps[level]  # of an even kernel the positions lie between
             axis.plot(row, np.full(len(row), level), "o", color="#c8c8c8", ms=5)
             axis.plot(list(positions), np.full(len(positions), level), "o", color=BLUE, ms=6)
         names = [f"k={k}" + f", s={s}" * (s > 1) + f", d={d}" * (d > 1) for k, s, d in layers]

@@ -37,7 +37,7 @@ def channel_histograms(counts: np.ndarray, mean: Sequence[float], std: Sequence[
     top = 1.2 * np.sort(shares, axis=1)[:, -2].max()  # 255 alone would press everything else flat
     before.set(xlabel="pixel value (0 to 255)", ylabel="share of pixels (%)", title="as stored; dashed: channel means")
     after.set(xlabel="standard deviations from the mean", title="normalised: mean 0, deviation 1")
-    said = f"255: up to {shares[:, -1].max():.1f} %,\noff the top →"
+    said = f"255: up to {shares[:, -1].max():.1f} %,\noff the top →" if shares[:, -1].max() > top else ""
     for axis in (before, after):
         axis.set_ylim(0, top)
         axis.text(0.9, 0.97, said, transform=axis.transAxes, ha="right", va="top", fontsize=9)

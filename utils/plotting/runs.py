@@ -194,7 +194,7 @@ def differences(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 KINDS = {"input": GREY, "3x3": BLUE, "1x1": ORANGE, "depthwise 3x3": GREEN, "3x3, dilated": RED}
-KINDS |= {"global average, linear": "#CC79A7"}
+FURTHER = "#CC79A7", "black", "#56B4E9", "#8B4513", "#F0E442"  # the linear layers, and what other networks have
 
 
 def architecture(table: pd.DataFrame) -> Figure:
@@ -202,27 +202,30 @@ def architecture(table: pd.DataFrame) -> Figure:
     same width is the same number in any two pictures of networks with at most 14 layers of at most 128 channels."""
     layers = table[table.kind.isin(["Conv2d", "Linear"])]
     if layers.empty or layers.out_size.isna().any():
-        raise NetworkError("Only a network with a layer table of convolutions can be drawn; this one cannot be traced.")
+        raise NetworkError("Only a network with a layer table of convolutions can be drawn; of this one none is known.")
     image = layers[:1].assign(layer="input", kind="input", stride=layers.stride[:1].shift(), receptive_field=1)
     layers = pd.concat([image.assign(out_channels=image.in_channels, out_size=image.in_size), layers])
     titles = "layer", "stride", "channels", "size", "receptive field"
     figure, ((axis,),) = subplots(size=(9, 4.4))
     widest = max(128, layers.out_channels.max())
-    kinds = dict(KINDS)  # and those of other networks
+    kinds = dict(KINDS)
+    linear = "global average, linear" if table.kind.str.contains("AdaptiveAvg").any() else "linear"
+    kinds[linear] = FURTHER[0]
     for place, row in enumerate(layers.itertuples()):
         x, width = 11 * place, 8 * row.out_channels / widest  # 11: the widest box and an arrow
         form = "uneven kernel" if pd.isna(row.kernel) else f"{row.kernel}x{row.kernel}"
-        kind = {"input": "input", "Linear": "global average, linear"}.get(row.kind, form)
+        kind = {"input": "input", "Linear": linear}.get(row.kind, form)
         if row.kind == "Conv2d":
             kind = f"depthwise {kind}" if row.groups == row.in_channels > 1 else kind
             kind = f"{kind}, dilated" if not pd.isna(row.dilation) and row.dilation > 1 else kind
-        kinds.setdefault(kind, "black")
+        kinds.setdefault(kind, FURTHER[1 + (len(kinds) - len(KINDS) - 1) % 4])
         axis.add_patch(Rectangle((x - width / 2, -row.out_size / 2), width, row.out_size, color=kinds[kind]))
         if place:  # an arrow, from behind the box before
             axis.annotate("", (x - width / 2, 0), (x - 11, 0), arrowprops=dict(arrowstyle="->", color=GREY), zorder=0)
         name, *parts = row.layer.split(".")
         name += {"depthwise": " dw", "pointwise": " pw"}.get(parts[-1] if parts else "", "")
-        stride, sees = "" if pd.isna(row.stride) else row.stride, row.receptive_field if row.kind != "Linear" else "-"
+        stride = "" if pd.isna(row.stride) else row.stride
+        sees = "-" if row.kind == "Linear" or pd.isna(row.receptive_field) else f"{row.receptive_field:.0f}"
         said = name, stride, row.out_channels, f"{row.out_size}x{row.out_size}", sees
         for y, title, text in zip(range(-20, -40, -4), titles, said, strict=True):
             axis.text(x, y, text, ha="center", va="center", fontsize=8 if str(text).endswith((" dw", " pw")) else 9)
@@ -232,5 +235,5 @@ def architecture(table: pd.DataFrame) -> Figure:
     axis.set_title("height: side of the image, width: channels; dw: depthwise, pw: pointwise", fontsize=9, color=GREY)
     axis.axis("off")
     handles = [Rectangle((0, 0), 1, 1, facecolor=colour) for colour in kinds.values()]
-    figure.legend(handles, kinds, loc="outside lower center", ncols=len(KINDS), fontsize=9, frameon=False)
+    figure.legend(handles, kinds, loc="outside lower center", ncols=len(KINDS) + 1, fontsize=9, frameon=False)
     return figure

@@ -87,12 +87,13 @@ def epochs_and_teachers(runs: pd.DataFrame) -> list[str]:
 
 
 def first_epochs(name: str) -> str:
-    """In which epoch the seeds of a run reach 85 % for the first time."""
-    epochs = statistics.seeds(name).epochs_to_85
+    """In which of its epochs the seeds of a run reach 85 % for the first time."""
+    seeds = statistics.seeds(name)
+    epochs = seeds.epochs_to_85
     if epochs.isna().any():
         return "not reached" if epochs.isna().all() else f"not reached by {epochs.isna().sum()} of {len(epochs)}"
     low, high = int(epochs.min()), int(epochs.max())
-    return f"{low}" if low == high else f"{low} to {high}"
+    return f"{low} of {seeds.epochs.max()}" if low == high else f"{low} to {high} of {seeds.epochs.max()}"
 
 
 def headline() -> dict:
@@ -163,7 +164,7 @@ def results_table() -> dict:
         **sizes(m),
         "receptive field": m.receptive_field,
         "test accuracy": accuracies(m),
-        "first epoch at 85 %": [f"{first_epochs(name)} of {epochs}" for name, epochs in m.epochs.items()],
+        "first epoch at 85 %": [first_epochs(name) for name in m.index],
         "reference at its first 85 %": [f"{prior.accuracy:.2f} % in epoch {prior.epoch}" for prior in priors],
     }
 

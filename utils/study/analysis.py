@@ -132,7 +132,8 @@ def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
         raise NetworkError(f"The network has no layer {layer!r}; layers.table(model) names those that it has.")
     rows = table[: own[-1] + 1]
     seeing = rows[rows.kernel.notna()].fillna({"dilation": 1})  # poolings, too
-    unknown = seeing.empty or rows.receptive_field.isna().any() or rows.kind.str.contains("Pad").any()
+    unknown = seeing.empty or rows.receptive_field.isna().any() or rows.kind.str.contains("Pad|Adaptive").any()
+    unknown |= (rows.in_size == 1).any()  # what has seen the whole map looks nowhere
     if unknown or any("pad" in called(node) for node in trace(model, (3, 32, 32)).graph.nodes):
         raise NetworkError(f"It is not known where in the image {layer} looks.")
     jump = seeing.jump // seeing.stride.astype(int)  # before the layer
@@ -213,5 +214,5 @@ def shares(model: nn.Module) -> pd.DataFrame:
     sums = table.groupby(block, sort=False)[["parameters", "macs"]].sum()
     sums["macs"] = sums.macs if table.macs.notna().all() else float("nan")  # not known of all
     sums.loc["other"] = sum(p.numel() for p in model.parameters()) - table.parameters.sum(), 0
-    sums = sums[sums.parameters > 0].rename(columns={"macs": "multiply-adds"}).rename_axis("block")
+    sums = sums[(sums.parameters > 0) | (sums.macs > 0)].rename(columns={"macs": "multiply-adds"}).rename_axis("block")
     return 100 * sums / sums.sum()
