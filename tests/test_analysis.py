@@ -201,10 +201,20 @@ def test_where_a_layer_looks_is_told_only_where_it_is_known(before):
         analysis.theoretical_field(model, "c9")
 
 
-@pytest.mark.parametrize("layer", ["pool", "linear"])
+class WithGate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), "gate": nn.Conv2d(8, 8, 1)})
+
+    def forward(self, images):
+        maps = self.block["conv"](images)
+        return maps * self.block["gate"](maps.mean((2, 3), keepdim=True)).sigmoid()
+
+
+@pytest.mark.parametrize("layer", ["pool", "linear", "block"])
 def test_what_has_seen_the_whole_map_looks_nowhere(layer):
     with pytest.raises(NetworkError, match="It is not known where"):
-        analysis.theoretical_field(build_model("experiment_5"), layer)
+        analysis.theoretical_field(WithGate() if layer == "block" else build_model("experiment_5"), layer)
 
 
 def test_where_a_layer_looks_is_not_told_behind_a_function():
