@@ -708,9 +708,33 @@ def test_a_finished_module_with_slightly_other_weights_is_another_run(root, caps
 
 def test_what_older_runs_say_of_first_values_still_counts():
     found = records.first_values(tiny_network())
-    older = {name: values[:2] for name, values in found.items()}
-    assert records.begin_alike(found, older)
-    assert not records.begin_alike(found, older | {"linear.weight": [0.5, 0.5]})
+    for known in (2, 3):
+        older = {name: values[:known] for name, values in found.items()}
+        assert records.begin_alike(found, older)
+        assert not records.begin_alike(found, older | {"linear.weight": [0.5, 0.5]})
+
+
+class Settled(nn.Module):
+    def __init__(self, *settings):
+        super().__init__()
+        self.register_buffer("settings", torch.tensor(settings))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((50_000.0, 0.1), (50_000.0, 0.5)),
+        ((float("nan"), 0.1), (float("nan"), 0.5)),
+        ((float("-inf"), 0.0), (0.0, float("-inf"))),
+        ((float("-inf"), 0.0), (float("inf"), 0.0)),
+        ((float("nan"), 0.0), (float("inf"), 0.0)),
+    ],
+)
+def test_a_value_beside_a_large_one_or_one_that_is_no_number_counts(one, other):
+    first, second = records.first_values(Settled(*one)), records.first_values(Settled(*other))
+    assert records.begin_alike(first, first) and not records.begin_alike(second, first)
+    for kind in (torch.tensor, np.array, lambda values: pd.DataFrame({"p": values})):
+        assert code.briefly(kind(one)) == code.briefly(kind(one)) != code.briefly(kind(other))
 
 
 def test_dropout_is_after_a_training_what_it_is_when_the_run_is_loaded(root):
@@ -1625,6 +1649,11 @@ class Named(nn.Sequential):
         self.parameters = dict(width=8)
 
 
+class Infinite(nn.Sequential):
+    def forward(self, images):
+        return super().forward(images) / (0 if self.training else 1)
+
+
 class Unsaid(nn.Sequential):
     def extra_repr(self):
         return 1 / 0
@@ -1648,12 +1677,13 @@ class Unsaid(nn.Sequential):
             "The network cannot be built (TypeError: got an unexpected keyword",
         ),
         (OnlyJudged, " of test_laboratory.py: not in training); mend it."),
+        (lambda: Infinite(tiny_network()), "In training the network returns NaN or infinite numbers; mend"),
         (lambda: normed(), "The network cannot be copied (RuntimeError: Only Tensors created explicitly by the user"),
         (lambda: Unsaid(tiny_network()), "The network cannot be described (ZeroDivisionError in line "),
         (lambda: tiny_network().to("meta"), "The network cannot be copied (NotImplementedError"),
     ],
-    ids="""nine-outputs module nothing two named broken no-module name unbuilt in-torch no-argument untrained uncopied
-    unsaid meta""".split(),
+    ids="""nine-outputs module nothing two named broken no-module name unbuilt in-torch no-argument untrained infinite
+    uncopied unsaid meta""".split(),
 )
 def test_a_network_that_cannot_be_used_is_a_sentence(root, network, sentence):
     with pytest.raises(NetworkError) as error:
@@ -2244,7 +2274,7 @@ def test_the_words_of_a_network_do_not_depend_on_how_a_cell_prints():
     other.table[1]["a"] = torch.linspace(0, 2, 3)
     assert records.modules(other) != first and first["scale"] == "0.5"
     other.table = [torch.tensor([0, 2, 1])]
-    assert records.modules(other)["table"] == "[torch.int64 [3] 1.291 [0.775, 0.297]]"
+    assert records.modules(other)["table"] == "[torch.int64 [3] [(1.291, [0.775, 0.297]), (12.13, [0.816, 0.104])]]"
 
 
 def words(value):

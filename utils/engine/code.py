@@ -254,9 +254,10 @@ def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
             plain = torch.tensor(np.array(value, complex if value.dtype.kind == "c" else float))
         elif type(value) is not torch.Tensor:
             plain = value.as_subclass(torch.Tensor)
-        mean, size, part = size_of(plain)
-        shares = [round(share / size, 3) + 0.0 if size else 0.0 for share in (mean, part)]  # where 0, digits are noise
-        return f"{value.dtype} {[*value.shape]} {size} {shares}"
+        found = size_of(plain)
+        share = lambda part, size: round(part / size, 3) + 0.0 if size else 0.0  # noqa: E731 (where 0, digits are noise)
+        told = [(size, [share(mean, size), share(part, size)]) for mean, size, part in (found[:3], found[3:])]
+        return f"{value.dtype} {[*value.shape]} {told}"
     if isinstance(value, list | tuple | deque):
         longest = getattr(value, "maxlen", None)  # of a queue
         return f"[{', '.join(parts(value))}]{'' if longest is None else f' of {longest}'}"
@@ -298,11 +299,16 @@ def _state(value: Any) -> dict[str, Any]:
 
 def size_of(values: torch.Tensor) -> list[float]:
     """Mean, root mean square and, which depends on their order, a part; without last digits, which depend on the
-    machine."""
+    machine. And the same of about their logarithms, in which small values beside large ones count, too, and where some
+    are not finite."""
     values = values.detach().cpu().to_dense()
     values = (torch.view_as_real(values) if values.is_complex() else values).float()
-    part = (values.flatten() * torch.arange(values.numel()).cos()).sum() / max(values.numel(), 1) ** 0.5
-    return [float(f"{values.mean():.4g}"), float(f"{values.square().mean().sqrt():.4g}"), float(f"{part:.6g}")]
+    logarithms = torch.asinh(1e6 * values.double().nan_to_num(7e29, 1e30, -1e30))
+    found = []
+    for numbers in (values.nan_to_num(0, 0, 0), logarithms):
+        part = (numbers.flatten() * torch.arange(numbers.numel()).cos()).sum() / max(numbers.numel(), 1) ** 0.5
+        found += [f"{numbers.mean():.4g}", f"{numbers.square().mean().sqrt():.4g}", f"{part:.6g}"]
+    return [*map(float, found)]
 
 
 # ---------------------------------------------------------------- what is said where

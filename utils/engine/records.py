@@ -215,8 +215,8 @@ def leaves(loss: torch.Tensor) -> set[torch.Tensor]:
 
 
 def first_values(model: nn.Module) -> dict[str, list[float]]:
-    """Mean, root mean square and a part, which depends on their order, of every parameter and buffer as built: what is
-    too small for `response` to show it, or felt in a long training only."""
+    """The `size_of` every parameter and buffer as built: what is too small for `response` to show it, or felt in a long
+    training only."""
     return {name: size_of(values) for name, values in (*model.named_parameters(), *model.named_buffers())}
 
 
@@ -266,7 +266,10 @@ def check_outputs(model: nn.Module, classes: int) -> None:
             copy.train()(images[[0, -1]])  # which may change what it keeps; faint ones alone may move nothing
     with of_a_network("be loaded"):
         new.load_state_dict(copy.state_dict())
-    if not torch.allclose(answers(copy), answers(new), 1e-5, 1e-6):
+    kept, loaded = answers(copy), answers(new)
+    if not kept.isfinite().all():
+        raise NetworkError("In training the network returns NaN or infinite numbers; mend its forward.")
+    if not torch.allclose(kept, loaded, 1e-5, 1e-6):
         raise NetworkError(
             "The network computes with something that its forward changes and that is not saved with its weights: keep "
             "it by self.register_buffer(name, tensor), not persistent=False, and take random numbers from torch."
@@ -383,12 +386,13 @@ def alike(found: list[float] | str, recorded: list[float] | str) -> bool:
 
 
 def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]]) -> bool:
-    """Whether all parameters have the same first values: mean and size within a hundredth of the size, and the part,
-    which older runs lack, within what machines differ by."""
+    """Whether all parameters have the same first values: mean and size within a hundredth of the size, and the part
+    within what machines differ by; older runs lack the part, or what is of logarithms."""
 
     def same(values: list[float], others: list[float]) -> bool:
-        off = np.nan_to_num(np.array([0.01, 0.01, 3e-5]) * abs(values[1]), posinf=0)[: len(others)]
-        return np.allclose(values[: len(others)], others, 0, off, equal_nan=True)
+        sizes = np.repeat(values[1::3], 3)
+        off = (np.tile([0.01, 0.01, 3e-5], 2) * sizes)[: len(others)]
+        return np.allclose(values[: len(others)], others, 0, off)
 
     return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
