@@ -724,6 +724,7 @@ class Settled(nn.Module):
     ("one", "other"),
     [
         ((50_000.0, 0.1), (50_000.0, 0.5)),
+        ((torch.finfo().min, 0.1), (torch.finfo().min, 0.5)),
         ((float("nan"), 0.1), (float("nan"), 0.5)),
         ((float("-inf"), 0.0), (0.0, float("-inf"))),
         ((float("-inf"), 0.0), (float("inf"), 0.0)),
@@ -733,6 +734,8 @@ class Settled(nn.Module):
 def test_a_value_beside_a_large_one_or_one_that_is_no_number_counts(one, other):
     first, second = records.first_values(Settled(*one)), records.first_values(Settled(*other))
     assert records.begin_alike(first, first) and not records.begin_alike(second, first)
+    mask = records.first_values(Settled(*[torch.finfo().min] * 1000))
+    assert records.begin_alike(mask, mask), "though its squares and sums overflow"
     for kind in (torch.tensor, np.array, lambda values: pd.DataFrame({"p": values})):
         assert code.briefly(kind(one)) == code.briefly(kind(one)) != code.briefly(kind(other))
 

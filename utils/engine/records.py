@@ -391,8 +391,8 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
 
     def same(values: list[float], others: list[float]) -> bool:
         sizes = np.repeat(values[1::3], 3)
-        off = (np.tile([0.01, 0.01, 3e-5], 2) * sizes)[: len(others)]
-        return np.allclose(values[: len(others)], others, 0, off)
+        off = np.nan_to_num(np.tile([0.01, 0.01, 3e-5], 2) * sizes, posinf=0)[: len(others)]  # squares may overflow
+        return np.allclose(values[: len(others)], others, 0, off, equal_nan=True)
 
     return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
