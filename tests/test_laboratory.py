@@ -4,6 +4,7 @@ Whatever is tried, no run of something else may be shown, resumed, published or 
 """
 
 import importlib
+import itertools
 import json
 import os
 import random
@@ -535,6 +536,44 @@ def test_what_could_not_be_loaded_again_is_not_trained(root, network, capsys):
     with pytest.raises(NetworkError, match=r"is not saved with its weights: keep it by self.register_buffer\(name"):
         train(network)
     assert "Epoch" not in capsys.readouterr().out and not (root / "runs").exists()
+
+
+STEPS = itertools.cycle([1.0])
+
+
+class Stepping(Recomputed):
+    """What comes later than in a few steps would be seen by nothing else."""
+
+    def forward(self, images):
+        maps = self.body(images).mean((2, 3))
+        return self.linear(maps * next(STEPS) if self.training else maps)
+
+
+class SteppingOnItsOwn(Recomputed):
+    def __init__(self):
+        super().__init__()
+        self.steps = itertools.cycle([1.0])
+
+
+class SteppingBySettings(Stepping):
+    settings = dict(steps=itertools.count(), sizes=[1])
+
+    def forward(self, images):
+        return super().forward(images) + (0.0 * next(self.settings["steps"]) if self.training else 0.0)
+
+
+@pytest.mark.parametrize(
+    "network, said",
+    [
+        (Stepping, r"STEPS is an iterator \(cycle\); what comes next in it is not kept"),
+        (SteppingOnItsOwn, r"SteppingOnItsOwn.steps is an iterator|copied"),
+        (SteppingBySettings, r"settings.steps is an iterator \(count\)"),
+    ],
+)
+def test_what_draws_from_an_iterator_is_not_trained(root, network, said):
+    with pytest.raises((NetworkError, RunError), match=said):
+        train(network)
+    assert not (root / "runs").exists()
 
 
 def test_what_is_kept_in_a_buffer_is_loaded_again(root):

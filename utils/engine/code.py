@@ -23,6 +23,7 @@ from enum import Enum, Flag
 from functools import cache, cached_property, partial, partialmethod, reduce
 from hashlib import sha256
 from importlib.util import find_spec, resolve_name
+from io import IOBase
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
@@ -87,7 +88,7 @@ def told() -> dict[str, str]:
 def classes_of(model: nn.Module) -> dict[str, str]:
     """Class, function or value -> digest of what it says: of the classes of a network's modules and the functions that
     these hold, as far as they are of no library, and of the classes, functions, numbers and words that these name;
-    CHANGES of what a forward changes. RunError if one of these is not what its file says now."""
+    CHANGES of what a forward changes. RunError if one of these is not what its file says now, or an iterator."""
     refuse_edits()
     before = _told_by(model)
     images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # stronger than any
@@ -103,15 +104,28 @@ def classes_of(model: nn.Module) -> dict[str, str]:
 def _told_by(model: nn.Module) -> dict[str, str]:
     said = {}
     held = [part for m in model.modules() for part in (*type(m).__mro__, *vars(m).values())]  # also hooks
+    for m in model.modules():
+        _refuse_iterators({f"{type(m).__name__}.{key}": part for key, part in vars(m).items()})
     for name, functions, named in _reach(held):
         for function in functions:
             said.setdefault(name, []).append(_said(function, function.__code__))  # two lambdas share a name
         apart = {name: part for key, value in named.items() for name, part in _apart(key, value).items()}
+        _refuse_iterators(apart)
         for key, text in ((key, briefly(part)) for key, part in apart.items()):
             if text and text != key.rpartition(".")[2]:  # of a function or class its own name
                 known = said.setdefault(f"{key}, its value", [])
                 known += [text] if "<" in key or text not in known else []  # one number, which two classes may name
     return {name: "".join(texts) for name, texts in said.items()}
+
+
+def _refuse_iterators(named: Mapping[str, Any]) -> None:
+    """RunError if one of these values is a generator, or another iterator of a library."""
+    for name, value in named.items():
+        if isinstance(value, Iterator) and not isinstance(value, IOBase) and not _is_own(type(value).__module__):
+            raise RunError(
+                f"{name} is an iterator ({type(value).__name__}); what comes next in it is not kept with a network. "
+                "Use a list, and count in a buffer."
+            )
 
 
 def _apart(name: str, value: Any) -> dict[str, Any]:
