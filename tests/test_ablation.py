@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from types import FunctionType
 
 import numpy as np
 import pandas as pd
@@ -173,7 +174,7 @@ def test_published_rows_are_kept_and_those_that_no_run_made_are_refused(few, mon
         with pytest.raises(RunError, match="Row 1 of runs/ablation/recipe.csv is of no|'gone' is no change"):
             publish_tables("ablation")
     table.assign(seed=[1, 1], change="as it is").to_csv(path, index=False)
-    with pytest.raises(RunError, match=r"recipe.csv lacks a column, or has a row twice"):
+    with pytest.raises(RunError, match=r"recipe.csv lacks a column or a number, or has a row twice"):
         publish_tables("ablation")
     path.write_bytes(honest)
     backup = path.with_name("recipe (copy).csv")
@@ -208,7 +209,8 @@ def test_a_row_is_of_today_under_an_older_pytorch_too(few, monkeypatch):
     ablation.ablate(few)
     said = nn.BatchNorm2d.extra_repr
     older = lambda self: said(self).replace(", bias=True", "")  # noqa: E731
-    older.__module__ = said.__module__  # there it is PyTorch's own
+    # there it is PyTorch's own
+    older = FunctionType(older.__code__, {"__name__": said.__module__}, closure=older.__closure__)
     monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", older)
     ablation.modules.cache_clear()  # it is another process there
     assert ablation.missing(few) == []
@@ -233,7 +235,7 @@ def test_a_row_of_another_class_that_shows_in_no_image_is_not_of_today(few, monk
     assert ablation.missing(few) == []
 
 
-@pytest.mark.parametrize("damage", ["twice", "no column", "semicolons"])
+@pytest.mark.parametrize("damage", ["twice", "no column", "semicolons", "no seed", "no number"])
 def test_a_damaged_table_is_a_sentence(root, damage):
     path, table = root / "runs" / "ablation" / "recipe.csv", pd.read_csv(ROOT / "results" / "ablation" / "recipe.csv")
     path.parent.mkdir(parents=True)
@@ -243,8 +245,11 @@ def test_a_damaged_table_is_a_sentence(root, damage):
         table = pd.concat([table, table.iloc[:1].assign(validation_accuracy=99.0)])
     elif damage == "no column":
         table = table.drop(columns="first_response")
+    elif damage in ("no seed", "no number"):
+        column, value = ("seed", None) if damage == "no seed" else ("first_response", "x")
+        table[column] = table[column].astype(object).where(table.index > 0, value)
     table.to_csv(path, index=False, sep=";" if damage == "semicolons" else ",")
-    with pytest.raises(RunError, match="recipe.csv lacks a column, or has a row twice"):
+    with pytest.raises(RunError, match="recipe.csv lacks a column or a number, or has a row twice"):
         ablation.missing(random_images())
 
 

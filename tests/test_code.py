@@ -882,8 +882,9 @@ INDIRECT = """
 from collections import deque
 from collections import UserDict
 from dataclasses import dataclass
+from enum import Enum
 from fractions import Fraction
-from functools import cache, partial, wraps
+from functools import cache, partial, update_wrapper, wraps
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -949,6 +950,71 @@ def scaled(function):
     return call
 
 
+FIRST, SECOND = 12, 13
+
+
+def times(factor):
+    def wrap(function):
+        @wraps(function)
+        def call(self, x):
+            return factor * function(self, x)
+        return call
+    return wrap
+
+
+class Counted:
+    def __init__(self, function):
+        update_wrapper(self, function)
+        self.function, self.calls = function, 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return self.function(x) - 4
+
+
+@Counted
+def counted(x):
+    return x * 1.5
+
+
+def doubling(kind):
+    @wraps(kind, updated=())
+    class Doubling(kind):
+        def drop(self, x):
+            return super().drop(x) * 2.5
+    return Doubling
+
+
+@doubling
+class Wide(Below):
+    pass
+
+
+@wraps(nn.functional.relu)
+def relu(x):
+    return nn.functional.relu(x) + 6
+
+
+def kept_in(order):
+    return order * __KEEP
+
+
+class Mode(Enum):
+    LOW = 1
+
+
+Mode.LOW.rate = 0.31
+
+
+class Comparing(type):
+    def __eq__(self, other):  # so that it has no hash
+        return True
+
+
+class Compared(metaclass=Comparing):
+    rate = 0.32
+
+
 def hooked(layer, images):
     return None
 
@@ -981,6 +1047,9 @@ class Halving(float):
 ghost, halving, user = Ghost(), Halving(7.5), [UserDict(p=4.5)]
 many, row = torch.zeros(300_000), torch.zeros(300_000, dtype=torch.int64)
 many[777], row[778] = 9, 8
+order = torch.arange(3000)
+order[2000:2002] = torch.tensor([2001, 2000])
+__KEEP = 0.33
 change, part, made, again, queue = one, partial(one, size=32), given(3), given(7), deque([5])
 
 
@@ -1003,6 +1072,19 @@ class Net(nn.Module):
     def inner(self, x, sign):
         return x
 
+    @property
+    def bias(self):
+        return 0.34
+
+    @bias.setter
+    def bias(self, value):
+        value[:] = 0.35
+
+    @times(FIRST)
+    @times(SECOND)
+    def twice(self, x):
+        return x
+
     @scaled
     def forward(self, x, size=SIZE):
         named = scales[0] * config["a"]["p"][0] * settings.p * setting(weights[0]) * acts["relu"](norms["first"](x))
@@ -1012,6 +1094,7 @@ class Net(nn.Module):
         for step in table.values():
             named = step(named)
         named = Config().drop(self.halves[0](named)) * Config.rate * Config.Train.rate * slot.r * again(x)
+        named = Wide().drop(counted(relu(self.twice(named)))) * Mode.LOW.rate * Compared.rate * kept_in(order)
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
 
@@ -1075,6 +1158,17 @@ NAMED = {
     "dict of a class of the library": ("p=4.5", "p=4.6"),
     "one of many numbers": ("= 9, 8", "= 10, 8"),
     "one of many whole numbers": ("= 9, 8", "= 9, 7"),
+    "object in the place of a function": ("self.function(x) - 4", "self.function(x) - 5"),
+    "function in such an object": ("x * 1.5", "x * 1.6"),
+    "class in the place of a class": ("super().drop(x) * 2.5", "super().drop(x) * 2.6"),
+    "wrapper of a function of PyTorch": ("relu(x) + 6", "relu(x) + 7"),
+    "first of two decorators": ("FIRST, SECOND = 12", "FIRST, SECOND = 14"),
+    "second of two decorators": ("FIRST, SECOND = 12, 13", "FIRST, SECOND = 12, 14"),
+    "attribute of an Enum": ("LOW.rate = 0.31", "LOW.rate = 0.41"),
+    "class without a hash": ("rate = 0.32", "rate = 0.42"),
+    "number with two underscores": ("__KEEP = 0.33", "__KEEP = 0.43"),
+    "what sets a property": ("value[:] = 0.35", "value[:] = 0.45"),
+    "order of many": ("tensor([2001, 2000])", "tensor([2000, 2001])"),
     "part of a method": ("return x\n\n    @scaled", "return -x\n\n    @scaled"),
 }
 
@@ -1225,7 +1319,12 @@ def test_what_a_cell_puts_into_a_layer_of_pytorch_counts(monkeypatch):
     forward, network = nn.BatchNorm2d.forward, records.build(models.small)
     before = records.identity(network, asdict(Recipe(1)), {}, 1)
     monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: 0.9 * forward(self, x))
-    assert records.difference(records.identity(network, asdict(Recipe(1)), {}, 1), before)
+    one = records.identity(network, asdict(Recipe(1)), {}, 1)
+    assert records.difference(one, before)
+    dropout = nn.functional.dropout  # which shows in training alone
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: dropout(0.9 * forward(self, x), 0.1 * self.training))
+    other = records.identity(network, asdict(Recipe(1)), {}, 1)
+    assert one["classes"] != other["classes"] and records.difference(other, one)
 
 
 def test_a_name_given_again_hides_no_code(monkeypatch):

@@ -382,6 +382,20 @@ def test_what_is_no_published_run_stops_no_report(copy):
         statistics.seeds("small")
 
 
+def test_a_report_that_is_refused_at_its_last_figure_writes_nothing(copy, monkeypatch):
+    page = copy / "README.md"
+    before = re.sub(r"\d\d\.\d\d ± ", "12.34 ± ", page.read_text(encoding="utf-8"))
+    page.write_text(before, encoding="utf-8")
+
+    def damaged(*arguments):
+        raise RunError("growth.csv cannot be read.")
+
+    monkeypatch.setattr(readme, "read_table", damaged)
+    with pytest.raises(RunError, match="growth"):
+        readme.write()
+    assert page.read_text(encoding="utf-8") == before
+
+
 def test_a_report_without_the_five_experiments_is_refused(copy):
     shutil.rmtree(copy / "results" / "experiment_1")
     before = (copy / "README.md").read_bytes()
@@ -448,7 +462,7 @@ KEYS = ("iopub.status.busy", "iopub.status.idle")
 
 def test_the_minutes_of_a_notebook_are_those_of_its_cells():
     one, two = ("2026-01-01T10:00:00Z", "2026-01-01T10:01:00Z"), ("2026-01-01T10:01:01Z", "2026-01-01T10:02:30Z")
-    assert executed(one, two) == executed(two, one) == 3
+    assert executed(one, two) == executed(two, one) == "3 min"
     assert tables.running_minutes([{"cell_type": "code", "metadata": {"execution": {KEYS[0]: one[0]}}}]) == "-"
 
 

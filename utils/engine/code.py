@@ -104,6 +104,8 @@ def classes_of(model: nn.Module) -> dict[str, str]:
 def _told_by(model: nn.Module) -> dict[str, str]:
     said = {}
     held = [part for m in model.modules() for part in (*type(m).__mro__, *vars(m).values())]  # also hooks
+    kinds = dict.fromkeys(kind for m in model.modules() for kind in type(m).__mro__ if not _is_of_no_library(kind))
+    held += [f for kind in kinds if kind is not nn.Module for f in _functions(kind)]  # which a cell put there
     for m in model.modules():
         _refuse_iterators({f"{type(m).__name__}.{key}": part for key, part in vars(m).items()})
     for name, functions, named in _reach(held):
@@ -140,15 +142,18 @@ def _apart(name: str, value: Any) -> dict[str, Any]:
 def _reach(held: list) -> Iterator[tuple[str, list[FunctionType], dict[str, Any]]]:
     """The name of each class and function of no library among these and among what they name, its functions, and what
     it names. RunError as in `_refuse_old`."""
-    waiting = [*dict.fromkeys(_own(held))]
+    waiting = [*{id(value): value for value in _own(held)}.values()]  # its class may compare in any way
     for value in waiting:  # which grows
         name, functions = f"{value.__module__}.{value.__qualname__}", _functions(value)
         _refuse_old(functions)
         named = {f"{name}.{key}": part for key, part in _parts(value).items() if not any(part is f for f in functions)}
-        for function in functions:
-            named |= {f"{value.__module__}.{key}": part for key, part in _named_by(function).items()}
-        others = dict.fromkeys(_own([*named.values(), *getattr(value, "__mro__", ())]))
-        waiting += [other for other in others if other not in waiting]
+        for key, part in (item for function in functions for item in _named_by(function).items()):
+            key = f"{value.__module__}.{key}"
+            while named.get(key, part) is not part:  # such as of two decorators of one function
+                key += "'"
+            named[key] = part
+        others = _own([*named.values(), *getattr(value, "__mro__", ())])
+        waiting += {id(other): other for other in others if all(other is not one for one in waiting)}.values()
         yield name, functions, named
 
 
@@ -157,7 +162,8 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     helpers.scale; and what it encloses or has as defaults."""
     codes = _with_inner([function.__code__])
     read = {i.argval for i in _lines(function) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    found = {name: value for name, value in function.__globals__.items() if name in read and not name.startswith("__")}
+    found = {name: value for name, value in function.__globals__.items() if name in read}
+    found = {name: value for name, value in found.items() if not (name.startswith("__") and name.endswith("__"))}
     taken = [name for code in codes for name in code.co_names]  # attributes, too
     files = [(name, [value]) for name, value in found.items() if inspect.ismodule(value)]
     for name, path in files:  # which grows; files may import each other
@@ -231,7 +237,9 @@ def _briefly(value: Any, seen: dict[int, tuple[str, Any]], depth: int) -> str | 
         of_none = owner is None or inspect.isclass(owner) or inspect.ismodule(owner)
         return value.__qualname__ if of_none else f"{value.__qualname__} of {inner(owner)}"
     if isinstance(value, Enum):
-        return f"{kind}{'' if isinstance(value, Flag) else f'.{value.name}'} {inner(value.value)}"
+        more = {key: part for key, part in _state(value).items() if not key.endswith("_")}
+        named = kind if isinstance(value, Flag) else f"{kind}.{value.name}"
+        return f"{named} {inner(value.value)}{inner(more) if more else ''}"
     of_parts = own or str(type(value).__module__).startswith(SILENT) or isinstance(value, OF_PARTS)
     if of_parts or isinstance(value, list | dict | deque):  # what may hold itself
         if id(value) in seen or depth > DEEPEST:
@@ -262,6 +270,10 @@ def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
         return inner([value.name, value.to_numpy(), *([value.index] if isinstance(value, pd.Series) else [])])
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         return inner(value.tolist())
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biu":  # an order of many differs little from another
+        return f"{value.dtype} {[*value.shape]} {sha256(np.ascontiguousarray(value)).hexdigest()[:8]}"
+    if isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex() or value.is_quantized):
+        return inner(value.detach().cpu().to_dense().as_subclass(torch.Tensor).numpy())
     if isinstance(value, torch.Tensor | np.ndarray):
         plain = value  # a sparse one can be no other class, an array no other order
         if isinstance(value, np.ndarray):
@@ -345,7 +357,8 @@ def _is_of_no_library(value: Any) -> bool:
     if not (inspect.isfunction(value) or inspect.isclass(value)):
         return False
     by_exec = value.__module__ in (None, "builtins") and any(map(inspect.isfunction, (value, *vars(value).values())))
-    return by_exec or _is_own(value.__module__)
+    wraps = inspect.isfunction(value) and _is_own(_file_name(value))  # one of a library
+    return by_exec or wraps or _is_own(value.__module__)
 
 
 def _own(values: Iterable) -> list:
@@ -380,6 +393,8 @@ def _held_by(value: Any) -> list:
 def _functions(value: Any) -> list[FunctionType]:
     """The function itself, or those of a class; of a decorated one the wrapper, too, unless it is a library's."""
     found = [_inner(part) for part in (value, *_parts(value).values())]
+    properties = [part for part in vars(value).values() if isinstance(part, property)] if inspect.isclass(value) else []
+    found += [part for each in properties for part in (each.fset, each.fdel)]
     for part in found:  # which grows
         found += [part.__wrapped__] if inspect.isfunction(part) and hasattr(part, "__wrapped__") else []
     return [part for part in found if inspect.isfunction(part) and _is_own(_file_name(part))]
@@ -403,8 +418,9 @@ def _inner(value: Any) -> Any:
         return value.fget if isinstance(value, property) else value.func
     if isinstance(value, staticmethod | classmethod):
         return value.__func__
-    named = callable(value) and not inspect.isfunction(value)
-    return inspect.getattr_static(value, "__wrapped__", value) if named else value  # which asks no code of the user's
+    if not callable(value) or inspect.isfunction(value) or inspect.isclass(value) or _is_of_no_library(type(value)):
+        return value
+    return inspect.getattr_static(value, "__wrapped__", value)  # which asks no code of the user's
 
 
 def _with_inner(codes: list[CodeType]) -> list[CodeType]:

@@ -83,9 +83,6 @@ def write() -> None:
     places, pictures = {marker: place_of(marker, pages) for marker in TABLES}, notebook_figures()
     for marker, page in places.items():
         pages[page] = fill(pages[page], marker, markdown(TABLES[marker]()))
-    for page, text in pages.items():
-        write_atomically(text.encode(), utils.ROOT / page)
-
     five, drawn = published(FIVE), published(MAIN + RECORDS)
     figures = {
         f"{FINAL}.png": plotting.curves(loaded[FINAL], experiment(FINAL).prior),
@@ -99,6 +96,8 @@ def write() -> None:
         ),
         "benchmark.png": plotting.cost_growth(read_table(utils.ROOT / "results" / "benchmark" / "growth.csv")),
     }
+    for page, text in pages.items():  # only now, when nothing else can be refused
+        write_atomically(text.encode(), utils.ROOT / page)
     for file, figure in figures.items():
         plotting.save(figure, utils.ROOT / "images" / file)
     for file, png in pictures.items():

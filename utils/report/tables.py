@@ -127,7 +127,7 @@ def course_table() -> dict:
         "": [path.name[:2] for path in books],
         "notebook": [f"[{title}](notebooks/{path.name})" for title, path in zip(titles, books, strict=True)],
         "reading": [f"{reading_minutes(cells)} min" for cells in books.values()],
-        "running": [f"{running_minutes(cells)} min" for cells in books.values()],
+        "running": [running_minutes(cells) for cells in books.values()],
         "in Colab": [first.splitlines()[0] for first in firsts],
     }
 
@@ -139,14 +139,14 @@ def reading_minutes(cells: list[dict]) -> int:
     return 5 * math.ceil(len(words) / 500)
 
 
-def running_minutes(cells: list[dict]) -> int | str:
+def running_minutes(cells: list[dict]) -> str:
     """What all cells took together, as Jupyter recorded it when the notebook was run."""
     times = [cell["metadata"].get("execution") for cell in cells if cell["cell_type"] == "code"]
     try:
         ends = [[datetime.fromisoformat(t[f"iopub.status.{word}"][:19]) for word in ("busy", "idle")] for t in times]
     except (KeyError, TypeError):  # not told
         return "-"
-    return math.ceil(sum((end - start).total_seconds() for start, end in ends) / 60)
+    return f"{math.ceil(sum((end - start).total_seconds() for start, end in ends) / 60)} min"
 
 
 def sizes(runs: pd.DataFrame) -> dict:

@@ -6,6 +6,7 @@ any time. To try a change of your own, add a line to RECIPES or NETWORKS.
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache, partial
 from hashlib import sha256
@@ -141,9 +142,11 @@ def kept(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataFra
     file = next((file for file in files if file.exists()), None)
     columns = ["change", "run", *KEPT]
     table = records.read_table(file) if file else pd.DataFrame(columns=columns)
-    if not {*columns} <= {*table} or table.duplicated(["change", "seed"]).any():
-        raise RunError(f"{file} lacks a column, or has a row twice; fetch it again, or delete it.")
-    return table.astype(dict(seed=int))  # other programs write 1.0
+    if {*columns} <= {*table} and not table.duplicated(["change", "seed"]).any():
+        with suppress(AttributeError, ValueError):  # no number where one belongs
+            table.first_response.map(lambda text: [*map(float, text.split())])
+            return table.astype(dict(seed=int))  # other programs write 1.0
+    raise RunError(f"{file} lacks a column or a number, or has a row twice; fetch it again, or delete it.")
 
 
 def judged(name: str, places: tuple[str, ...] = ("runs", "results")) -> pd.DataFrame:

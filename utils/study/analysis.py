@@ -114,9 +114,8 @@ def effective_field(model: nn.Module, batch: torch.Tensor, layer: nn.Module) -> 
     Source: Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", 2016.
     """
     batch, outputs = batch.clone().requires_grad_(), []
-    handle = layer.register_forward_hook(lambda *arguments: outputs.append(arguments[-1].clone()))
-    model.eval()(batch)
-    handle.remove()
+    with layer.register_forward_hook(lambda *arguments: outputs.append(arguments[-1].clone())):
+        model.eval()(batch)
     middle = outputs[0].shape[-1] // 2
     (gradient,) = torch.autograd.grad(outputs[0][:, :, middle, middle].sum(), batch)
     field = gradient.abs().sum((0, 1)).numpy()
