@@ -155,10 +155,11 @@ def test_experiment_4():
         *[deepcopy(part) for name in parts for part in [parts[name]] * (7 if name == "c4_1" else 1)]
     )
     assert totals(deeper)["receptive_field"] == 109
-    limits = [stats.t.ppf(0.975, 2 * n - 2) * 0.5 * math.sqrt(2 / n) for n in (8, 9)]
-    assert limits[0] > 0.505 > limits[1] and f"= {limits[1]:.2f}$ points" in dilated
-    shown = 1 - stats.nct.cdf(stats.t.ppf(0.975, 16), 16, math.sqrt(9 / 2))
-    assert shown == pytest.approx(0.5, abs=0.02) and "nine seeds show it every second time" in dilated
+    factor = stats.t.ppf(0.975, 9 - 1)  # paired by seed
+    limit = factor * 0.5 * math.sqrt(2 / 9)
+    assert limit > 0.5 and f"= {limit:.2f}$ points" in dilated
+    shown = 1 - stats.nct.cdf(factor, 9 - 1, factor)
+    assert shown == pytest.approx(0.5, abs=0.03) and "nine seeds show it every second time" in dilated
     wider = changed("experiment_3", "c4_1", dilation=2, padding=2)
     assert totals(wider) == before | {"receptive_field": 61} and "`c5` 61" in dilated
 
@@ -184,6 +185,14 @@ def test_experiment_5():
     less = without.validation_accuracy - with_it.validation_accuracy
     assert f"had {with_it.validation_accuracy:.2f} %, {less:.1f} points less" in dropout
     assert f"{with_it.seconds_per_epoch} seconds instead of {without.seconds_per_epoch}" in dropout
+
+
+def test_comparison():
+    *_, seeds, _ = answers("comparison")
+    limits = {n: stats.t.ppf(0.975, n - 1) * 0.2 * math.sqrt(2 / n) for n in (5, 6)}
+    assert limits[5] > 0.3 > limits[6] and f"= {limits[6]:.3f}$ will just do. Six seeds." in seeds
+    unpaired = [stats.t.ppf(0.975, 2 * (n - 1)) * 0.2 * math.sqrt(2 / n) for n in (4, 5)]
+    assert unpaired[0] > 0.3 > unpaired[1] and f"= {unpaired[1]:.3f}$, and five would do" in seeds
 
 
 def test_small():

@@ -133,13 +133,15 @@ def tried(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def shown(tried: pd.DataFrame, **words: str) -> pd.DataFrame:
-    """Tries as a page shows them, the best first: accuracies with two digits, whole numbers without a point, "-" where
-    one has no such value; only the columns that have `words`, and their headings."""
+    """Tries as a page shows them, the best first: accuracies with two digits, multiply-adds in millions, whole numbers
+    without a point, "-" where one has no such value; only the columns that have `words`, and their headings."""
     words = dict(validation_accuracy="held out (%)") | words
 
     def text(column: pd.Series) -> pd.Series:
         if column.name.endswith("_accuracy"):
             return column.map("{:.2f}".format)
+        if column.name == "macs":
+            return (column / 1e6).map("{:.1f} M".format, na_action="ignore")
         numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         whole = numbers and (column.dropna() % 1 == 0).all()
         return column.map("{:,.0f}".format, na_action="ignore") if whole else column
@@ -160,12 +162,11 @@ def tries() -> pd.DataFrame:
         except (RunError, OSError) as error:  # others can be listed
             print(error)
             continue
-        row = dict(network=m.get("built_by", {}).get("function", UNKNOWN), parameters=m["parameters"])
+        row = dict(accuracy=round(records.last_accuracy(m), 2), network=m.get("built_by", {}).get("function", UNKNOWN))
+        row |= dict(parameters=m["parameters"])
         row |= {"multiply-adds": m["macs"], "receptive field": m["receptive_field"], "seed": m["seed"]}
         row |= {"judged on": m["evaluated_on"], "images": records.images_of(m)} | records.LATER | m["recipe"]
-        rows[printable(records.title_of(path.parent))] = row | dict(
-            teacher=teacher, accuracy=round(records.last_accuracy(m), 2)
-        )
+        rows[printable(records.title_of(path.parent))] = row | dict(teacher=teacher)
     found = pd.DataFrame(rows.values(), list(rows))  # pandas 2 loses the order in from_dict(orient="index")
     recipe = [key for key in asdict(Recipe(1)) if key != "epochs" and key in found]
     return found.drop(columns=[key for key in recipe if found[key].nunique(dropna=False) < 2])
