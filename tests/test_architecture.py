@@ -130,8 +130,8 @@ def test_changes_name_what_has_no_arguments_of_its_own(capsys):
 
     plain = network(nn.Conv2d(3, 4, 3))
     assert changes(plain, network(nn.Conv2d(3, 4, 3, bias=False))).loc["0"].tolist() == ["-", "-", "-4", "0"]
-    grouped = changes(network(nn.Conv2d(4, 4, 3)), network(nn.Conv2d(4, 4, 3, groups=2)), (4, 32, 32))
-    assert grouped.loc["0"].tolist()[:2] == ["3x3", "3x3, 2 groups"]
+    whole, halves = (network(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=groups)) for groups in (1, 2))
+    assert changes(whole, halves).loc["1"].tolist()[:2] == ["3x3", "3x3, 2 groups"]
     activation = changes(network(nn.Conv2d(3, 4, 3), nn.ReLU()), network(nn.Conv2d(3, 4, 3), nn.GELU()))
     assert activation.loc["other layers"].tolist() == ["ReLU 1", "GELU 1", "0", "0"]
     unknown = changes(plain, small(branching)).loc["in all"].tolist()

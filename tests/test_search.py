@@ -34,6 +34,7 @@ def test_changes_are_read_with_the_type_of_what_they_change():
     [
         ("c9=40", "changes nothing of fast"),
         ("lr", "lr must be of the kind of"),
+        ("lr=0.1 c2=40 lr=0.2", "lr is given twice; one run has one value."),
         ("c2=wide", "c2 must be of the kind of"),
         ("epochs=0", "epochs is 0, but must be a whole number of at least 1"),
         ("batch_size=-1", "batch_size is -1"),

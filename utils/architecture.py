@@ -130,15 +130,15 @@ def short_names(paths: pd.Series) -> pd.Series:
 # ---------------------------------------------------------------- the rules
 
 
-def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
+def rules(model: nn.Module) -> pd.DataFrame:
     """The assignment's rules for the network: columns `rule`, `found`, `passed`."""
-    traced = trace(model, input_size)
+    traced = trace(model)
     parameters = sum(p.numel() for p in model.parameters())
     few = (f"fewer than {MAX_PARAMETERS:,} parameters", f"{parameters:,}", parameters < MAX_PARAMETERS)
     if traced is None:
         found = [("the other rules", "cannot be told without a trace", False), few]
         return pd.DataFrame(found, columns=["rule", "found", "passed"])
-    table = layer_table(model, input_size)
+    table = layer_table(model)
     convs = table[table.kind.str.contains("conv", case=False)]
     hidden = convs[["kernel", "stride", "dilation"]].isna().any(axis=None)
     averages, pools = graphs.poolings(traced)
@@ -167,9 +167,9 @@ def rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     return pd.DataFrame(found, columns=["rule", "found", "passed"])
 
 
-def check_rules(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> bool:
+def check_rules(model: nn.Module) -> bool:
     """Print each rule of the assignment with what was found; True if the network passes all."""
-    table = rules(model, input_size)
+    table = rules(model)
     for row in table.itertuples():
         print(f"{'pass' if row.passed else 'FAIL'}  {row.rule:<34} {row.found}")
     return bool(table.passed.all())

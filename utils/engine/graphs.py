@@ -41,7 +41,7 @@ class _Tracer(fx.Tracer):
         return alike or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module, input_size: Sequence[int]) -> fx.GraphModule | None:
+def trace(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> fx.GraphModule | None:
     """The network's graph with the shape of every tensor, from one real forward pass; None if it cannot be traced.
     NetworkError if it does not take such an image, or is none."""
     if not isinstance(model, nn.Module):

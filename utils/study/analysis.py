@@ -133,7 +133,7 @@ def theoretical_field(model: nn.Module, layer: str) -> tuple[float, int]:
     seeing = rows[rows.kernel.notna()].fillna({"dilation": 1})  # poolings, too
     unknown = seeing.empty or rows.receptive_field.isna().any() or rows.kind.str.contains("Pad|Adaptive").any()
     unknown |= (rows.in_size == 1).any()  # what has seen the whole map looks nowhere
-    if unknown or any("pad" in called(node) for node in trace(model, (3, 32, 32)).graph.nodes):
+    if unknown or any("pad" in called(node) for node in trace(model).graph.nodes):
         raise NetworkError(f"It is not known where in the image {layer} looks.")
     jump = seeing.jump // seeing.stride.astype(int)  # before the layer
     shift = (((seeing.kernel - 1) / 2 * seeing.dilation - seeing.padding) * jump).sum()

@@ -1,7 +1,6 @@
 """The layer table, to be read by people: all layers of a network, and what changed between two networks."""
 
 from collections import Counter
-from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 import pandas as pd
@@ -13,11 +12,11 @@ NUMBERS = ["receptive field", "multiply-adds", "parameters"]
 WORDS = ["kind", "channels", "size", "stride", "padding", "dilation"]
 
 
-def table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
+def table(model: nn.Module) -> pd.DataFrame:
     """The layer table to be read, every value a text: convolutions, linear layers and poolings by short names, what all
     other layers (batch norms) have together, and the totals. `kind` has stride and dilation where they are not 1.
     NetworkError as in `layer_table`."""
-    read = _read(model, input_size)
+    read = _read(model)
     for row in read.values():
         said = [f"{word} {row[word]}" for word in ("stride", "dilation") if row.get(word, 1) != 1]
         row |= {"kind": ", ".join([row["kind"], *said])} if said else {}
@@ -26,10 +25,10 @@ def table(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataF
     return rows.reindex(columns=columns).apply(lambda column: column.map(_text)).rename_axis("layer")
 
 
-def changes(before: nn.Module, after: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> pd.DataFrame:
+def changes(before: nn.Module, after: nn.Module) -> pd.DataFrame:
     """Every layer in which two networks differ, in forward order: in what (one that a network lacks is "-" there), and
     how many parameters and multiply-adds the second has more. NetworkError as in `layer_table`."""
-    old, new = (_read(model, input_size) for model in (before, after))
+    old, new = map(_read, (before, after))
     steps = SequenceMatcher(None, list(old), list(new), autojunk=False).get_opcodes()
     found = {}
     for name in dict.fromkeys(n for _, i, j, k, m in steps for n in (*list(old)[i:j], *list(new)[k:m])):
@@ -48,10 +47,10 @@ def changes(before: nn.Module, after: nn.Module, input_size: Sequence[int] = (3,
     return pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("layer")
 
 
-def _read(model: nn.Module, input_size: Sequence[int]) -> dict[str, dict]:
+def _read(model: nn.Module) -> dict[str, dict]:
     """Short name -> what is known of the layer, under the titles that `table` shows; the last two are "other layers",
     with the number of each kind, and "in all"."""
-    table = layer_table(model, input_size)
+    table = layer_table(model)
     main, rows = table.kind.str.contains("Conv|Linear|Pool"), {}
     total = {key: pd.NA if value is None else value for key, value in totals(model, table).items()}
     for name, row in zip(short_names(table.layer[main]), table[main].itertuples(), strict=True):

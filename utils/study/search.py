@@ -47,6 +47,8 @@ def parse(name: str, changes: list[str]) -> tuple[Recipe, dict]:
         key, _, value = change.partition("=")
         if key not in now:
             raise RunError(f"{change!r} changes nothing of {name}; write NAME=VALUE with one of {', '.join(now)}.")
+        if key in parsed:
+            raise RunError(f"{key} is given twice; one run has one value.")
         kind = Recipe.__dataclass_fields__[key].type if key in recipe else type(now[key])
         if kind not in KINDS:
             raise RunError(f"{key} of {name} is {now[key]!r}, which no search can change; give it a number as default.")
@@ -80,16 +82,10 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
         if (before := so_far()) is not None:
             both = pd.DataFrame([*before.to_dict("records"), row])
             known = [column for column in both if column not in COMPARED]  # the first tries lack them
-            digits = both.apply(lambda column: column.map(shorter))  # DataFrame.map came with pandas 2.1
-            table = digits.drop_duplicates(known, ignore_index=True)
+            table = both.round(12).drop_duplicates(known, ignore_index=True)  # reading a file may change last digits
         if not utils.FAST_RUN:
             write_atomically(table.to_csv(index=False, lineterminator="\n").encode(), path)
     return table
-
-
-def shorter(value: Any) -> Any:
-    """A number without its last digits, which reading a file may change."""
-    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def sound(table: pd.DataFrame, file: Path) -> pd.DataFrame:
