@@ -117,6 +117,9 @@ def test_the_measured_field_fills_the_theoretical_square_and_no_more(layer):
         seen = np.flatnonzero(field.sum(axis) > 0)
         assert (seen[0], seen[-1]) == (low, high)
     assert field.sum() == pytest.approx(1)
+    with pytest.raises(RuntimeError):
+        analysis.effective_field(model, torch.zeros(1, 1, 8, 8), model.layers.c5)
+    assert not any(module._forward_hooks for module in model.modules()), "nothing is left in the network"
 
 
 IMAGES = np.random.default_rng(1).integers(1, 256, (20, 32, 32, 3), dtype=np.uint8)

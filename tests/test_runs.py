@@ -272,6 +272,7 @@ def test_the_table_of_runs_shows_what_differs_between_their_recipes(root, capsys
     assert sorted(table.index) == ["runs/mine", "runs/search/mine-2"]
     assert table.loc["runs/search/mine-2", "lr"] == 0.2 and not {"flip", "momentum"} & set(table)
     assert set(table.network) == {"experiment_5"} and set(table.accuracy) == {84.0} and set(table.epochs) == {24}
+    assert [*table][:2] == ["accuracy", "network"], "what a page cuts off is on the right"
     assert main(["runs"]) == 0 and "runs/search/mine-2" in capsys.readouterr().out
 
 

@@ -171,11 +171,18 @@ def test_a_damaged_table_is_a_sentence_and_stays_as_it_is(tmp_path, monkeypatch,
 
 def test_tries_are_shown_the_best_first_with_whole_numbers_and_two_digits():
     tries = pd.DataFrame(
-        dict(validation_accuracy=[84.5, 85.04], n=[2, None], lr=[0.1, 0.03], parameters=[9786, 12345], seed=[1, 1])
+        dict(
+            validation_accuracy=[84.5, 85.04],
+            n=[2, None],
+            lr=[0.1, 0.03],
+            parameters=[9786, 12345],
+            macs=[2.25e6, None],
+        )
     )
-    shown = search.shown(tries, n="pairs", lr="lr", parameters="parameters")
-    assert shown.index.name == "held out (%)" and [*shown] == ["pairs", "lr", "parameters"]
-    assert shown.reset_index().values.tolist() == [["85.04", "-", 0.03, "12,345"], ["84.50", "2", 0.1, "9,786"]]
+    shown = search.shown(tries, n="pairs", lr="lr", parameters="parameters", macs="multiply-adds")
+    assert shown.index.name == "held out (%)" and [*shown] == ["pairs", "lr", "parameters", "multiply-adds"]
+    best, other = shown.reset_index().values.tolist()
+    assert best == ["85.04", "-", 0.03, "12,345", "-"] and other == ["84.50", "2", 0.1, "9,786", "2.2 M"]
 
 
 def test_a_try_of_an_earlier_network_is_marked(tmp_path, monkeypatch):
