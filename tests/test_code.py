@@ -873,7 +873,8 @@ def test_what_a_networks_functions_name_is_a_part_of_its_code(tmp_path, monkeypa
         classes = code_module.classes_of(importlib.import_module(name).Net())
         found.append({key.removeprefix(f"{name}."): digest for key, digest in classes.items()})
     of_pytorch = "Sign._backward_cls, its value"  # PyTorch keeps it in the class
-    assert found[0].keys() == found[1].keys() == {"Net", "Sign", "helped", "between", of_pytorch}
+    of_no_grad = "between (0), its value"  # what PyTorch's wrapper encloses
+    assert found[0].keys() == found[1].keys() == {"Net", "Sign", "helped", "between", of_pytorch, of_no_grad}
     differing = [key for key, digest in found[0].items() if found[1][key] != digest]
     assert differing == ["Sign" if "gradient" in old else "helped"]
 
@@ -884,7 +885,7 @@ from collections import UserDict
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from functools import cache, partial, update_wrapper, wraps
+from functools import cache, partial, singledispatch, update_wrapper, wraps
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -999,6 +1000,24 @@ def kept_in(order):
     return order * __KEEP
 
 
+GRADIENT = True
+
+
+@torch.set_grad_enabled(GRADIENT)
+def with_gradient(x):
+    return x
+
+
+@singledispatch
+def dispatched(x):
+    return x
+
+
+@dispatched.register
+def _(x: torch.Tensor):
+    return x + 36
+
+
 class Mode(Enum):
     LOW = 1
 
@@ -1095,6 +1114,7 @@ class Net(nn.Module):
             named = step(named)
         named = Config().drop(self.halves[0](named)) * Config.rate * Config.Train.rate * slot.r * again(x)
         named = Wide().drop(counted(relu(self.twice(named)))) * Mode.LOW.rate * Compared.rate * kept_in(order)
+        named = with_gradient(dispatched(named))
         return change(part(made(x))) * (SIZE or 1) * Config.size * named
 
 
@@ -1165,6 +1185,8 @@ NAMED = {
     "first of two decorators": ("FIRST, SECOND = 12", "FIRST, SECOND = 14"),
     "second of two decorators": ("FIRST, SECOND = 12, 13", "FIRST, SECOND = 12, 14"),
     "attribute of an Enum": ("LOW.rate = 0.31", "LOW.rate = 0.41"),
+    "what a wrapper of PyTorch is given": ("GRADIENT = True", "GRADIENT = False"),
+    "function for a kind of argument": ("x + 36", "x + 37"),
     "class without a hash": ("rate = 0.32", "rate = 0.42"),
     "number with two underscores": ("__KEEP = 0.33", "__KEEP = 0.43"),
     "what sets a property": ("value[:] = 0.35", "value[:] = 0.45"),

@@ -58,7 +58,8 @@ BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's 
 FIXED = (*BASES, type, FunctionType)
 PLAIN = (*BASES, bool, type(None))  # which hold nothing
 CONTAINERS = (list, tuple, deque, set, frozenset, dict, partial, np.ndarray, torch.Tensor, pd.Series, pd.DataFrame)
-SILENT = ("torchvision.transforms", "torch.distributions")  # they print little of what they hold
+# They print little of what they hold:
+SILENT = ("torchvision.transforms", "torch.distributions", "torch.autograd.grad_mode")
 OF_PARTS = (nn.Module, SimpleNamespace, Namespace)
 DEEPEST = 20  # objects in objects: where Python's own limit ends it depends on who calls
 ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # where something lies in the memory of this process
@@ -147,7 +148,16 @@ def _reach(held: list) -> Iterator[tuple[str, list[FunctionType], dict[str, Any]
         name, functions = f"{value.__module__}.{value.__qualname__}", _functions(value)
         _refuse_old(functions)
         named = {f"{name}.{key}": part for key, part in _parts(value).items() if not any(part is f for f in functions)}
-        for key, part in (item for function in functions for item in _named_by(function).items()):
+        found = [item for function in functions for item in _named_by(function).items()]
+        for wrapper in _wrapped(value):  # of a library, such as of singledispatch, which holds others of this name
+            if wrapper not in functions and inspect.unwrap(wrapper) in functions:
+                held = dict(enumerate(_given(wrapper))) | vars(wrapper)
+                found += [
+                    (f"{wrapper.__qualname__} ({n})", part)
+                    for n, part in held.items()
+                    if part is not wrapper.__wrapped__
+                ]
+        for key, part in found:
             key = f"{value.__module__}.{key}"
             while named.get(key, part) is not part:  # such as of two decorators of one function
                 key += "'"
@@ -392,12 +402,17 @@ def _held_by(value: Any) -> list:
 
 def _functions(value: Any) -> list[FunctionType]:
     """The function itself, or those of a class; of a decorated one the wrapper, too, unless it is a library's."""
+    return [part for part in _wrapped(value) if _is_own(_file_name(part))]
+
+
+def _wrapped(value: Any) -> list[FunctionType]:
+    """The same, and the wrappers of libraries."""
     found = [_inner(part) for part in (value, *_parts(value).values())]
     properties = [part for part in vars(value).values() if isinstance(part, property)] if inspect.isclass(value) else []
     found += [part for each in properties for part in (each.fset, each.fdel)]
     for part in found:  # which grows
         found += [part.__wrapped__] if inspect.isfunction(part) and hasattr(part, "__wrapped__") else []
-    return [part for part in found if inspect.isfunction(part) and _is_own(_file_name(part))]
+    return [part for part in found if inspect.isfunction(part)]
 
 
 def _file_name(function: FunctionType) -> str:
