@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -2007,6 +2008,51 @@ def test_random_numbers_on_a_map_do_not_make_another_run(root, capsys):
     assert train(DropsPixels, THREE).folder.name == "mine"
 
 
+RATE, FILLED, COUNTED = 0.1, defaultdict(lambda: RATE), SimpleNamespace(rate=0.1, calls=0)
+
+
+class Hidden(nn.Module):
+    """Drops a share that none of its functions names where it is read; only training shows it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.linear, self.way = nn.Linear(3 * 32 * 32, 10), way
+
+    def forward(self, x):
+        COUNTED.calls += 1
+        rate = dict(
+            globals=lambda: globals()["RATE"],
+            environment=lambda: float(os.environ.get("RATE", "0.1")),
+            file=lambda: float(Path(utils.ROOT, "rate.txt").read_text(encoding="utf-8")),
+            module=lambda: sys.modules[type(self).__module__].RATE,
+            factory=lambda: defaultdict(FILLED.default_factory)["rate"],
+            counted=lambda: COUNTED.rate,
+        )[self.way]()
+        return self.linear(nn.functional.dropout(x.flatten(1), rate, self.training))
+
+
+@pytest.mark.parametrize("way", ["globals", "environment", "file", "module", "factory", "counted"])
+def test_what_only_the_first_steps_of_training_show_makes_another_run(root, monkeypatch, capsys, way):
+    network, file = partial(Hidden, way), root / "rate.txt"
+    file.write_text("0.1", encoding="utf-8")
+    assert [train(network).folder.name for _ in range(2)] == ["mine", "mine"]
+    monkeypatch.setitem(globals(), "RATE", 0.11)
+    monkeypatch.setenv("RATE", "0.11")
+    monkeypatch.setattr(COUNTED, "rate", 0.11)
+    file.write_text("0.11", encoding="utf-8")
+    assert train(network).folder.name == "mine-2"
+    assert "first steps of training come out otherwise here" in capsys.readouterr().out
+    monkeypatch.setattr(checkpoints, "here", lambda: "another machine")  # which draws other numbers
+    assert train(network).folder.name == "mine"
+
+
+def test_a_function_of_pytorch_that_no_file_names_counts_by_the_first_steps(root, monkeypatch, capsys):
+    train()
+    usual = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self, *given, **more: usual(1.01 * self, *given, **more))
+    assert train().folder.name == "mine-2" and "first steps of training" in capsys.readouterr().out
+
+
 class Kinked(nn.Module):
     """The input of its ReLU is 0 but for rounding, which decides whether its weight has a gradient."""
 
@@ -2026,11 +2072,13 @@ def test_an_input_of_a_relu_that_another_machine_rounds_to_the_other_side_makes_
     here = records.identity(records.build(Kinked), asdict(THREE), {}, 1)
     stop_after(2, Kinked, THREE)
     monkeypatch.setenv("ROUNDED", "-1e-7")  # what another machine makes of a sum that is 0
+    monkeypatch.setattr(checkpoints, "here", lambda: "another machine")
     there = records.identity(records.build(Kinked), asdict(THREE), {}, 1)
     moved = here["first_response"][-1] / there["first_response"][-1]
     assert 1.005 < moved < 1.03  # as much as seen: 2 %
     assert train(Kinked, THREE).folder.name == "mine" and "Going on after epoch 2." in capsys.readouterr().out
     monkeypatch.delenv("ROUNDED")
+    monkeypatch.setattr(checkpoints, "here", lambda: "the first machine")
     assert train(Kinked, THREE).folder.name == "mine"
 
 

@@ -350,6 +350,7 @@ def test_the_line_of_an_epoch_marks_the_first_crossing():
 
 def test_the_bar_and_the_line_of_an_epoch(capfd, monkeypatch):
     monkeypatch.setattr(training, "tqdm", partial(training.tqdm, mininterval=0))
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     train(small_network(), replace(RECIPE, epochs=1), progress=True)
     out, err = capfd.readouterr()
     assert "Epoch 1: " in err and "loss 2." in err and "accuracy " in err

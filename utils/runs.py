@@ -75,12 +75,17 @@ def train(
     what = records.identity(model, asdict(recipe), images, seed, part.digest)
     if teacher := recipe.teacher and load(recipe.teacher):
         records.check_teacher(recipe.teacher, teacher.metrics, what, data.classes)
-    folder = None if utils.FAST_RUN else distributed.from_first(lambda: records.own_folder(name, what, model))
+    batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
+    folder = None
+    if not utils.FAST_RUN:
+        with records.probing("be trained"), dropout_of(model, recipe.dropout):
+            steps = training.first_steps(model, recipe, batches, teacher and teacher.model)
+        what |= dict(first_steps=dict(found=steps, under=checkpoints.here()))
+        folder = distributed.from_first(lambda: records.own_folder(name, what, model))
     if folder and (folder / "metrics.json").exists():
         run = load(folder, network)
         records.say_precision(title_of(folder), run.metrics, recipe.precision)
         return run
-    batches, judged, mean, std = loaders(part, recipe.batch_size, seed, **recipe.augmentation)
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
     # Gradients a cell may have switched off; and dropout is afterwards what it would be if the run were loaded.
     with alone_in(folder), rng_from(seed), torch.enable_grad(), dropout_of(model, recipe.dropout):

@@ -7,7 +7,9 @@ other images after every epoch, a checkpoint to go on from, mixed precision, and
 import os
 import sys
 import time
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -133,6 +135,21 @@ def plain_loop(model: nn.Module, recipe: Recipe, batches: DataLoader) -> list[di
 
 
 # ---------------------------------------------------------------- the same with all that long runs need
+
+
+def first_steps(model: nn.Module, recipe: Recipe, train: DataLoader, teacher: nn.Module | None = None) -> list[float]:
+    """Losses and lengths of the gradient in the first three steps of `fit`, with a copy of `model`, on the CPU, in
+    float32; on one machine they are the same each time."""
+    model, cpu, found = deepcopy(model), torch.device("cpu"), []
+    optimizer, scheduler = optimizer_and_schedule(model, recipe, recipe.epochs * len(train))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    step = TrainingStep(model.train(), recipe, optimizer, scheduler, scaler, cpu, "float32", teacher=teacher)
+    train.sampler.set_epoch(1)
+    for batch in islice(train.sampler, 3):  # without the processes that augment
+        loss, _ = step(*train.collate_fn(train.dataset[batch]))
+        gradients = [p.grad.abs().square().sum() for p in model.parameters() if p.grad is not None]
+        found += [loss.item(), float(sum(gradients)) ** 0.5]
+    return found
 
 
 @workers_alive()

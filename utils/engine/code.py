@@ -48,11 +48,11 @@ LIBRARIES = {*COMPUTES, "torchvision", *sys.stdlib_module_names} - {"__main__"} 
 # Digest of a file as it is now -> as it was when published runs were trained. Whoever changes one of these files but
 # not what is trained adds a line here, once an epoch of training gave the same weights before and after, bit for bit.
 SAME = {
-    "292e84c4": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; lr, momentum
+    "e3cd5b37": "a8bafd62",  # training.py: Muon, another optimizer; a teacher; no bar without stderr; first_steps
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "747632a7": "a1428291",  # runs.py: a teacher; gradients where a cell switched them off; lock; comparing; seal
+    "895c7815": "a1428291",  # runs.py: a teacher; gradients where a cell switched them off; first_steps; seal
 }
 BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's own classes
 FIXED = (*BASES, type, FunctionType)

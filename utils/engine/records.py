@@ -2,7 +2,8 @@
 
 A run is the network as built, its first weights, the recipe, the images with their split, the code that trains, and the
 seed. A network has two sides: its modules with their arguments, and what it computes with its weights, first and last,
-because a changed `forward` or initialisation does not show in its modules.
+because a changed `forward` or initialisation does not show in its modules. Whatever else may count shows in the first
+steps of training, which on one machine come out the same each time.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ FIRST = {  # what classes said, see `classes_of`, in all runs that do not know i
 }
 LATER = dict(anneal="cos", halved=0.0, teacher=None)  # fields of the recipe that came later: what all runs before had
 SEEN = """network data split code first_response first_values normalised
-    teacher classes""".split()  # beside recipe and seed
+    teacher classes first_steps""".split()  # beside recipe and seed
 KINKS = 0.05  # of a gradient: an input of a ReLU that one machine rounds above 0, another below, moves it by up to 2 %
 NAME = re.compile(r"\w[\w.-]{,99}(/\w[\w.-]{,99})*")  # of a run; it leads nowhere else, and fits into a disk
 
@@ -397,6 +398,13 @@ def begin_alike(found: dict[str, list[float]], recorded: dict[str, list[float]])
     return found.keys() == recorded.keys() and all(same(values, recorded[name]) for name, values in found.items())
 
 
+def steps_alike(found: Mapping, recorded: Mapping) -> bool:
+    """Whether the first steps of training come out the same; those of other machines agree with any."""
+    one, other = np.array(found["found"]), np.array(recorded["found"])
+    same = one.shape == other.shape and np.allclose(one, other, 1e-5, 0, equal_nan=True)
+    return found["under"] != recorded["under"] or same
+
+
 def others(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
     """Which of the classes, functions and values say something else than recorded, or are those of one side only and
     stand nowhere else on the other, as after a move from a cell into a file; without what a forward changes."""
@@ -427,6 +435,10 @@ MEASURED = {  # what is compared by its size, because machines differ in last di
         "its modules are the same, but the code of their classes, or what it names, is another one here",
     ),
     "teacher": (operator.eq, "its teacher has other weights here than it had there"),
+    "first_steps": (
+        steps_alike,
+        "its modules and their code look the same, but its first steps of training come out otherwise here",
+    ),
 }
 
 
