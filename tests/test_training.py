@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from utils.engine.checkpoints import read_checkpoint, save_atomically
 from utils.engine.steps import TrainingStep, ema, log_line
 from utils.errors import RunError
 from utils.models import ConvNet, conv, separable
-from utils.training import Recipe, evaluate, fit, optimizer_and_schedule, plain_loop
+from utils.training import Recipe, evaluate, first_steps, fit, optimizer_and_schedule, plain_loop
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=32, precision="float32")
@@ -79,12 +80,33 @@ def test_it_learns():
 
 def test_the_loop_to_read_first_does_the_same():
     plain, ours = small_network(dropout=0), small_network(dropout=0)
-    expected = plain_loop(plain, RECIPE, loaders()[0])
-    history = train(ours)
-    assert [row["loss"] for row in expected] == pytest.approx(history.train_loss.tolist(), rel=1e-3)
-    assert [row["accuracy"] for row in expected] == pytest.approx(history.train_accuracy.tolist(), abs=1)
+    recipe, start = replace(RECIPE, label_smoothing=0.1), time.perf_counter()
+    expected = pd.DataFrame(plain_loop(plain, recipe, loaders()[0]))
+    assert 0 < expected.seconds.sum() < time.perf_counter() - start and (expected.seconds > 0).all()
+    history = train(ours, recipe)
+    assert expected.loss.tolist() == pytest.approx(history.train_loss.tolist(), rel=1e-3)
+    assert expected.accuracy.tolist() == pytest.approx(history.train_accuracy.tolist(), abs=0.01)
+    assert expected.epoch.tolist() == history.epoch.tolist()
     images = torch.randn(4, 3, 32, 32)
     assert torch.allclose(plain.eval()(images), ours.eval()(images), atol=1e-2)
+
+
+def test_the_first_steps_are_those_of_a_training():
+    model, recipe = small_network(dropout=0), replace(RECIPE, epochs=1)
+    batches = loaders(images=80)[0]  # of 32, 32 and 16 images
+    found = first_steps(model, recipe, batches)
+    assert len(found) == 6 and equal(model, small_network(dropout=0))  # which is not trained by that
+    batches.sampler.set_epoch(1)
+    images, labels = next(iter(batches))
+    loss = F.cross_entropy(model.train()(images), labels)
+    gradients = torch.autograd.grad(loss, [*model.parameters()])
+    length = sum(gradient.square().sum() for gradient in gradients).sqrt()
+    assert found[:2] == pytest.approx([loss.item(), length.item()], rel=1e-4)
+    history, _ = fit(small_network(dropout=0), recipe, *loaders(images=80), device=CPU, progress=False)
+    mean = np.average(found[::2], weights=[32, 32, 16])
+    assert mean == pytest.approx(history.train_loss.item(), rel=1e-4)
+    taught = replace(recipe, teacher="accurate")
+    assert first_steps(model, taught, batches, small_network(dropout=0).eval())[0] != found[0]
 
 
 def test_what_it_is_judged_on_names_the_columns():
