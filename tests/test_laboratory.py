@@ -1501,6 +1501,9 @@ def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys, monkey
     ):
         with pytest.raises(DataError, match=wrong):
             runs.evaluate(run, images, labels)
+    for call in (lambda: runs.evaluate(run.model, data.test_images, data.test_labels), lambda: plotting.curves(None)):
+        with pytest.raises(RunError, match="takes a run, as runs.train returns it, or its name, but was given"):
+            call()
     training, judged = re.search(r"\n {12}training (\S+), .* %   test (\S+), .* %\n$", capsys.readouterr().out).groups()
     assert (training, judged) == (f"{plain:.4f}", f"{loss:.4f}") and plain != pytest.approx(last.train_loss, rel=1e-3)
     run.model.train()

@@ -141,7 +141,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
 
 def evaluate(run: Run | str, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Mean loss and accuracy in percent of the run's network on images, uint8 (N, 32, 32, 3), without augmentation."""
-    run = load(run) if isinstance(run, str) else run
+    run = load(run) if isinstance(run, str) else records.a_run(run)
     with torch.no_grad():
         classes = run.model.eval()(torch.zeros(1, 3, 32, 32)).shape[1]
     batches = eval_loader(*checked(images, labels, classes), run.metrics["mean"], run.metrics["std"])

@@ -586,6 +586,14 @@ def last_accuracy(metrics: Mapping) -> float:
     return metrics[f"{metrics['evaluated_on']}_accuracy_last"]
 
 
+def a_run(value: Any) -> Any:
+    """The value, which is a `runs.Run`; RunError if it is something else, such as the network of one."""
+    if not hasattr(value, "metrics"):
+        kind = type(value).__name__
+        raise RunError(f"This takes a run, as runs.train returns it, or its name, but was given {kind}.")
+    return value
+
+
 def images_of(metrics: Mapping) -> str:
     """What tables call the images of a run."""
     data, source = metrics.get("run", {}).get("data"), printable(metrics["data_source"], 100)

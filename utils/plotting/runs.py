@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils.architecture import MAX_PARAMETERS
-from utils.engine.records import images_of, read_history, read_metrics, title_of
+from utils.engine.records import a_run, images_of, read_history, read_metrics, title_of
 from utils.engine.steps import TARGET
 from utils.errors import NetworkError, RunError
 from utils.plotting.style import BLUE, GREEN, GREY, LINES, ORANGE, RED, legend_below, name_points, subplots
@@ -26,7 +26,8 @@ IMAGES = {  # what tables call them -> what a title does
 def curves(run: Any, prior: Any = None) -> Figure:
     """Loss and accuracy of a `runs.Run`, or of the run of that name, such as "runs/mine", against the epoch, and the
     learning rate; `prior` is an `experiments.PriorWork` to name beside it."""
-    history, metrics = (read_history(run), read_metrics(run)) if isinstance(run, str) else (run.history, run.metrics)
+    named = isinstance(run, str)
+    history, metrics = (read_history(run), read_metrics(run)) if named else (a_run(run).history, run.metrics)
     split, first, teacher = metrics["evaluated_on"], metrics["epochs_to_85"], metrics["recipe"].get("teacher")
     figure, ((loss, accuracy, rate),) = subplots(1, 3, size=(9, 3.6), width_ratios=[1, 1.25, 0.8])
     for axis, measure, corner in ((loss, "loss", "upper right"), (accuracy, "accuracy", "lower right")):
@@ -56,7 +57,7 @@ def curves(run: Any, prior: Any = None) -> Figure:
         axis.set_xlabel("epochs done" if axis is rate else "epoch")
         axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     images = IMAGES.get(images_of(metrics), images_of(metrics))
-    title = run if isinstance(run, str) else title_of(run.folder) if run.folder else metrics["name"]
+    title = run if named else title_of(run.folder) if run.folder else metrics["name"]
     figure.suptitle(f"{title}: {metrics['parameters']:,} parameters, {images}", fontsize=11.5)
     return figure
 
