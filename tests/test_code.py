@@ -1211,11 +1211,14 @@ def test_what_a_networks_functions_reach_by_other_ways_counts(tmp_path, monkeypa
     assert agree(found[0], found[1]) and not agree(found[2], found[1])
 
 
+@pytest.mark.parametrize("when", ["when it is loaded", "when it is called"])
 @pytest.mark.parametrize("how", ["import beside", "import beside as other", "from beside import other"])
-def test_a_file_that_a_networks_functions_look_into_counts(tmp_path, monkeypatch, how):
+def test_a_file_that_a_networks_functions_look_into_counts(tmp_path, monkeypatch, how, when):
     monkeypatch.syspath_prepend(tmp_path)
     called = "beside.other" if how == "import beside" else "other" if "from" in how else "other.other"
-    net = f"from torch import nn\n{how}\nclass Net(nn.Module):\n    def forward(self, x): return {called}(x)\n"
+    first, inside = (how, "pass") if when == "when it is loaded" else ("", how)
+    net = f"from torch import nn\n{first}\nclass Net(nn.Module):\n    def forward(self, x):\n        {inside}\n"
+    net += f"        return {called}(x)\n"
     (tmp_path / "net_with_file.py").write_text(net, encoding="utf-8")
     found = []
     for factor, more in ((2, 1), (2, 2), (3, 1)):
@@ -1225,10 +1228,32 @@ def test_a_file_that_a_networks_functions_look_into_counts(tmp_path, monkeypatch
         importlib.invalidate_caches()
         for name in ("beside", "net_with_file"):
             monkeypatch.delitem(sys.modules, name, raising=False)
-        found.append(code_module.classes_of(importlib.import_module("net_with_file").Net()))
+        network = importlib.import_module("net_with_file").Net()
+        network(torch.zeros(1))  # as before each training
+        found.append(code_module.classes_of(network))
     agree, _ = records.MEASURED["classes"]
     assert agree(found[0], found[1]), "plot is not looked up"
     assert not agree(found[2], found[1])
+
+
+def test_where_torch_compile_keeps_a_function_does_not_count(monkeypatch):
+    def network(place, own):
+        @wraps(torch.relu)
+        def helper(x):
+            return x + 1
+
+        helper._torchdynamo_wrapper_id, helper.own = place, own
+        monkeypatch.setitem(globals(), "compiled", helper)
+
+        class Net(nn.Module):
+            def forward(self, x):
+                return compiled(x)  # noqa: F821
+
+        return code_module.classes_of(Net())
+
+    one, again, other = network(1, 1), network(2, 1), network(1, 2)
+    agree, _ = records.MEASURED["classes"]
+    assert agree(one, again) and not agree(one, other)
 
 
 def test_a_number_and_a_package_of_ones_own_that_a_network_looks_into_count(tmp_path, monkeypatch):

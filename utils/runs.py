@@ -83,7 +83,7 @@ def train(
         what |= dict(first_steps=dict(found=steps, under=checkpoints.here()))
         folder = distributed.from_first(lambda: records.own_folder(name, what, model))
     if folder and (folder / "metrics.json").exists():
-        run = load(folder, network)
+        run = load(folder, model)  # as it was compared: another building may count on
         records.say_precision(title_of(folder), run.metrics, recipe.precision)
         return run
     options = dict(judged_on=judged_on, folder=folder, identity=what, progress=progress, device=device)
@@ -124,7 +124,7 @@ def show(network: Network, recipe: Recipe, data: ImageData, *, name: str, retrai
         wanted = records.identity(model, asdict(recipe), images, 1, data.digest)
         why = records.why_not(wanted, model, folder) if records.holds_a_run(folder) else "there is none"
         if why is None:
-            run = load(folder, network)
+            run = load(folder, model)
             print(f"The published run of {name} (seed {run.metrics['seed']}, {data.source} CIFAR-10):")
             rows = run.history.to_dict("records")
             print(*(log_line(rows[:last], "test") for last in range(1, len(rows) + 1)), sep="\n")
@@ -173,9 +173,9 @@ def _load(run: str | Path, network: Network | None) -> Run:
     folder, metrics, title = path_of(run), read_metrics(run), title_of(path_of(run))
     if not (folder / "weights.pt").exists():
         raise RunError(f"{title} has no weights.pt; of the published runs only the first seed's are kept.")
-    model = build(network or records.builder(metrics, title), metrics["seed"])
+    model = build(records.builder(metrics, title) if network is None else network, metrics["seed"])
     wanted = dict(network=records.modules(model), normalised=records.normalised(), classes=classes_of(model))
-    if title in EXPERIMENTS and not network:
+    if title in EXPERIMENTS and network is None:
         wanted["recipe"] = records.recipe_of(asdict(EXPERIMENTS[title].recipe))
     if why := records.why_not(wanted, model, folder):
         changed = f"The code has another network or recipe than the run {title}: {why}."

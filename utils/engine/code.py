@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.fx import Proxy
 
 import utils
 from utils.engine.checkpoints import rng_from
@@ -52,7 +53,7 @@ SAME = {
     "6e6f6ff2": "b9364c7c",  # engine/steps.py: the same
     "e440e5a0": "6477d3ff",  # engine/batches.py: what cannot be handed over ends its worker; few large ones wait
     "9fedf3bc": "afff66b6",  # engine/speed.py: weights of 64 bits
-    "37a3f934": "a1428291",  # runs.py: a teacher; gradients where a cell switched them off; first_steps; seal
+    "bacaa05b": "a1428291",  # runs.py: a teacher; gradients where a cell switched them off; first_steps; seal
 }
 BASES = (int, float, complex, str, bytes)  # of numbers and words of the user's own classes
 FIXED = (*BASES, type, FunctionType)
@@ -95,8 +96,9 @@ def classes_of(model: nn.Module) -> dict[str, str]:
     images = 100 * torch.sin(torch.arange(7 * 3 * 32 * 32)).reshape(7, 3, 32, 32)  # stronger than any
     with suppress(Exception), torch.random.fork_rng(devices=[]), rng_from(0), torch.no_grad():  # training tells why
         copy = deepcopy(model).cpu()
-        for training in (True, False):
-            copy.train(training)(images)
+        for some in (images, images[..., ::2, ::2]):  # a cache may keep something for each size
+            for training in (True, False):
+                copy.train(training)(some)
     after = _told_by(model)
     alike = {name: before.get(name) == text for name, text in (before | after).items() if name in after}
     return {name: sha256(after[name].encode()).hexdigest()[:8] if same else CHANGES for name, same in alike.items()}
@@ -151,12 +153,9 @@ def _reach(held: list) -> Iterator[tuple[str, list[FunctionType], dict[str, Any]
         found = [item for function in functions for item in _named_by(function).items()]
         for wrapper in _wrapped(value):  # of a library, such as of singledispatch, which holds others of this name
             if wrapper not in functions and inspect.unwrap(wrapper) in functions:
-                held = dict(enumerate(_given(wrapper))) | vars(wrapper)
-                found += [
-                    (f"{wrapper.__qualname__} ({n})", part)
-                    for n, part in held.items()
-                    if part is not wrapper.__wrapped__
-                ]
+                held = {n: part for n, part in enumerate(_given(wrapper)) if part is not wrapper.__wrapped__}
+                held |= {key: part for key, part in vars(wrapper).items() if _is_set(key)}
+                found += [(f"{wrapper.__qualname__} ({n})", part) for n, part in held.items()]
         for key, part in found:
             key = f"{value.__module__}.{key}"
             while named.get(key, part) is not part:  # such as of two decorators of one function
@@ -175,14 +174,21 @@ def _named_by(function: FunctionType) -> dict[str, Any]:
     found = {name: value for name, value in function.__globals__.items() if name in read}
     found = {name: value for name, value in found.items() if not (name.startswith("__") and name.endswith("__"))}
     taken = [name for code in codes for name in code.co_names]  # attributes, too
+    imported = {i.argval for i in _lines(function) if i.opname == "IMPORT_NAME"} & {*sys.modules}  # when it is called
+    found |= {name: sys.modules[name] for name in imported if _is_own(name)}
     files = [(name, [value]) for name, value in found.items() if inspect.ismodule(value)]
     for name, path in files:  # which grows; files may import each other
         known = vars(path[-1]) if _is_own(path[-1].__name__) else {}
         inner = {f"{name}.{key}": known[key] for key in taken if key in known}
         files += [(key, [*path, part]) for key, part in inner.items() if inspect.ismodule(part) and part not in path]
         found |= inner
-    found |= {f"{function.__qualname__}.{key}": part for key, part in vars(function).items() if key != "__wrapped__"}
+    found |= {f"{function.__qualname__}.{key}": part for key, part in vars(function).items() if _is_set(key)}
     return found | {f"{function.__qualname__} ({number})": value for number, value in enumerate(_given(function))}
+
+
+def _is_set(name: str) -> bool:
+    """Whether an attribute of a function may be the user's; torch.compile keeps there where it lies in memory."""
+    return name != "__wrapped__" and not name.startswith("_torchdynamo")
 
 
 def _lines(function: FunctionType) -> Iterator[dis.Instruction]:
@@ -301,7 +307,8 @@ def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
         apart = lambda part: inner(part, seen={**inner.keywords["seen"]})  # noqa: E731 (their order is another each time)
         return f"{{{', '.join(sorted(parts(value, apart)))}}}"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(map(': '.join, zip(parts(value), parts(value.values()), strict=True)))}}}"
+        kept = {key: part for key, part in value.items() if not isinstance(key, Proxy)}  # a trace of ours left these
+        return f"{{{', '.join(map(': '.join, zip(parts(kept), parts(kept.values()), strict=True)))}}}"
     if inspect.ismodule(value) or isinstance(value, logging.Logger):
         return None
     text = repr(value)

@@ -53,9 +53,9 @@ def trace(model: nn.Module, input_size: Sequence[int] = (3, 32, 32)) -> fx.Graph
     with torch.no_grad(), of_a_network(f"answer an image of {'x'.join(map(str, input_size))}"):
         model = deepcopy(model).eval()  # a forward may change it
         model(image)
-        given = {name: part.default for name, part in inspect.signature(model.forward).parameters.items()}
-        given = {name: value for name, value in given.items() if type(value) in (type(None), bool, int, float, str)}
         try:
+            given = {name: part.default for name, part in inspect.signature(model.forward).parameters.items()}
+            given = {name: value for name, value in given.items() if type(value) in (type(None), bool, int, float, str)}
             traced = fx.GraphModule(model, _Tracer().trace(model, given))  # `if targets is None` is decided by these
         except NetworkError:
             raise

@@ -73,6 +73,8 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         model = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(model, nn.Module):
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise NetworkError("What torch.jit made shows no layers; train the network as it is, and script it afterwards.")
     with of_a_network("name its weights"):  # an attribute of its own may be called parameters
         lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
     if lazy:
@@ -463,6 +465,8 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
             first = differing[0]
             name = first.removeprefix("layers.").replace("_", " " if key != "network" else "_")
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            if first == "digest":
+                return f"its images are others here than there{more}"
             if key == "code":
                 by_a_cell = first.endswith(")") and first in value
                 mend = "; edit the file instead, and such a run is found again" if by_a_cell else ""
