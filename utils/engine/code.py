@@ -32,7 +32,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.fx import Proxy
 
 import utils
 from utils.engine.checkpoints import rng_from
@@ -307,8 +306,7 @@ def _content(value: Any, inner: Callable[[Any], str | None]) -> str | None:
         apart = lambda part: inner(part, seen={**inner.keywords["seen"]})  # noqa: E731 (their order is another each time)
         return f"{{{', '.join(sorted(parts(value, apart)))}}}"
     if isinstance(value, Mapping):
-        kept = {key: part for key, part in value.items() if not isinstance(key, Proxy)}  # a trace of ours left these
-        return f"{{{', '.join(map(': '.join, zip(parts(kept), parts(kept.values()), strict=True)))}}}"
+        return f"{{{', '.join(map(': '.join, zip(parts(value), parts(value.values()), strict=True)))}}}"
     if inspect.ismodule(value) or isinstance(value, logging.Logger):
         return None
     text = repr(value)
