@@ -75,6 +75,12 @@ def build(network: Network, seed: int = 1) -> nn.Module:
         raise NetworkError(f"A network is a function that returns an nn.Module, or a module; this is {network!r}.")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise NetworkError("What torch.jit made shows no layers; train the network as it is, and script it afterwards.")
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
+        raise NetworkError(
+            "The older weight_norm, spectral_norm and prune keep a computed weight, which cannot be copied; use "
+            "torch.nn.utils.parametrizations, or end pruning by prune.remove."
+        )
     with of_a_network("name its weights"):  # an attribute of its own may be called parameters
         lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
     if lazy:
@@ -472,7 +478,8 @@ def difference(wanted: Mapping, found: Mapping) -> str | None:
                 mend = "; edit the file instead, and such a run is found again" if by_a_cell else ""
                 place = f"utils/{first}" if ".py" in first else f"the module {first}"
                 return f"{place}, which is a part of training, is another one here than there{more}{mend}"
-            return f"{name} is {value.get(first, 'missing')} here, but {other.get(first, 'missing')} there{more}"
+            lacking = LATER.get(first, "missing")  # older recipes lack what they had as it was then
+            return f"{name} is {value.get(first, lacking)} here, but {other.get(first, lacking)} there{more}"
         if key == "network" and list(value) != list(other):
             return "its layers are the same, but in another order"
     return None
