@@ -1502,6 +1502,8 @@ def test_what_is_evaluated_again_is_what_the_run_ended_with(root, capsys, monkey
     ):
         with pytest.raises(DataError, match=wrong):
             runs.evaluate(run, images, labels)
+    with pytest.raises(RunError, match="compare takes runs, or names of runs"):
+        runs.compare(run.history)
     for call in (lambda: runs.evaluate(run.model, data.test_images, data.test_labels), lambda: plotting.curves(None)):
         with pytest.raises(RunError, match="takes a run, as runs.train returns it, or its name, but was given"):
             call()

@@ -67,6 +67,24 @@ def test_a_relative_path_is_found_from_the_project_root(official, cache, monkeyp
     check_official(load_cifar10(), official)
 
 
+def test_what_is_opened_is_what_was_checked(official, cache, monkeypatch):
+    """Another process may put another file in its place in between."""
+    before, read = {file.name: file.read_bytes() for file in official.iterdir()}, Path.read_bytes
+
+    def read_and_swapped(path):
+        whole = read(path)
+        if path.parent == official:
+            path.write_bytes(b"another file")
+        return whole
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_swapped)
+    data = load_cifar10(official)
+    monkeypatch.undo()
+    assert (official / "data_batch_1").read_bytes() == b"another file"
+    (official / "data_batch_1").write_bytes(before["data_batch_1"])
+    check_official(data, official)
+
+
 def test_a_pickle_with_a_wrong_md5_is_never_opened(official, cache, tmp_path):
     trace = tmp_path / "opened"
 

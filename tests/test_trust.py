@@ -830,7 +830,7 @@ def test_the_table_of_tries_is_written_by_one_process_at_a_time(root, monkeypatc
                 alone.append(False)
         except RunError as error:
             alone.append("Another process" in str(error))
-        return pd.DataFrame(columns=["epochs", "lr", *search.KEPT])
+        return pd.DataFrame([dict.fromkeys(["epochs", "lr", *search.KEPT], 1)])
 
     run = finished_run("tiny", judged_on="validation")
     run.metrics["seconds_per_epoch"] = 1.0
@@ -1055,6 +1055,8 @@ def test_a_precision_asked_for_too_late_is_said(root, capsys):
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("CUDA out of memory"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
 )
@@ -1150,7 +1152,7 @@ def test_a_table_without_the_published_rows_is_not_published(root):
     target = publish_tables("search")
     before = tree(target)
     for rows, why in (
-        ([], "lacks published rows"),
+        ([], "it holds no row"),
         ([0, 1], "lacks published rows"),
         ([4, 5, 6], "lacks"),
     ):
@@ -1215,6 +1217,21 @@ def test_times_that_were_changed_or_are_of_something_else_are_not_published(meas
     with pytest.raises(RunError, match=why):
         publish_tables("benchmark")
     assert tree(root / "results") == before
+
+
+@pytest.mark.parametrize("content", [b'{"speed.csv": "12', b"", b"\xff", b"[5]", b"null", b"5"])
+def test_a_damaged_list_of_whole_measurements_makes_none_of_them_whole(measured_tables, root, content):
+    (measured_tables / benchmark.WHOLE).write_bytes(content)
+    with pytest.raises(RunError, match="was not measured to its end, or was changed since"):
+        publish_tables("benchmark")
+
+
+def test_a_seal_that_cannot_be_read_is_a_sentence(root):
+    folder = root / "results" / "mine"
+    folder.mkdir(parents=True)
+    (folder / SUMS).write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(RunError, match="checksums.json is missing or damaged"):
+        checkpoints.verify(folder)
 
 
 def test_a_damaged_table_is_not_sealed_anew_by_publishing_another(root):
@@ -1404,6 +1421,13 @@ def test_a_row_that_no_run_made_is_not_published(root, capsys):
     for column in ("seed", "data_source", "validation_accuracy"):
         pd.read_csv(io.StringIO(text)).drop(columns=column).to_csv(table, index=False)
         assert f"fast.csv lacks the column {column}" in refused(capsys, "publish", "search")
+    for cut, sentence in (
+        (text.rstrip().rsplit(",", 3)[0], "row 3 is damaged"),  # behind its images
+        (text.replace("83.96", "x.96"), "row 1 is damaged"),
+        (text[: text.index("\n") + 1], "it holds no row"),
+    ):
+        table.write_text(cut + "\n", encoding="utf-8")
+        assert f"fast.csv is not whole: {sentence}" in refused(capsys, "publish", "search")
     for column, value in (("invented", 1), ("c1", 99)):  # no run says so; the run of the row has c1 as it is
         pd.read_csv(io.StringIO(text)).assign(**{column: value}).to_csv(table, index=False)
         assert "Row 1 of runs/search/fast.csv is of no finished run" in refused(capsys, "publish", "search")

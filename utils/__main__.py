@@ -88,7 +88,7 @@ def train(arguments: argparse.Namespace) -> None:
     from utils import architecture, plotting, runs
     from utils.data import load_cifar10
     from utils.engine import distributed
-    from utils.engine.records import path_of, read_metrics
+    from utils.engine.records import images_of, path_of, read_metrics
     from utils.engine.steps import device_to_use
     from utils.study import layers
     from utils.study.baselines import chosen
@@ -112,7 +112,8 @@ def train(arguments: argparse.Namespace) -> None:
                 print(f"torchsummary miscounts this network, which has {count:,} parameters.\n")
         print(layers.table(model).to_string(), "\n")
         architecture.check_rules(model)
-        print(f"\nTraining {name}; images: {data.source}.")
+        known = dict(data_source=data.source, run=dict(data=dict(digest=data.digest)))
+        print(f"\nTraining {name}; images: {images_of(known)}.")
         run = runs.train(
             network, recipe, data, name=name, seed=arguments.seed, test=not arguments.validation, device=device
         )

@@ -29,8 +29,10 @@ def first_line(error: Exception) -> str:
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether Python, PyTorch or the system says that there is too little memory."""
-    of_memory = re.search("can't allocate memory|not enough memory|out of memory|failed to map", str(error))
-    return isinstance(error, MemoryError) or bool(of_memory)
+    said = (
+        "can't allocate memory|not enough memory|out of memory|failed to map|can't start new thread|create a primitive$"
+    )
+    return isinstance(error, MemoryError) or bool(re.search(said, str(error)))
 
 
 TOO_LITTLE = "there is too little memory; close other programs, or train with smaller batches."

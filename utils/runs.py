@@ -196,7 +196,7 @@ def compare(*runs: Run | PriorWork | str | None) -> pd.DataFrame:
         return f"{title} ({len(columns) + 1})" if title in columns else title
 
     judged = {}  # on which images first: validation may be of another split
-    for run in filter(None, runs):
+    for run in (run for run in runs if run is not None):
         if not isinstance(run, str) and not hasattr(run, "metrics"):
             if not hasattr(run, "accuracy"):
                 raise RunError("compare takes runs, or names of runs, one after the other: compare(one, another).")

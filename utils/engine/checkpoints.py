@@ -152,7 +152,7 @@ def verify(folder: Path) -> None:
         sealed = dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
     except PermissionError:  # no damage
         raise
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         sealed = {}
     place, found = sealed.pop(PLACE, None), checksums(folder)
     sealed = sealed or {SUMS: "readable"}

@@ -278,8 +278,10 @@ def kept(name: str, measured: Iterable[dict]) -> pd.DataFrame:
 
 
 def _whole(folder: Path) -> dict[str, str]:
-    """Table -> its sha256 when it was whole."""
-    return json.loads((folder / WHOLE).read_text(encoding="utf-8")) if (folder / WHOLE).exists() else {}
+    """Table -> its sha256 when it was whole; none where that is damaged."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads((folder / WHOLE).read_text(encoding="utf-8")))
+    return {}
 
 
 def wrong_in(file: Path, table: pd.DataFrame) -> str | None:

@@ -89,9 +89,14 @@ def attempt(name: str, changes: list[str], data: ImageData, seed: int = 1) -> pd
 
 
 def sound(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """The table of tries; RunError if it lacks a column that each has."""
+    """The table of tries; RunError if it lacks a column, or a row the number in one, that each has."""
     if lacking := {"epochs", "lr", *KEPT} - {*table}:
         raise RunError(f"{file} lacks the column {min(lacking)}; mend or delete it.")
+    numbers = table[["epochs", "lr", "seed", "parameters", "train_accuracy", "validation_accuracy"]]
+    damaged = numbers.apply(pd.to_numeric, errors="coerce").isna().any(axis=1)
+    if table.empty or damaged.any():
+        what = f"row {damaged.idxmax() + 1} is damaged" if damaged.any() else "it holds no row"
+        raise RunError(f"{file} is not whole: {what}; mend or delete it.")
     return table
 
 
